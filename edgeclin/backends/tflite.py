@@ -1,0 +1,75 @@
+"""TensorFlow Lite engines, executed by LiteRT with XNNPACK on the CPU."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from edgeclin.backends.base import TensorSpec
+from edgeclin.errors import EngineUnavailable, MissingExtra
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError as exc:
+    raise MissingExtra("LiteRT, which executes TFLite engines,", "tflite") from exc
+
+
+class TFLiteBackend:
+    """One LiteRT interpreter with one input and one output, batch size 1."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        try:
+            self._interpreter = Interpreter(model_content=model, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as exc:
+            raise EngineUnavailable(f"LiteRT cannot load the engine: {exc}") from exc
+        inputs, outputs = (
+            self._interpreter.get_input_details(),
+            self._interpreter.get_output_details(),
+        )
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise EngineUnavailable(
+                f"the engine has {len(inputs)} inputs and {len(outputs)} outputs; one of each is "
+                "supported"
+            )
+        self.input, self._input_index = _spec(inputs[0]), inputs[0]["index"]
+        self.output, self._output_index = _spec(outputs[0]), outputs[0]["index"]
+        self.version = f"LiteRT {version('ai-edge-litert')} XNNPACK"
+
+    def run(self, sample: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._input_index, _quantise(sample, self.input)[np.newaxis])
+        self._interpreter.invoke()
+        return _dequantise(self._interpreter.get_tensor(self._output_index)[0], self.output)
+
+    def close(self) -> None:
+        del self._interpreter
+
+
+def _spec(details: dict[str, Any]) -> TensorSpec:
+    shape = tuple(int(size) for size in details["shape"])
+    dtype = np.dtype(details["dtype"])
+    scale, zero_point = details["quantization"]
+    integer = dtype.kind in "iu"
+    return TensorSpec(
+        name=str(details["name"]),
+        shape=shape[1:],
+        dtype=dtype.name,
+        scale=float(scale) if integer else None,
+        zero_point=int(zero_point) if integer else 0,
+    )
+
+
+def _quantise(sample: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    if spec.scale is None:
+        return sample.astype(spec.dtype, copy=False)
+    bounds = np.iinfo(spec.dtype)
+    steps = np.rint(sample / np.float32(spec.scale)) + spec.zero_point
+    return np.clip(steps, bounds.min, bounds.max).astype(spec.dtype)
+
+
+def _dequantise(value: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    if spec.scale is None:
+        return value.astype(np.float32, copy=False)
+    return (value.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)

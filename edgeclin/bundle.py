@@ -1,0 +1,295 @@
+"""What is deployed: a folder, or the same as one `*.edgeclin` file (zip), signed and checked.
+
+Nothing of a bundle is executed or believed before its signature, its list of files, every hash
+and its own consistency have been checked, in this order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+import msgspec
+
+from edgeclin import keys
+from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
+from edgeclin.files import directory_atomic, write_atomic
+from edgeclin.manifest import FileEntry, Manifest, parse_manifest
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.dsse.json"
+SUFFIX = ".edgeclin"
+
+_MAX_MANIFEST = 8 << 20
+_MAX_TOTAL = 4 << 30
+_MAX_RATIO = 200
+"""Weights and reports compress by less than a hundredth of this; a bomb by far more."""
+_CHUNK = 1 << 20
+
+
+class _Archive(Protocol):
+    """The files of a bundle, however they are kept. `open` raises BadBundle for damage."""
+
+    def sizes(self) -> dict[str, int]: ...
+
+    def open(self, name: str) -> IO[bytes]: ...
+
+
+class Bundle:
+    """A bundle whose every byte has been checked against its manifest.
+
+    Attributes:
+        path: the folder or file.
+        manifest: what it says of itself.
+        digest: SHA-256 of `manifest.json`, which names the bundle in every result.
+        signed_by: id of the trusted key that signed it, or None when that was waived.
+    """
+
+    def __init__(
+        self, path: Path, archive: _Archive, manifest: Manifest, digest: str, signed_by: str | None
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+        self.signed_by = signed_by
+        self._archive = archive
+
+    @classmethod
+    def open(
+        cls, path: Path | str, trust: Sequence[Any] = (), *, allow_unsigned: bool = False
+    ) -> Bundle:
+        """Check a bundle and open it.
+
+        Args:
+            path: a folder or a `*.edgeclin` file.
+            trust: public keys (`edgeclin.keys.trusted_keys`) whose signature is accepted.
+            allow_unsigned: open it also without such a signature; every result then says so.
+
+        Raises:
+            UntrustedBundle: no signature by a key of `trust`.
+            BadBundle: damage, a missing, extra or changed file, an unknown schema, a path that
+                leaves the bundle, or more data than a bundle may hold. Names the file.
+        """
+        path = Path(path)
+        archive = _archive(path)
+        sizes = archive.sizes()
+        if MANIFEST not in sizes:
+            raise BadBundle(path, f"no {MANIFEST} in it", "is it a bundle?")
+        payload = _read_capped(archive, MANIFEST, _MAX_MANIFEST, path)
+        signed_by = _signer(archive, sizes, payload, trust, path, allow_unsigned)
+        try:
+            manifest = parse_manifest(payload)
+        except EdgeclinError as exc:
+            raise BadBundle(path / MANIFEST, str(exc)) from exc
+        bundle = cls(path, archive, manifest, hashlib.sha256(payload).hexdigest(), signed_by)
+        bundle._check_files(sizes)
+        return bundle
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, checked against the manifest once more as they are read.
+
+        Raises:
+            BadBundle: the file is not listed, or changed since the bundle was opened.
+        """
+        if name not in self.manifest.files:
+            raise BadBundle(self.path / name, "not a file of this bundle")
+        buffer = io.BytesIO()
+        self._check_file(name, self.manifest.files[name], buffer)
+        return buffer.getvalue()
+
+    def _check_files(self, sizes: Mapping[str, int]) -> None:
+        listed = set(self.manifest.files)
+        present = set(sizes) - {MANIFEST, SIGNATURE}
+        for name in sorted(listed - present):
+            raise BadBundle(self.path / name, f"missing, although {MANIFEST} lists it")
+        for name in sorted(present - listed):
+            raise BadBundle(self.path / name, f"not listed in {MANIFEST}", "remove it")
+        for name, entry in self.manifest.files.items():
+            self._check_file(name, entry)
+
+    def _check_file(self, name: str, entry: FileEntry, copy: IO[bytes] | None = None) -> None:
+        digest, size = hashlib.sha256(), 0
+        with self._archive.open(name) as file:
+            for chunk in _chunks(file, entry.size + 1, self.path / name):
+                digest.update(chunk)
+                size += len(chunk)
+                if copy is not None:
+                    copy.write(chunk)
+        if size != entry.size or digest.hexdigest() != entry.sha256:
+            raise BadBundle(
+                self.path / name,
+                f"its bytes are not those that {MANIFEST} lists",
+                "the file was changed or damaged: fetch the bundle again",
+            )
+
+
+def write_bundle(
+    path: Path, manifest: Manifest, files: Mapping[str, bytes], signer: Any | None
+) -> Path:
+    """Write a bundle in one step: whole and signed, or not at all.
+
+    Args:
+        path: ends in `.edgeclin` for one file, else a folder is made.
+        manifest: its `files` are filled in here.
+        files: name → bytes of everything but manifest and signature.
+        signer: from `edgeclin.keys.load_signer`, or None for an unsigned bundle.
+
+    Raises:
+        BadFile: the target cannot be written.
+    """
+    entries = {
+        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        for name, data in files.items()
+    }
+    payload = msgspec.structs.replace(manifest, files=entries).to_json()
+    parse_manifest(payload)
+    content = {MANIFEST: payload, **dict(sorted(files.items()))}
+    if signer is not None:
+        content[SIGNATURE] = keys.sign(payload, signer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == SUFFIX:
+            write_atomic(path, _zip(content))
+        else:
+            with directory_atomic(path) as folder:
+                for name, data in content.items():
+                    (folder / name).write_bytes(data)
+    except OSError as exc:
+        raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
+    return path
+
+
+def _zip(content: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            entry = zipfile.ZipInfo(name)  # its fixed date keeps equal bundles equal
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()
+
+
+def _signer(
+    archive: _Archive,
+    sizes: Mapping[str, int],
+    payload: bytes,
+    trust: Sequence[Any],
+    path: Path,
+    allow_unsigned: bool,
+) -> str | None:
+    try:
+        if SIGNATURE not in sizes:
+            raise UntrustedBundle(
+                path, "not signed", "sign it, or accept the risk with --allow-unsigned"
+            )
+        envelope = _read_capped(archive, SIGNATURE, 2 * _MAX_MANIFEST, path)
+        return keys.verify(envelope, payload, trust, path / SIGNATURE)
+    except UntrustedBundle:
+        if allow_unsigned:
+            return None
+        raise
+
+
+def _archive(path: Path) -> _Archive:
+    if path.is_dir():
+        return _Folder(path)
+    if not path.is_file():
+        raise BadBundle(path, "no such file")
+    return _Zip(path)
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for file in self._path.rglob("*"):
+            mode = file.lstat().st_mode
+            name = file.relative_to(self._path).as_posix()
+            if stat.S_ISREG(mode):
+                sizes[name] = file.lstat().st_size
+            elif not stat.S_ISDIR(mode):
+                raise BadBundle(file, "a link or special file has no place in a bundle")
+        _check_total(sizes, self._path)
+        return sizes
+
+    def open(self, name: str) -> IO[bytes]:
+        try:
+            return (self._path / name).open("rb")
+        except OSError as exc:
+            raise BadBundle(self._path / name, f"cannot be read ({exc.strerror})") from exc
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as exc:
+            raise BadBundle(path, "neither a folder nor a readable zip file") from exc
+
+    def sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for entry in self._zip.infolist():
+            _check_entry(entry, self._path)
+            if entry.filename in sizes:
+                raise BadBundle(self._path / entry.filename, "stands twice in the zip")
+            sizes[entry.filename] = entry.file_size
+        _check_total(sizes, self._path)
+        if sum(sizes.values()) > _MAX_RATIO * self._path.stat().st_size:
+            raise BadBundle(
+                self._path, f"a zip bomb: it would unpack to over {_MAX_RATIO} times its size"
+            )
+        return sizes
+
+    def open(self, name: str) -> IO[bytes]:
+        try:
+            return self._zip.open(name)
+        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as exc:
+            raise BadBundle(self._path / name, f"damaged in the zip ({exc})") from exc
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    # `orig_filename` still has what ZipInfo cleans away: NULs and foreign separators.
+    name = entry.orig_filename
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in name:
+        raise BadBundle(path, f"the path {name!r} leaves the bundle")
+    if stat.S_ISLNK(entry.external_attr >> 16) or entry.is_dir():
+        raise BadBundle(path / name, "a link or folder has no place in a bundle")
+    if entry.flag_bits & 1:
+        raise BadBundle(path / name, "encrypted, which a bundle is not")
+
+
+def _check_total(sizes: Mapping[str, int], path: Path) -> None:
+    if sum(sizes.values()) > _MAX_TOTAL:
+        raise BadBundle(path, f"holds more than {_MAX_TOTAL >> 30} GiB")
+
+
+def _read_capped(archive: _Archive, name: str, limit: int, path: Path) -> bytes:
+    with archive.open(name) as file:
+        data = b"".join(_chunks(file, limit + 1, path / name))
+    if len(data) > limit:
+        raise BadBundle(path / name, f"larger than {limit >> 20} MiB")
+    return data
+
+
+def _chunks(file: IO[bytes], limit: int, path: Path) -> Iterator[bytes]:
+    """Read at most `limit` bytes, whatever a header promised."""
+    while limit > 0:
+        try:
+            chunk = file.read(min(_CHUNK, limit))
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as exc:
+            raise BadBundle(path, f"damaged ({exc})") from exc
+        if not chunk:
+            return
+        limit -= len(chunk)
+        yield chunk

@@ -1,0 +1,1 @@
+"""The cloud's side: ingest, second opinions, the store, analysis and report."""

@@ -1,0 +1,56 @@
+"""Takes in what devices send: store each id once, then say so."""
+
+from __future__ import annotations
+
+import logging
+
+from edgeclin import wire
+from edgeclin.cloud.store import Store
+from edgeclin.errors import BadMessage
+from edgeclin.transport import Message, Transport
+
+log = logging.getLogger(__name__)
+
+
+class Ingest:
+    """One ingest worker; run as many as needed on the shared subscription.
+
+    Attributes:
+        stored, duplicates, refused: rows and messages since the start.
+    """
+
+    def __init__(self, store: Store, transport: Transport) -> None:
+        self._store = store
+        self._transport = transport
+        self.stored = 0
+        self.duplicates = 0
+        self.refused = 0
+
+    def open(self) -> None:
+        """Begin to connect; the transport calls `handle` from then on."""
+        self._transport.open(wire.INGEST_FILTERS, self.handle)
+
+    def handle(self, message: Message) -> None:
+        """Store one message and send its receipt; what is no message of ours is only counted."""
+        try:
+            topics, rest = wire.parse_topic(message.topic)
+            if rest.startswith("st/"):
+                status = wire.decode(message.payload, wire.Status)
+                self._store.add_status(topics, rest, status)
+                return
+            batch = wire.decode(message.payload, wire.Batch)
+        except BadMessage as exc:
+            self.refused += 1
+            log.warning("refused a message on %s: %s", message.topic, exc)
+            return
+        added = self._store.add(topics, batch)
+        self.stored += added.stored
+        self.duplicates += added.duplicates
+        receipt = wire.Receipt(
+            epoch=batch.epoch, ranges=wire.ranges([item.seq for item in batch.items])
+        )
+        self._transport.publish(Message(topics.receipt, wire.encode(receipt)))
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._transport.close()

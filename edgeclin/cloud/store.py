@@ -1,0 +1,253 @@
+"""Every result once: a hot index in SQLite, and Parquet partitioned by day and site.
+
+`add` makes a batch durable before it returns; only then may a receipt be sent. `compact` moves
+hot rows into Parquet files, which the index lists: a file that it does not list was left by a
+crash and holds nothing that is not still hot. Several processes may share one store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from edgeclin import wire
+from edgeclin.cloud.tables import SCHEMAS, flatten
+from edgeclin.errors import EdgeclinError, MissingExtra
+from edgeclin.files import write_atomic
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as exc:
+    raise MissingExtra("pyarrow, which the store writes Parquet with,", "cloud") from exc
+
+Table: TypeAlias = Any
+"""A pyarrow.Table."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ids (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hot (
+    number      INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          TEXT NOT NULL,
+    site        TEXT NOT NULL,
+    device      TEXT NOT NULL,
+    epoch       TEXT NOT NULL,
+    seq         INTEGER NOT NULL,
+    kind        TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    body        BLOB NOT NULL
+);
+-- What cannot be read as what it says it is: kept, receipted, and left for a person.
+CREATE TABLE IF NOT EXISTS set_aside (
+    id TEXT PRIMARY KEY, site TEXT, device TEXT, epoch TEXT, seq INTEGER,
+    kind TEXT, received_at REAL, body BLOB, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (path TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS watermarks (
+    site TEXT, device TEXT, epoch TEXT, seq INTEGER NOT NULL,
+    PRIMARY KEY (site, device, epoch)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS statuses (
+    site TEXT, device TEXT, topic TEXT, received_at REAL NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (site, device, topic)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What one batch brought: rows stored now, rows that were there, rows set aside."""
+
+    stored: int
+    duplicates: int
+    set_aside: int
+
+
+class Store:
+    """One store folder.
+
+    Raises:
+        EdgeclinError: the folder cannot be made or the index is not a database.
+    """
+
+    def __init__(self, folder: Path | str, clock: Callable[[], float] = time.time) -> None:
+        self.folder = Path(folder)
+        self._clock = clock
+        self._lock = threading.RLock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                self.folder / "index.sqlite",
+                isolation_level=None,
+                timeout=30.0,
+                check_same_thread=False,
+            )
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.DatabaseError) as exc:
+            raise EdgeclinError(f"{self.folder}: the store cannot be opened ({exc})") from exc
+
+    def add(self, topics: wire.Topics, batch: wire.Batch) -> Added:
+        """Store each id of a batch once; durable when this returns."""
+        now = self._clock()
+        stored = duplicates = set_aside = 0
+        with self._transaction() as db:
+            for item in batch.items:
+                if not _is_new(db, item.id):
+                    duplicates += 1
+                    continue
+                where = (item.id, topics.site, topics.device, batch.epoch, item.seq, item.kind)
+                body = bytes(item.body)
+                problem = _problem(item)
+                if problem:
+                    set_aside += 1
+                    db.execute(
+                        "INSERT INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (*where, now, body, problem),
+                    )
+                    continue
+                stored += 1
+                db.execute(
+                    """
+                    INSERT INTO hot (id, site, device, epoch, seq, kind, received_at, body)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                    """,
+                    (*where, now, body),
+                )
+            if batch.items:
+                db.execute(
+                    """
+                    INSERT INTO watermarks (site, device, epoch, seq) VALUES (?, ?, ?, ?)
+                        ON CONFLICT DO UPDATE SET seq = MAX(seq, excluded.seq)
+                    """,
+                    (topics.site, topics.device, batch.epoch, max(i.seq for i in batch.items)),
+                )
+        return Added(stored, duplicates, set_aside)
+
+    def add_status(self, topics: wire.Topics, topic: str, status: wire.Status) -> None:
+        """Keep the latest status of a device under its topic."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO statuses VALUES (?, ?, ?, ?, ?)",
+                (topics.site, topics.device, topic, self._clock(), msgspec.json.encode(status)),
+            )
+
+    def statuses(self) -> list[tuple[str, str, str, float, wire.Status]]:
+        """The latest statuses: site, device, topic, when it arrived, what it said."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT site, device, topic, received_at, body FROM statuses ORDER BY 1, 2, 3"
+            ).fetchall()
+        return [(*row[:4], msgspec.json.decode(row[4], type=wire.Status)) for row in rows]
+
+    def compact(self) -> int:
+        """Move all hot rows into Parquet; return how many. Safe to kill at any moment."""
+        with self._alone():
+            self._sweep()
+            rows = self._hot()
+            partitions: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+            for row in rows:
+                key = (row["kind"], _day(row["received_at"]), row["site"])
+                partitions.setdefault(key, []).append(row)
+            parts = [
+                (self._write_part(*key, members), key[0], len(members))
+                for key, members in partitions.items()
+            ]
+            with self._transaction() as db:
+                db.executemany("INSERT INTO parts (path, kind, rows) VALUES (?, ?, ?)", parts)
+                db.executemany("DELETE FROM hot WHERE number = ?", [(r["number"],) for r in rows])
+        return len(rows)
+
+    def tables(self) -> dict[str, Table]:
+        """Every stored record by kind, hot and compacted, as of one moment."""
+        with self._alone():
+            parts = self._db.execute("SELECT path, kind FROM parts ORDER BY path").fetchall()
+            hot = self._hot()
+        found = {}
+        for kind, schema in SCHEMAS.items():
+            files = [
+                pq.read_table(self.folder / path, schema=schema) for path, k in parts if k == kind
+            ]
+            fresh = _table(kind, [row for row in hot if row["kind"] == kind])
+            found[kind] = pa.concat_tables([*files, fresh])
+        return found
+
+    def close(self) -> None:
+        """Let go of the index."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from compacting meanwhile."""
+        with (self.folder / "compact.lock").open("w") as lock, self._lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _hot(self) -> list[dict[str, Any]]:
+        cursor = self._db.execute("SELECT * FROM hot ORDER BY number")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _write_part(self, kind: str, day: str, site: str, rows: list[dict[str, Any]]) -> str:
+        path = Path(kind) / f"day={day}" / f"site={site}" / f"{uuid.uuid4()}.parquet"
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        pq.write_table(_table(kind, rows), buffer, compression="zstd")
+        write_atomic(target, buffer.getvalue())
+        return str(path)
+
+    def _sweep(self) -> None:
+        listed = {path for (path,) in self._db.execute("SELECT path FROM parts")}
+        for kind in SCHEMAS:
+            for file in (self.folder / kind).rglob("*.parquet"):
+                if str(file.relative_to(self.folder)) not in listed:
+                    file.unlink()
+
+
+def _is_new(db: sqlite3.Connection, identity: str) -> bool:
+    return db.execute("INSERT OR IGNORE INTO ids (id) VALUES (?)", (identity,)).rowcount == 1
+
+
+def _problem(item: wire.Item) -> str | None:
+    try:
+        flatten(item.kind, bytes(item.body))
+    except msgspec.MsgspecError as exc:
+        return str(exc)
+    return None
+
+
+def _table(kind: str, rows: list[dict[str, Any]]) -> Table:
+    records = [{**row, **flatten(kind, row["body"])} for row in rows]
+    return pa.Table.from_pylist(records, schema=SCHEMAS[kind])
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).date().isoformat()

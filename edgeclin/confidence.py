@@ -1,0 +1,130 @@
+"""How sure an answer is: temperature scaling, and the threshold below which it is in doubt.
+
+Both are fitted on the quantised engine, never carried over from the float model, whose scores
+INT8 moves.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from edgeclin.errors import MissingExtra
+from edgeclin.manifest import Confidence
+
+Activation: TypeAlias = Literal["none", "softmax", "sigmoid"]
+_LEAST_PROBABILITY = 1e-7
+_TEMPERATURES = (0.05, 20.0)
+ALWAYS_IN_DOUBT = 1.01
+"""A threshold that no confidence reaches."""
+
+
+def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
+    """An engine's outputs [..., outputs] as logits [..., labels].
+
+    One sigmoid output p becomes two labels with the logits 0 and log(p / (1 - p)).
+    """
+    outputs = np.asarray(outputs, dtype=np.float64)
+    if activation == "none" and outputs.shape[-1] > 1:
+        return outputs
+    if activation == "none":
+        positive = outputs
+    else:
+        bounded = np.clip(outputs, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        if activation == "softmax":
+            return np.log(bounded)
+        positive = np.log(bounded) - np.log1p(-bounded)
+    return np.concatenate([np.zeros_like(positive), positive], axis=-1)
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits [..., labels] divided by the temperature; float64, sums to one."""
+    scaled = logits / temperature
+    raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    normalised: np.ndarray = raised / raised.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        logits: float [n, labels] of held-out samples.
+        truth: int [n], their labels by index.
+    """
+    minimise = _scipy("optimize").minimize_scalar
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        chosen = probabilities(logits, float(np.exp(log_temperature)))[rows, truth]
+        return float(-np.log(np.maximum(chosen, _LEAST_PROBABILITY)).mean())
+
+    found = minimise(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def error_bound(errors: int, samples: int, level: float = 0.95) -> float:
+    """One-sided upper Clopper-Pearson bound on an error rate (1 when nothing was seen)."""
+    if errors >= samples:
+        return 1.0
+    return float(_scipy("stats").beta.ppf(level, errors + 1, samples - errors))
+
+
+def fit_confidence(
+    logits: np.ndarray, truth: np.ndarray, max_error: float, audit_share: float
+) -> Confidence:
+    """Fit temperature and threshold on held-out samples.
+
+    The threshold is the lowest confidence for which the bound on the error rate of the samples
+    that reach it is within `max_error`; where there is none, every answer is in doubt.
+
+    Args:
+        logits: float [n, labels] of the engine that will be deployed.
+        truth: int [n].
+        max_error: share of wrong answers allowed among the confident ones.
+        audit_share: carried into the result unchanged.
+    """
+    temperature = fit_temperature(logits, truth)
+    scores = probabilities(logits, temperature)
+    confidence = scores.max(axis=-1)
+    wrong = scores.argmax(axis=-1) != truth
+    order = np.argsort(-confidence, kind="stable")
+    errors = np.cumsum(wrong[order])
+    chosen = None
+    for count in range(1, len(order) + 1):
+        tied = count < len(order) and confidence[order[count]] == confidence[order[count - 1]]
+        if not tied and error_bound(int(errors[count - 1]), count) <= max_error:
+            chosen = count
+    passed = ALWAYS_IN_DOUBT if chosen is None else float(confidence[order[chosen - 1]])
+    failed = int(errors[chosen - 1]) if chosen else 0
+    return Confidence(
+        temperature=temperature,
+        threshold=passed,
+        max_error=max_error,
+        fitted=True,
+        samples=len(truth),
+        coverage=(chosen or 0) / len(order),
+        error=failed / chosen if chosen else 0.0,
+        error_bound=error_bound(failed, chosen or 0),
+        audit_share=audit_share,
+    )
+
+
+def unfitted_confidence(max_error: float, audit_share: float) -> Confidence:
+    """What a bundle without labelled held-out samples carries: every answer is in doubt."""
+    return Confidence(
+        temperature=1.0,
+        threshold=ALWAYS_IN_DOUBT,
+        max_error=max_error,
+        fitted=False,
+        audit_share=audit_share,
+    )
+
+
+def _scipy(module: str) -> Any:
+    try:
+        return import_module(f"scipy.{module}")
+    except ImportError as exc:
+        raise MissingExtra("scipy, which fits confidence,", "convert") from exc

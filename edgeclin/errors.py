@@ -1,0 +1,106 @@
+"""Every error that edgeclin raises on purpose: one root, one sentence, the facts as attributes.
+
+`exit_code` is what the command line returns for it: 1 the user's mistake, 3 a gate was
+missed, 4 not possible on this machine. (0 is success and 2 is click's wrong usage.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class EdgeclinError(Exception):
+    """The root of all errors with a one-sentence explanation."""
+
+    exit_code = 1
+
+
+class BadFile(EdgeclinError, ValueError):
+    """A file does not hold what it should."""
+
+    def __init__(self, path: Path | str, problem: str, remedy: str = "") -> None:
+        self.path, self.problem, self.remedy = Path(path), problem, remedy
+        super().__init__(f"{path}: {problem}" + (f"; {remedy}" if remedy else ""))
+
+
+class BadBundle(BadFile):
+    """A bundle is damaged, incomplete, inconsistent or of an unknown schema."""
+
+
+class UntrustedBundle(BadBundle):
+    """A bundle carries no signature, or none by a key that this machine trusts."""
+
+
+class BadInput(EdgeclinError, ValueError):
+    """A sample cannot be judged: wrong shape, wrong type, or values that are not finite."""
+
+
+class BadMessage(EdgeclinError, ValueError):
+    """Bytes from the network are not a message of the documented wire format."""
+
+
+class UnknownProfile(EdgeclinError, LookupError):
+    """No shipped profile has that name and no file stands at that path."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        super().__init__(
+            f"no profile named {name!r}; choose one of {', '.join(known)}, or give the path of a "
+            "TOML file"
+        )
+
+
+class MissingExtra(EdgeclinError, ImportError):
+    """An optional part of edgeclin is not installed."""
+
+    exit_code = 4
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.what, self.extra = what, extra
+        super().__init__(f"{what} is not installed: pip install 'edgeclin[{extra}]'")
+
+
+class EngineUnavailable(EdgeclinError, RuntimeError):
+    """The engine that a bundle or a profile names cannot run on this machine."""
+
+    exit_code = 4
+
+
+class SelfTestFailed(EdgeclinError, RuntimeError):
+    """The engine on this machine does not reproduce the bundle's golden outputs."""
+
+    exit_code = 4
+
+
+class ConversionFailed(EdgeclinError, RuntimeError):
+    """A converter crashed, refused the model, or wrote something that is not what was asked."""
+
+
+class GateMissed(EdgeclinError, RuntimeError):
+    """An engine differs from its source by more than a gate allows."""
+
+    exit_code = 3
+
+    def __init__(self, missed: Sequence[str]) -> None:
+        self.missed = tuple(missed)
+        super().__init__(
+            f"{len(self.missed)} gate{'s' * (len(self.missed) != 1)} missed, no bundle was "
+            f"written: {'; '.join(self.missed)}"
+        )
+
+
+class QueueFull(EdgeclinError, OSError):
+    """The queue's byte bound is reached and nothing less important is left to drop."""
+
+
+class QueueUnusable(EdgeclinError, OSError):
+    """The queue's database cannot be opened: corrupt, of a newer schema, or not writable."""
+
+    exit_code = 4
+
+
+class NotConnected(EdgeclinError, ConnectionError):
+    """A message was handed to a transport that has no connection."""
+
+    exit_code = 4

@@ -1,0 +1,136 @@
+"""What an engine must not lose on the way from its source: measured, bounded, passed or missed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeclin.records import Record
+
+FLOAT_EXPORT_MAE = 1e-5
+INT8_MAE = 0.05
+"""Mean absolute error relative to the range of the source's outputs."""
+_RESAMPLES = 1000
+_SEED = 20261
+
+
+class Gate(Record, frozen=True):
+    """One measured comparison; `value` must not pass `limit` in the direction of `rule`.
+
+    `low` and `high` are a 95 % interval from `_RESAMPLES` paired bootstrap resamples of the `n`
+    samples. For a metric it is the bound that is judged, not the point estimate.
+    """
+
+    stage: str
+    name: str
+    rule: str
+    value: float
+    low: float
+    high: float
+    limit: float
+    n: int
+    passed: bool
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.stage}: {self.name} is {self.value:.4g} ({self.rule} {self.limit:g})"
+
+
+def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
+    """Mean absolute output error relative to the range of the source's outputs.
+
+    Args:
+        source, engine: float [n, outputs] for the same samples.
+    """
+    scale = float(np.ptp(source)) or 1.0
+    per_sample = np.abs(source - engine).mean(axis=1) / scale
+    value = float(per_sample.mean())
+    low, high = _interval(per_sample)
+    finite = bool(np.isfinite(engine).all())
+    return Gate(
+        stage=stage,
+        name="output error (relative MAE)" if finite else "output error (not finite)",
+        rule="at most",
+        value=value if finite else float(np.finfo(np.float32).max),
+        low=low if finite else 0.0,
+        high=high if finite else 0.0,
+        limit=limit,
+        n=len(source),
+        passed=finite and value <= limit,
+    )
+
+
+def agreement_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
+    """Share of samples on which both choose the same label; arrays are logits [n, labels]."""
+    same = (source.argmax(axis=1) == engine.argmax(axis=1)).astype(np.float64)
+    low, high = _interval(same)
+    value = float(same.mean())
+    return Gate(
+        stage=stage,
+        name="decision agreement",
+        rule="at least",
+        value=value,
+        low=low,
+        high=high,
+        limit=limit,
+        n=len(same),
+        passed=value >= limit,
+    )
+
+
+def accuracy_gate(
+    stage: str, source: np.ndarray, engine: np.ndarray, truth: np.ndarray, margin: float
+) -> Gate:
+    """Accuracy is not inferior: the lower bound of its change is above -margin.
+
+    Args:
+        source, engine: logits [n, labels] for the same samples.
+        truth: int [n].
+    """
+    change = (engine.argmax(axis=1) == truth).astype(np.float64) - (source.argmax(axis=1) == truth)
+    low, high = _interval(change)
+    return Gate(
+        stage=stage,
+        name="change of accuracy",
+        rule="lower bound at least",
+        value=float(change.mean()),
+        low=low,
+        high=high,
+        limit=-margin,
+        n=len(truth),
+        passed=low >= -margin,
+    )
+
+
+def worst_group_gate(
+    stage: str,
+    source: np.ndarray,
+    engine: np.ndarray,
+    truth: np.ndarray,
+    groups: np.ndarray,
+    margin: float,
+) -> Gate:
+    """The same change within the group where it is worst, judged by its point estimate."""
+    change = (engine.argmax(axis=1) == truth).astype(np.float64) - (source.argmax(axis=1) == truth)
+    means = {group: float(change[groups == group].mean()) for group in np.unique(groups)}
+    worst = min(means, key=lambda group: means[group])
+    members = change[groups == worst]
+    low, high = _interval(members)
+    return Gate(
+        stage=stage,
+        name=f"change of accuracy in the worst group ({worst})",
+        rule="at least",
+        value=means[worst],
+        low=low,
+        high=high,
+        limit=-margin,
+        n=len(members),
+        passed=means[worst] >= -margin,
+    )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993)."""
+    generator = np.random.default_rng(_SEED)
+    draws = generator.integers(0, len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,150 @@
+"""Ed25519 keys and DSSE envelopes: who made a bundle.
+
+The envelope is the Dead Simple Signing Envelope (https://github.com/secure-systems-lab/dsse),
+written and checked by securesystemslib; keys are PEM files (PKCS8 private, SPKI public).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from edgeclin.errors import BadFile, UntrustedBundle
+from edgeclin.files import write_atomic
+
+PAYLOAD_TYPE = "application/vnd.edgeclin.manifest+json"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Where a new pair was written, and the id by which envelopes name it."""
+
+    private: Path
+    public: Path
+    key_id: str
+
+
+def default_folder() -> Path:
+    """Where keys live when nobody says otherwise; `EDGECLIN_KEYS` overrides it."""
+    return Path(os.environ.get("EDGECLIN_KEYS") or Path(click.get_app_dir("edgeclin")) / "keys")
+
+
+def new_key_pair(folder: Path, name: str = "default") -> KeyPair:
+    """Make `name.key` (mode 0600) and `name.pub` in `folder`.
+
+    Raises:
+        BadFile: a key of that name exists; it is never overwritten.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    private_path, public_path = folder / f"{name}.key", folder / f"{name}.pub"
+    for path in (private_path, public_path):
+        if path.exists():
+            raise BadFile(path, "a key of that name exists", "choose another with --name")
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_atomic(private_path, pem, mode=0o600)
+    public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_atomic(public_path, public_pem)
+    return KeyPair(private_path, public_path, load_public_key(public_path).keyid)
+
+
+def load_signer(path: Path) -> Any:
+    """Read a private key as a securesystemslib signer.
+
+    Raises:
+        BadFile: not there, or not an unencrypted PKCS8 PEM of an Ed25519 key.
+    """
+    from securesystemslib.signer import CryptoSigner
+
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise BadFile(path, "not an unencrypted PEM private key") from exc
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadFile(path, "not an Ed25519 key", "make one with `edgeclin keys new`")
+    return CryptoSigner(key)
+
+
+def load_public_key(path: Path) -> Any:
+    """Read a public key as a securesystemslib key.
+
+    Raises:
+        BadFile: not there, or not an SPKI PEM of an Ed25519 key.
+    """
+    from securesystemslib.signer import SSlibKey
+
+    try:
+        key = load_pem_public_key(_read(path))
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise BadFile(path, "not a PEM public key") from exc
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadFile(path, "not an Ed25519 key", "make one with `edgeclin keys new`")
+    return SSlibKey.from_crypto(key)
+
+
+def trusted_keys(paths: Sequence[Path]) -> list[Any]:
+    """The public keys at `paths`, or every `*.pub` of the default folder when there are none."""
+    found = list(paths) or sorted(default_folder().glob("*.pub"))
+    return [load_public_key(path) for path in found]
+
+
+def sign(payload: bytes, signer: Any) -> bytes:
+    """An envelope, as JSON, with one signature over `payload`."""
+    from securesystemslib.dsse import Envelope
+
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return json.dumps(envelope.to_dict(), indent=1).encode() + b"\n"
+
+
+def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> str:
+    """Check that a trusted key signed exactly `payload`; return that key's id.
+
+    Raises:
+        UntrustedBundle: damaged envelope, another payload, or no signature by a trusted key.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import VerificationError
+
+    try:
+        parsed = Envelope.from_dict(json.loads(envelope))
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise UntrustedBundle(path, "not a DSSE envelope") from exc
+    if parsed.payload_type != PAYLOAD_TYPE or parsed.payload != payload:
+        raise UntrustedBundle(path, "the signature is for another manifest.json")
+    if not keys:
+        raise UntrustedBundle(
+            path, "no trusted public key to check the signature with", "name one with --trust"
+        )
+    try:
+        return str(next(iter(parsed.verify(list(keys), 1))))
+    except VerificationError as exc:
+        signers = ", ".join(sorted(key_id[:12] for key_id in parsed.signatures)) or "nobody"
+        raise UntrustedBundle(
+            path,
+            f"no valid signature by a trusted key (signed by {signers})",
+            "trust the signer's public key with --trust, if you do",
+        ) from exc
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise BadFile(path, f"cannot be read ({exc.strerror})") from exc

@@ -1,0 +1,133 @@
+"""The table of contents of a bundle: what it is, what every file in it must hash to."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import rfc8785
+
+from edgeclin.description import Input, Metric, Output, Task
+from edgeclin.errors import EdgeclinError
+from edgeclin.profiles import Profile
+from edgeclin.records import Record
+from edgeclin.steps import check_steps
+
+SCHEMA = 1
+
+
+class FileEntry(Record, frozen=True):
+    """One file of a bundle."""
+
+    sha256: str
+    size: int
+
+
+class Engine(Record, frozen=True):
+    """One executable form of the model.
+
+    `backend` names the entry point of `edgeclin.backends` that executes it.
+    """
+
+    backend: str
+    file: str
+    precision: Literal["int8", "float32"]
+    role: Literal["primary", "cpu-twin"] = "primary"
+
+
+class Confidence(Record, frozen=True):
+    """How probabilities are calibrated, and below which confidence an answer is in doubt.
+
+    Both were fitted on the engine that the bundle carries, on `samples` held-out samples.
+    `coverage` is the share of them that was confident and `error` the share of those that was
+    wrong; `error_bound` bounds it from above (one-sided 95 % Clopper-Pearson). `fitted` is
+    False when there were no labels: then the temperature is 1 and every answer is in doubt.
+    """
+
+    temperature: float
+    threshold: float
+    max_error: float
+    fitted: bool
+    samples: int = 0
+    coverage: float = 0.0
+    error: float = 0.0
+    error_bound: float = 1.0
+    audit_share: float = 0.0
+
+
+class Golden(Record, frozen=True):
+    """Inputs with the outputs that the engine gave for them where it was verified.
+
+    `tolerance` is absolute, in the unit of the output: kernels of one engine differ by a few
+    quantisation steps between processors.
+    """
+
+    file: str
+    samples: int
+    tolerance: float
+
+
+class Manifest(Record, frozen=True):
+    """Everything that is known of a bundle; canonical JSON (RFC 8785) in `manifest.json`."""
+
+    schema: int
+    name: str
+    version: str
+    created: str
+    task: Task
+    intended_use: str
+    described: bool
+    """False when nobody described the model and inputs and labels are guesses."""
+    profile: Profile
+    engines: tuple[Engine, ...]
+    inputs: tuple[Input, ...]
+    output: Output
+    metric: Metric
+    confidence: Confidence
+    golden: Golden
+    gates_missed: tuple[str, ...]
+    """Not empty only when somebody allowed it; it stays for good."""
+    tools: dict[str, str]
+    licence: str
+    source: str
+    files: dict[str, FileEntry]
+
+    @property
+    def primary(self) -> Engine:
+        return next(engine for engine in self.engines if engine.role == "primary")
+
+    def to_json(self) -> bytes:
+        """The canonical bytes, which the signature covers."""
+        return rfc8785.dumps(msgspec.to_builtins(self))
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read the bytes of `manifest.json`.
+
+    Raises:
+        EdgeclinError: not JSON, an unknown schema or key, or facts that contradict each other.
+    """
+    try:
+        plain: Any = msgspec.json.decode(data)
+        schema = plain.get("schema") if isinstance(plain, dict) else None
+        if schema != SCHEMA:
+            raise EdgeclinError(f"schema {schema!r} is unknown; this version reads {SCHEMA}")
+        manifest = msgspec.convert(plain, Manifest)
+    except msgspec.MsgspecError as exc:
+        raise EdgeclinError(str(exc)) from exc
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    for file in (*(engine.file for engine in manifest.engines), manifest.golden.file):
+        if file not in manifest.files:
+            raise EdgeclinError(f"it names {file}, which its list of files does not")
+    if sum(engine.role == "primary" for engine in manifest.engines) != 1:
+        raise EdgeclinError("it needs exactly one primary engine")
+    if not manifest.inputs or len(manifest.output.labels) < 2:
+        raise EdgeclinError("it needs at least one input and two labels")
+    if manifest.confidence.temperature <= 0:
+        raise EdgeclinError("its temperature must be above zero")
+    for entry in manifest.inputs:
+        check_steps(entry.preprocessing)

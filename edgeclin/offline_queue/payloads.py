@@ -1,0 +1,39 @@
+"""Payloads too large for a row: files beside the database, written before the row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from edgeclin.files import write_atomic
+
+INLINE_LIMIT = 64 * 1024
+
+
+class PayloadFolder:
+    """A folder of payload files, `<queue>.payloads`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make a payload durable under a name that is new."""
+        write_atomic(self._folder / name, data, mode=0o600)
+
+    def read(self, name: str) -> bytes | None:
+        """The payload of that name, or None when it was lost with a damaged disk."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str) -> None:
+        """Forget a payload whose row is gone."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def sweep(self, known: Collection[str]) -> None:
+        """Remove files that a crash left between the file and its row."""
+        for file in self._folder.iterdir():
+            if file.name not in known:
+                file.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""The queue's tables, and the way from each released schema to the next."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from edgeclin.errors import QueueUnusable
+
+VERSION = 1
+
+_INITIAL = """
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- A row is there until the cloud's receipt deletes it: there is no "locked" or "sent" state.
+CREATE TABLE rows (
+    seq  INTEGER PRIMARY KEY AUTOINCREMENT,
+    id   TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    tier INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX rows_by_tier ON rows (tier, seq);
+
+-- Answers that wait for a second opinion. `ask` is the message that asks for it, or NULL when it
+-- stands in the payload folder (`file`) or was withdrawn.
+CREATE TABLE questions (
+    seq      INTEGER PRIMARY KEY,
+    result   TEXT NOT NULL UNIQUE,
+    label    TEXT,
+    state    TEXT NOT NULL,
+    boot     TEXT NOT NULL,
+    asked_at REAL NOT NULL,
+    deadline REAL NOT NULL,
+    ask      BLOB,
+    file     TEXT,
+    bytes    INTEGER NOT NULL
+);
+CREATE INDEX questions_by_state ON questions (state, deadline);
+
+-- Where each source goes on after a crash; moves in the transaction that stores the result.
+CREATE TABLE positions (
+    source TEXT PRIMARY KEY,
+    next   INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Kept by triggers, so that no count ever reads the backlog. Tier 3 stands for questions.
+CREATE TABLE usage (
+    tier  INTEGER PRIMARY KEY,
+    count INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+);
+INSERT INTO usage (tier, count, bytes) VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0);
+CREATE TRIGGER rows_in AFTER INSERT ON rows BEGIN
+    UPDATE usage SET count = count + 1, bytes = bytes + length(NEW.body) WHERE tier = NEW.tier;
+END;
+CREATE TRIGGER rows_out AFTER DELETE ON rows BEGIN
+    UPDATE usage SET count = count - 1, bytes = bytes - length(OLD.body) WHERE tier = OLD.tier;
+END;
+CREATE TRIGGER questions_in AFTER INSERT ON questions BEGIN
+    UPDATE usage SET count = count + 1, bytes = bytes + NEW.bytes WHERE tier = 3;
+END;
+CREATE TRIGGER questions_change AFTER UPDATE OF bytes ON questions BEGIN
+    UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes WHERE tier = 3;
+END;
+CREATE TRIGGER questions_out AFTER DELETE ON questions BEGIN
+    UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3;
+END;
+"""
+
+
+def prepare(path: Path) -> None:
+    """Make or migrate the database at `path`; two processes may do so at once.
+
+    Raises:
+        QueueUnusable: written by a newer edgeclin.
+        sqlite3.DatabaseError: not a database, or damaged.
+        OSError: the folder is not there or not writable.
+    """
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise QueueUnusable(
+                    f"{path}: schema {version} was written by a newer edgeclin; this one reads "
+                    f"up to {VERSION}: upgrade edgeclin"
+                )
+            if version < VERSION:
+                _migrate(connection)
+        finally:
+            connection.close()
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("edgeclin.offline_queue")
+    migrations(name="0001_initial")(_initial)
+    migrations.apply(Database(connection))
+
+
+def _initial(db: Any) -> None:
+    for statement in _statements(_INITIAL):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 1")
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script; `executescript` would commit the migration's transaction."""
+    statements, draft = [], ""
+    for line in script.splitlines():
+        draft += line + "\n"
+        if sqlite3.complete_statement(draft):
+            statements.append(draft)
+            draft = ""
+    return statements

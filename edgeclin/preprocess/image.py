@@ -1,0 +1,85 @@
+"""Steps for images: encoded bytes, or arrays [height, width, channels]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeclin import steps
+from edgeclin.errors import BadInput, MissingExtra
+
+
+def decode(value: np.ndarray, step: steps.Decode) -> np.ndarray:
+    """Decode encoded bytes (uint8 [bytes]); an image that is already decoded passes unchanged.
+
+    Returns:
+        uint8 [height, width, 3] in the step's colour order, or [height, width, 1] for grey.
+
+    Raises:
+        BadInput: OpenCV does not recognise the bytes.
+    """
+    if value.ndim >= 2:
+        return value
+    cv2 = _opencv()
+    flag = cv2.IMREAD_GRAYSCALE if step.colour == "grey" else cv2.IMREAD_COLOR
+    decoded = cv2.imdecode(value, flag) if value.size else None
+    if decoded is None:
+        raise BadInput("not an image that OpenCV can decode")
+    if step.colour == "rgb":
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    image: np.ndarray = decoded[..., np.newaxis] if decoded.ndim == 2 else decoded
+    return image
+
+
+def resize(value: np.ndarray, step: steps.Resize) -> np.ndarray:
+    """Resize to [height, width, channels] of the same dtype."""
+    cv2 = _opencv()
+    _expect_image(value)
+    flag = getattr(cv2, f"INTER_{step.interpolation.upper()}")
+    resized: np.ndarray = cv2.resize(value, (step.width, step.height), interpolation=flag)
+    return resized if resized.ndim == value.ndim else resized[..., np.newaxis]
+
+
+def crop(value: np.ndarray, step: steps.Crop) -> np.ndarray:
+    """Cut the central [height, width].
+
+    Raises:
+        BadInput: the image is smaller than that.
+    """
+    _expect_image(value)
+    height, width = value.shape[:2]
+    if height < step.height or width < step.width:
+        raise BadInput(
+            f"an image of {height} x {width}, smaller than the crop {step.height} x {step.width}"
+        )
+    top, left = (height - step.height) // 2, (width - step.width) // 2
+    return value[top : top + step.height, left : left + step.width]
+
+
+def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
+    """(value * scale - mean) / std along the last axis; float32 of the same shape.
+
+    Raises:
+        BadInput: mean or std has neither one entry nor one a channel.
+    """
+    channels = value.shape[-1] if value.ndim else 1
+    for what, entries in (("mean", step.mean), ("std", step.std)):
+        if len(entries) not in (1, channels):
+            raise BadInput(f"`normalise` has {len(entries)} of {what} for {channels} channels")
+    mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
+    normalised: np.ndarray = (value.astype(np.float32) * np.float32(step.scale) - mean) / std
+    return normalised
+
+
+def _expect_image(value: np.ndarray) -> None:
+    if value.ndim not in (2, 3) or 0 in value.shape:
+        raise BadInput(f"an array with {value.ndim} axes, expected an image")
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as exc:
+        raise MissingExtra("OpenCV, which image steps need", "vision") from exc
+    return cv2

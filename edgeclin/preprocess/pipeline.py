@@ -1,0 +1,92 @@
+"""The steps of one input, in order, with the checks that keep a broken sample out of an engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from edgeclin import steps
+from edgeclin.description import Input
+from edgeclin.errors import BadInput
+from edgeclin.preprocess import image, signal
+
+Sample: TypeAlias = np.ndarray
+"""A raw sample: numbers as the source delivers them, or an encoded image as uint8 [bytes]."""
+
+_STEPS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
+    steps.Resample: signal.resample,
+    steps.Detrend: signal.detrend,
+    steps.ZScore: signal.zscore,
+    steps.Clip: signal.clip,
+    steps.Decode: image.decode,
+    steps.Resize: image.resize,
+    steps.Crop: image.crop,
+    steps.Normalise: image.normalise,
+}
+
+
+class Preprocess:
+    """What turns a raw sample of one input into what the engine takes.
+
+    Attributes:
+        shape: of one prepared sample, without the batch axis.
+        digest: SHA-256 of the steps and the shape; equal digests compute equal values.
+    """
+
+    def __init__(self, spec: Input) -> None:
+        self.shape = spec.shape
+        self.digest = hashlib.sha256(
+            msgspec.json.encode({"shape": spec.shape, "steps": spec.preprocessing}, order="sorted")
+        ).hexdigest()
+        first = spec.preprocessing[0] if spec.preprocessing else None
+        self._window = first if isinstance(first, steps.Window) else None
+        rest = spec.preprocessing[1:] if self._window else spec.preprocessing
+        self._steps = [(_STEPS[type(step)], step) for step in rest]
+
+    def windows(self, recording: Sample) -> Iterator[Sample]:
+        """The samples in a recording: its windows, or itself when no step cuts it.
+
+        Args:
+            recording: [samples] or [samples, leads] when the first step is `window`.
+        """
+        if self._window is None:
+            yield recording
+            return
+        for start in range(0, len(recording) - self._window.length + 1, self._window.hop):
+            yield recording[start : start + self._window.length]
+
+    def __call__(self, sample: Sample) -> np.ndarray:
+        """Prepare one sample.
+
+        Returns:
+            float32 of `shape`; axes of length one are added or dropped as the engine wants them.
+
+        Raises:
+            BadInput: a wrong shape, an undecodable image, or values that are not finite.
+        """
+        if self._window is not None and len(sample) != self._window.length:
+            raise BadInput(f"{len(sample)} samples, expected a window of {self._window.length}")
+        value = np.asarray(sample)
+        if value.dtype.kind not in "buif":
+            raise BadInput(f"values of type {value.dtype}, expected numbers")
+        for apply, step in self._steps:
+            value = apply(value, step)
+        if _squeezed(value.shape) != _squeezed(self.shape):
+            raise BadInput(f"shape {_shape(value.shape)}, expected {_shape(self.shape)}")
+        prepared = value.astype(np.float32, copy=False).reshape(self.shape)
+        if not np.isfinite(prepared).all():
+            count = int((~np.isfinite(prepared)).sum())
+            raise BadInput(f"{count} of {prepared.size} values are not finite")
+        return prepared
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,132 @@
+"""The records that travel from the bedside to the cloud, and how files of records are read.
+
+Every record is frozen and slotted; a key that a record does not know is an error, not noise.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from edgeclin.errors import BadFile
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every record and setting."""
+
+
+class State(str, Enum):
+    """What a clinician may make of a result; it only moves forward (see `edgeclin.states`)."""
+
+    FINAL = "final"
+    PROVISIONAL = "provisional"
+    UNREVIEWED = "unreviewed"
+    CONFIRMED = "confirmed"
+    AMENDED = "amended"
+
+
+class Tier(str, Enum):
+    """How much a power cut may take, and who goes first: urgent, then routine, then bulk."""
+
+    URGENT = "urgent"
+    ROUTINE = "routine"
+    BULK = "bulk"
+
+
+class Latency(Record, frozen=True):
+    """Milliseconds spent on one sample, by step."""
+
+    preprocess: float
+    engine: float
+    postprocess: float
+
+    @property
+    def total(self) -> float:
+        return self.preprocess + self.engine + self.postprocess
+
+
+class Result(Record, frozen=True, omit_defaults=True):
+    """One answer of an edge engine about one sample.
+
+    `probabilities` are calibrated and sum to one; `label` is None when the sample was rejected.
+    `made_at` is seconds since 1970 by the device's clock, which may be wrong: order is the
+    queue's sequence number, never this. `position` is the sample's index in its source.
+    """
+
+    bundle: str
+    engine: str
+    preprocessing: str
+    source: str
+    position: int
+    made_at: float
+    state: State
+    reason: str
+    tier: Tier
+    label: str | None = None
+    confidence: float = 0.0
+    probabilities: tuple[float, ...] = ()
+    latency_ms: Latency | None = None
+    audit: bool = False
+    unsigned_bundle: bool = False
+
+
+class Review(Record, frozen=True, omit_defaults=True):
+    """What became of a result that asked for an opinion; the result itself stays on record."""
+
+    result: str
+    state: State
+    label: str | None
+    reason: str
+    made_at: float
+    edge_label: str | None = None
+    model: str | None = None
+    confidence: float | None = None
+    waited_s: float | None = None
+
+
+class Drop(Record, frozen=True):
+    """Results that the queue gave up to make room, so that the cloud knows what is missing."""
+
+    tier: Tier
+    first_seq: int
+    last_seq: int
+    count: int
+    made_at: float
+
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+def load_toml(path: Path, kind: type[RecordType]) -> RecordType:
+    """Read a TOML file as a record.
+
+    Raises:
+        BadFile: not there, not TOML, an unknown key, or a value of the wrong type.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as exc:
+        raise BadFile(path, "no such file") from exc
+    except OSError as exc:
+        raise BadFile(path, f"cannot be read ({exc.strerror})") from exc
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise BadFile(path, _lower_first(str(exc))) from exc
+
+
+def load_json(data: bytes, kind: type[RecordType], path: Path | str) -> RecordType:
+    """Read JSON bytes, which came from `path`, as a record.
+
+    Raises:
+        BadFile: not JSON, an unknown key, or a value of the wrong type.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise BadFile(path, _lower_first(str(exc))) from exc
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

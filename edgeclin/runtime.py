@@ -1,0 +1,164 @@
+"""One bundle, loaded, self-tested and ready to answer."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgeclin.backends import Backend, load_backend
+from edgeclin.bundle import Bundle
+from edgeclin.confidence import probabilities, to_logits
+from edgeclin.errors import BadBundle, BadInput, SelfTestFailed
+from edgeclin.preprocess import Preprocess
+from edgeclin.records import Latency, Result, State, Tier
+from edgeclin.states import decide
+
+
+class Runtime:
+    """Answers about samples with the engine of one bundle.
+
+    Args:
+        bundle: opened, and so already checked.
+        backend: the loaded engine; by default the bundle's own primary engine.
+        clock: seconds since 1970, for `made_at` alone.
+        draw: a number in [0, 1) that decides which confident results are audited.
+
+    Raises:
+        SelfTestFailed: the engine does not reproduce the bundle's golden outputs here.
+        EngineUnavailable: this machine cannot execute the bundle's engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend | None = None,
+        *,
+        threads: int = 1,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        manifest = bundle.manifest
+        if len(manifest.inputs) != 1:
+            raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
+        self.bundle = bundle
+        self.preprocess = Preprocess(manifest.inputs[0])
+        engine = manifest.primary
+        self.backend = backend or load_backend(engine.backend, bundle.read(engine.file), threads)
+        self._engine = f"{engine.backend} {engine.precision}: {self.backend.version}"
+        self._clock = clock
+        self._draw = draw
+        self.self_test()
+
+    def predict(self, sample: np.ndarray, source: str = "", position: int = 0) -> Result:
+        """Answer about one raw sample.
+
+        Raises:
+            BadInput: the sample cannot be judged; see `reject`.
+        """
+        manifest = self.bundle.manifest
+        started = time.perf_counter()
+        prepared = self.preprocess(sample)
+        ready = time.perf_counter()
+        outputs = self.backend.run(prepared)
+        answered = time.perf_counter()
+        logits = to_logits(outputs, manifest.output.activation)
+        scores = probabilities(logits, manifest.confidence.temperature)
+        decision = decide(scores, manifest.output, manifest.confidence)
+        audit = decision.state is State.FINAL and self._draw() < manifest.confidence.audit_share
+        finished = time.perf_counter()
+        return Result(
+            bundle=self.bundle.digest,
+            engine=self._engine,
+            preprocessing=self.preprocess.digest,
+            source=source,
+            position=position,
+            made_at=self._clock(),
+            state=decision.state,
+            reason=decision.reason,
+            tier=decision.tier,
+            label=decision.label,
+            confidence=round(decision.confidence, 6),
+            probabilities=tuple(round(float(score), 6) for score in scores),
+            latency_ms=Latency(
+                preprocess=_milliseconds(started, ready),
+                engine=_milliseconds(ready, answered),
+                postprocess=_milliseconds(answered, finished),
+            ),
+            audit=audit,
+            unsigned_bundle=self.bundle.signed_by is None,
+        )
+
+    def reject(self, problem: BadInput, source: str, position: int) -> Result:
+        """The result for a sample that could not be judged: a person must look."""
+        return Result(
+            bundle=self.bundle.digest,
+            engine=self._engine,
+            preprocessing=self.preprocess.digest,
+            source=source,
+            position=position,
+            made_at=self._clock(),
+            state=State.UNREVIEWED,
+            reason=f"rejected: {problem}",
+            tier=Tier.ROUTINE,
+            unsigned_bundle=self.bundle.signed_by is None,
+        )
+
+    def self_test(self) -> None:
+        """Compare this machine's answers with the golden ones, through the whole preprocessing.
+
+        Raises:
+            SelfTestFailed: an output is further off than the tolerance, or decides otherwise
+                where the golden decision is clearer than that.
+        """
+        golden = self.bundle.manifest.golden
+        inputs, expected = read_golden(self.bundle.read(golden.file))
+        for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
+            got = self.backend.run(self.preprocess(sample))
+            worst = float(np.abs(got - wanted).max())
+            if not worst <= golden.tolerance:
+                raise SelfTestFailed(
+                    f"{self.bundle.path}: self-test sample {index} is off by {worst:.4g}, more "
+                    f"than {golden.tolerance:.4g}, with {self.backend.version}: this machine "
+                    "does not compute what was verified, so it must not answer"
+                )
+            if got.argmax() != wanted.argmax() and _lead(wanted) > 2 * golden.tolerance:
+                raise SelfTestFailed(
+                    f"{self.bundle.path}: self-test sample {index} is decided otherwise with "
+                    f"{self.backend.version}"
+                )
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self.backend.close()
+
+
+def write_golden(inputs: list[np.ndarray], outputs: np.ndarray) -> bytes:
+    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {f"input_{index:04}": sample for index, sample in enumerate(inputs)}
+    np.savez_compressed(buffer, outputs=outputs.astype(np.float32), **arrays)
+    return buffer.getvalue()
+
+
+def read_golden(data: bytes) -> tuple[list[np.ndarray], np.ndarray]:
+    """The opposite of `write_golden`."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        names = sorted(name for name in arrays.files if name.startswith("input_"))
+        return [arrays[name] for name in names], arrays["outputs"]
+
+
+def _lead(outputs: np.ndarray) -> float:
+    """How far the best output is ahead of the second."""
+    if outputs.size < 2:
+        return 0.0
+    second, best = np.sort(outputs)[-2:]
+    return float(best - second)
+
+
+def _milliseconds(start: float, end: float) -> float:
+    return round((end - start) * 1000, 4)

@@ -1,0 +1,84 @@
+"""Where samples come from at the bedside."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, TextIO, TypeAlias
+
+import numpy as np
+
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadInput
+from edgeclin.preprocess import Preprocess
+
+Arrival: TypeAlias = "tuple[int, np.ndarray | BadInput]"
+"""A position in the source and the raw sample there, or why there is none."""
+
+
+class Source(Protocol):
+    """A sequence of samples that can be taken up again after a crash.
+
+    A source that can go back yields from `start` on; one that cannot (a live one) numbers its
+    samples from there. It ends when there is nothing more to come.
+    """
+
+    name: str
+
+    def arrivals(self, start: int) -> Iterator[Arrival]: ...
+
+
+class ReplaySource:
+    """A recorded data set, played as if it arrived now.
+
+    Args:
+        rate_hz: samples a second, or None for as fast as they are taken.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        preprocess: Preprocess,
+        rate_hz: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = dataset.name
+        self._dataset = dataset
+        self._preprocess = preprocess
+        self._interval = 1 / rate_hz if rate_hz else 0.0
+        self._sleep = sleep
+
+    def arrivals(self, start: int) -> Iterator[Arrival]:
+        began = time.monotonic()
+        windows = (
+            window for recording in self._dataset for window in self._preprocess.windows(recording)
+        )
+        for position, window in enumerate(windows):
+            if position < start:
+                continue
+            due = began + (position - start) * self._interval
+            if self._interval and due > (now := time.monotonic()):
+                self._sleep(due - now)
+            yield position, window
+
+
+class JsonLinesSource:
+    """Standard input: one JSON array of numbers a line."""
+
+    name = "stdin"
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+
+    def arrivals(self, start: int) -> Iterator[Arrival]:
+        for offset, line in enumerate(filter(str.strip, self._lines)):
+            yield start + offset, _parse(line)
+
+
+def _parse(line: str) -> np.ndarray | BadInput:
+    try:
+        sample = np.asarray(json.loads(line), dtype=np.float32)
+    except (ValueError, TypeError, RecursionError) as exc:
+        return BadInput(f"not a JSON array of numbers ({exc})")
+    return sample if sample.ndim else BadInput("a single number, expected an array")

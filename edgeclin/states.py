@@ -1,0 +1,78 @@
+"""What a result may become, and when: pure rules, without a clock, a queue or a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeclin.description import Output
+from edgeclin.errors import EdgeclinError
+from edgeclin.manifest import Confidence
+from edgeclin.records import State, Tier
+
+_NEXT = {
+    State.FINAL: {State.CONFIRMED, State.AMENDED},
+    State.PROVISIONAL: {State.UNREVIEWED, State.CONFIRMED, State.AMENDED},
+    State.UNREVIEWED: {State.CONFIRMED, State.AMENDED},
+    State.CONFIRMED: set[State](),
+    State.AMENDED: set[State](),
+}
+"""A final result is reviewed only when an audit drew it; a late opinion still helps a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the device makes of one output."""
+
+    label: str
+    confidence: float
+    state: State
+    tier: Tier
+    reason: str
+
+
+def decide(scores: np.ndarray, output: Output, confidence: Confidence) -> Decision:
+    """Turn calibrated probabilities into an answer.
+
+    Args:
+        scores: float [labels], summing to one.
+    """
+    best = int(scores.argmax())
+    label, certainty = output.labels[best], float(scores[best])
+    sure = certainty >= confidence.threshold
+    if sure:
+        reason = f"confidence {certainty:.3f} reaches {confidence.threshold:.3f}"
+    elif not confidence.fitted:
+        reason = "no threshold was fitted, so every answer is in doubt"
+    else:
+        reason = f"confidence {certainty:.3f} is below {confidence.threshold:.3f}"
+    return Decision(
+        label=label,
+        confidence=certainty,
+        state=State.FINAL if sure else State.PROVISIONAL,
+        tier=Tier.URGENT if label in output.urgent else Tier.ROUTINE,
+        reason=reason,
+    )
+
+
+def advance(state: State, to: State) -> State:
+    """Move a state forward.
+
+    Raises:
+        EdgeclinError: the step would go back or sideways.
+    """
+    if to not in _NEXT[state]:
+        raise EdgeclinError(f"a result that is {state.value} cannot become {to.value}")
+    return to
+
+
+def review(state: State, edge_label: str | None, opinion_label: str | None) -> State:
+    """The state after an opinion: agreement confirms, another label amends.
+
+    An opinion without a label (the cloud's model could not judge either) leaves a provisional
+    answer to a person and changes no other.
+    """
+    if opinion_label is None:
+        return advance(state, State.UNREVIEWED) if state is State.PROVISIONAL else state
+    return advance(state, State.CONFIRMED if opinion_label == edge_label else State.AMENDED)

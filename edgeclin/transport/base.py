@@ -1,0 +1,58 @@
+"""The seam between edgeclin and a message broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, with the MQTT 5 properties that edgeclin uses."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    correlation: bytes | None = None
+    response_topic: str | None = None
+    expiry_s: int | None = None
+
+
+OnMessage: TypeAlias = Callable[[Message], None]
+
+
+class Transport(Protocol):
+    """A connection that comes and goes by itself.
+
+    Delivery is at least once at best, and at most once when a broker restarts: only the
+    receipts of the layer above prove anything. The transport reconnects on its own, with
+    exponential backoff and full jitter, and subscribes anew each time.
+    """
+
+    def open(
+        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+    ) -> None:
+        """Begin to connect, and return at once.
+
+        `on_message` runs on the transport's own thread and must not block for long. An exception
+        from it is logged, and the message counts as not handled.
+        """
+
+    def publish(self, message: Message) -> None:
+        """Hand a message over for sending.
+
+        Raises:
+            NotConnected: there is no connection; the message was not kept.
+        """
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted us and our subscriptions."""
+
+    @property
+    def sessions(self) -> int:
+        """How often a connection was made; a change says that in-flight messages may be lost."""
+
+    def close(self) -> None:
+        """Disconnect in good order, which keeps the broker from publishing the will."""

@@ -1,0 +1,120 @@
+"""A broker inside the process, with a switch for the network."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from edgeclin.errors import NotConnected
+from edgeclin.transport.base import Message, OnMessage
+
+log = logging.getLogger(__name__)
+
+
+class MemoryBroker:
+    """Routes messages between the transports it makes; shared subscriptions take turns."""
+
+    def __init__(self) -> None:
+        self._transports: list[MemoryTransport] = []
+        self._retained: dict[str, Message] = {}
+        self._turn = 0
+        self._lock = threading.RLock()
+
+    def transport(self) -> MemoryTransport:
+        """A new client of this broker."""
+        return MemoryTransport(self)
+
+    def attach(self, transport: MemoryTransport) -> None:
+        with self._lock:
+            self._transports.append(transport)
+            for message in self._retained.values():
+                if any(topic_matches(_plain(entry), message.topic) for entry in transport.filters):
+                    transport.receive(message)
+
+    def detach(self, transport: MemoryTransport) -> None:
+        with self._lock:
+            if transport in self._transports:
+                self._transports.remove(transport)
+
+    def route(self, message: Message) -> None:
+        with self._lock:
+            if message.retain:
+                self._retained[message.topic] = message
+            groups: dict[str, list[MemoryTransport]] = {}
+            direct: list[MemoryTransport] = []
+            for transport in self._transports:
+                for entry in transport.filters:
+                    if not topic_matches(_plain(entry), message.topic):
+                        continue
+                    if entry.startswith("$share/"):
+                        groups.setdefault(entry, []).append(transport)
+                    elif transport not in direct:
+                        direct.append(transport)
+            self._turn += 1
+            chosen = direct + [members[self._turn % len(members)] for members in groups.values()]
+        for transport in chosen:
+            transport.receive(message)
+
+
+class MemoryTransport:
+    """One client; `cut` and `mend` break and restore its link."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._on_message: OnMessage | None = None
+        self._will: Message | None = None
+        self.filters: tuple[str, ...] = ()
+        self.connected = False
+        self.sessions = 0
+
+    def open(
+        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+    ) -> None:
+        self.filters, self._on_message, self._will = tuple(filters), on_message, will
+        self.mend()
+
+    def publish(self, message: Message) -> None:
+        if not self.connected:
+            raise NotConnected("the link is cut")
+        self._broker.route(message)
+
+    def receive(self, message: Message) -> None:
+        if self._on_message is None:
+            return
+        try:
+            self._on_message(message)
+        except Exception:
+            log.exception("a message on %s was not handled", message.topic)
+
+    def cut(self) -> None:
+        """Lose the network: the broker publishes the will."""
+        self.connected = False
+        self._broker.detach(self)
+        if self._will is not None:
+            self._broker.route(self._will)
+
+    def mend(self) -> None:
+        """Have the network back."""
+        self.connected = True
+        self.sessions += 1
+        self._broker.attach(self)
+
+    def close(self) -> None:
+        self.connected = False
+        self._broker.detach(self)
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """MQTT's rule: `+` stands for one level, `#` for the rest."""
+    wanted, levels = topic_filter.split("/"), topic.split("/")
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if index >= len(levels) or level not in ("+", levels[index]):
+            return False
+    return len(wanted) == len(levels)
+
+
+def _plain(topic_filter: str) -> str:
+    return topic_filter.split("/", 2)[2] if topic_filter.startswith("$share/") else topic_filter

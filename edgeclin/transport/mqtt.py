@@ -1,0 +1,194 @@
+"""MQTT 5 through paho: QoS 1, clean sessions, TLS where a CA is named."""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgeclin.config import BrokerConfig
+from edgeclin.errors import BadFile, NotConnected
+from edgeclin.transport.base import Message, OnMessage
+from edgeclin.wire import CONTENT_TYPE
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MOST_S = 30.0
+
+
+class MQTTTransport:
+    """One client of one broker, reconnecting until it is closed.
+
+    Args:
+        broker: where and how to connect.
+        client_id: the device's id; two clients of one id throw each other out.
+        jitter: maps the backoff's upper bound to the wait, both in seconds.
+
+    Raises:
+        BadFile: a certificate or key cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerConfig,
+        client_id: str,
+        jitter: Callable[[float], float] = lambda bound: random.uniform(0, bound),
+    ) -> None:
+        self._broker = broker
+        self._client_id = client_id
+        self._jitter = jitter
+        self._tls = None if broker.ca is None else _tls(broker, broker.ca)
+        self._filters: tuple[str, ...] = ()
+        self._on_message: OnMessage | None = None
+        self._will: Message | None = None
+        self._client = self._new_client()
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._stay_connected, daemon=True)
+        self.sessions = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._ready.is_set()
+
+    def open(
+        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+    ) -> None:
+        self._filters, self._on_message, self._will = tuple(filters), on_message, will
+        self._thread.start()
+
+    def publish(self, message: Message) -> None:
+        if not self._ready.is_set():
+            raise NotConnected(f"no connection to {self._broker.host}:{self._broker.port}")
+        info = self._client.publish(
+            message.topic,
+            message.payload,
+            qos=1,
+            retain=message.retain,
+            properties=_properties(message),
+        )
+        if info.rc != mqtt.MQTT_ERR_SUCCESS:
+            raise NotConnected(f"{message.topic} was not sent: {mqtt.error_string(info.rc)}")
+
+    def close(self) -> None:
+        self._closing.set()
+        self._ready.clear()
+        self._client.disconnect()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _new_client(self) -> mqtt.Client:
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=mqtt.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
+        client.on_connect = self._connected
+        client.on_subscribe = self._subscribed
+        client.on_disconnect = self._disconnected
+        client.on_message = self._received
+        return client
+
+    def _stay_connected(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            before = self.sessions
+            # A client of its own for each session: paho would resend what it still has in memory,
+            # and what is to be sent again is for the layer above to say.
+            self._client = self._new_client()
+            try:
+                self._client.connect(
+                    self._broker.host,
+                    self._broker.port,
+                    keepalive=self._broker.keepalive_s,
+                    clean_start=True,
+                )
+                self._client.loop_forever()
+            except (OSError, ValueError) as exc:
+                log.debug("cannot connect to %s:%d: %s", self._broker.host, self._broker.port, exc)
+            self._ready.clear()
+            failures = 0 if self.sessions > before else failures + 1
+            bound = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures, 16))
+            self._closing.wait(self._jitter(bound))
+
+    def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        if reason.is_failure:
+            log.error("the broker refused the connection: %s", reason)
+        elif self._filters:
+            client.subscribe([(entry, SubscribeOptions(qos=1)) for entry in self._filters])
+        else:
+            self._begin_session()
+
+    def _subscribed(self, _: Any, __: Any, ___: Any, reasons: list[Any], ____: Any) -> None:
+        refused = [
+            f"{entry} ({reason})"
+            for entry, reason in zip(self._filters, reasons, strict=False)
+            if reason.is_failure
+        ]
+        if refused:
+            log.error("the broker refused to subscribe us to %s", ", ".join(refused))
+        else:
+            self._begin_session()
+
+    def _begin_session(self) -> None:
+        self.sessions += 1
+        self._ready.set()
+
+    def _disconnected(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
+        self._ready.clear()
+        log.info("disconnected: %s", reason)
+
+    def _received(self, _: Any, __: Any, message: mqtt.MQTTMessage) -> None:
+        if self._on_message is None:
+            return
+        properties = message.properties
+        try:
+            self._on_message(
+                Message(
+                    topic=message.topic,
+                    payload=bytes(message.payload),
+                    retain=message.retain,
+                    correlation=getattr(properties, "CorrelationData", None),
+                    response_topic=getattr(properties, "ResponseTopic", None),
+                )
+            )
+        except Exception:
+            log.exception("a message on %s was not handled", message.topic)
+
+
+def _properties(message: Message) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.ContentType = CONTENT_TYPE
+    properties.UserProperty = ("schema", "1")
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    if message.response_topic is not None:
+        properties.ResponseTopic = message.response_topic
+    if message.expiry_s is not None:
+        properties.MessageExpiryInterval = message.expiry_s
+    return properties
+
+
+def _tls(broker: BrokerConfig, ca: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if broker.certificate is not None:
+            context.load_cert_chain(broker.certificate, broker.key)
+    except (OSError, ssl.SSLError) as exc:
+        raise BadFile(ca, f"the TLS files of [broker] cannot be loaded ({exc})") from exc
+    return context

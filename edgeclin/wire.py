@@ -1,0 +1,218 @@
+"""The messages between device and cloud: MQTT topics, and JSON under zstd, schema 1.
+
+`docs/wire.md` documents the same for those who write the other side.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+import zstandard
+
+from edgeclin.errors import BadMessage
+from edgeclin.records import Record, Tier
+
+SCHEMA = 1
+ROOT = "ec/v1"
+CONTENT_TYPE = "application/vnd.edgeclin+json+zstd"
+INGEST_FILTERS = (f"$share/ingest/{ROOT}/+/+/up/+", f"{ROOT}/+/+/st/+")
+OFFLOAD_FILTER = f"$share/offload/{ROOT}/+/+/ask/opinion"
+MAX_DECODED = 32 << 20
+
+_compressor = zstandard.ZstdCompressor(level=3)
+_decompressor = zstandard.ZstdDecompressor()
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one device."""
+
+    site: str
+    device: str
+
+    @property
+    def _base(self) -> str:
+        return f"{ROOT}/{self.site}/{self.device}"
+
+    def up(self, tier: Tier) -> str:
+        return f"{self._base}/up/{tier.value}"
+
+    @property
+    def ask(self) -> str:
+        return f"{self._base}/ask/opinion"
+
+    @property
+    def receipt(self) -> str:
+        return f"{self._base}/dn/receipt"
+
+    @property
+    def opinion(self) -> str:
+        return f"{self._base}/dn/opinion"
+
+    @property
+    def birth(self) -> str:
+        return f"{self._base}/st/birth"
+
+    @property
+    def state(self) -> str:
+        return f"{self._base}/st/state"
+
+    @property
+    def health(self) -> str:
+        return f"{self._base}/st/health"
+
+
+def parse_topic(topic: str) -> tuple[Topics, str]:
+    """Split a device's topic into whose it is and the rest, such as `up/urgent`.
+
+    Raises:
+        BadMessage: not a topic below `ec/v1`.
+    """
+    parts = topic.split("/")
+    if len(parts) != 6 or "/".join(parts[:2]) != ROOT:
+        raise BadMessage(f"topic {topic!r} is not one of {ROOT}/SITE/DEVICE/…")
+    return Topics(parts[2], parts[3]), "/".join(parts[4:])
+
+
+class Item(Record, frozen=True):
+    """One queue row in a batch; `body` is the JSON of a Result, Review or Drop."""
+
+    seq: int
+    id: str
+    kind: Literal["result", "review", "drop"]
+    body: msgspec.Raw
+
+
+class Batch(Record, frozen=True):
+    """Rows of one device and epoch, in the order of their sequence numbers."""
+
+    epoch: str
+    items: tuple[Item, ...]
+    schema: int = SCHEMA
+
+
+class Receipt(Record, frozen=True):
+    """The cloud's word that these rows are stored; ranges are inclusive."""
+
+    epoch: str
+    ranges: tuple[tuple[int, int], ...]
+    schema: int = SCHEMA
+
+
+class Array(Record, frozen=True):
+    """A numpy array of little-endian numbers, row-major, in base64."""
+
+    dtype: Literal["|u1", "|i1", "<i2", "<i4", "<f2", "<f4", "<f8"]
+    shape: tuple[int, ...]
+    data: str
+
+
+class Ask(Record, frozen=True):
+    """A request to judge one raw sample (before preprocessing) again."""
+
+    result: str
+    model: str
+    input: Array
+    schema: int = SCHEMA
+
+
+class Opinion(Record, frozen=True):
+    """The cloud model's answer about the sample of `result`."""
+
+    result: str
+    model: str
+    label: str | None
+    confidence: float
+    reason: str = ""
+    schema: int = SCHEMA
+
+
+Presence: TypeAlias = Literal["online", "offline", "lost"]
+
+
+class Status(Record, frozen=True, omit_defaults=True):
+    """What a device says of itself: its birth, its state, its health."""
+
+    state: Presence
+    made_at: float
+    version: str = ""
+    epoch: str = ""
+    pending: dict[str, int] = {}
+    open_questions: int = 0
+    schema: int = SCHEMA
+
+
+MessageType = TypeVar("MessageType", Batch, Receipt, Ask, Opinion, Status)
+
+
+def encode(message: Batch | Receipt | Ask | Opinion | Status) -> bytes:
+    """A message as bytes for the wire."""
+    return _compressor.compress(msgspec.json.encode(message))
+
+
+def decode(data: bytes, kind: type[MessageType]) -> MessageType:
+    """Bytes from the wire as a message.
+
+    Raises:
+        BadMessage: not zstd with a stated size of at most MAX_DECODED bytes, not JSON, an
+            unknown schema, an unknown key or a value of the wrong type.
+    """
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= MAX_DECODED:
+            raise BadMessage(f"a {kind.__name__} that would unpack to {size} bytes")
+        message = msgspec.json.decode(_decompressor.decompress(data), type=kind)
+    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise BadMessage(f"not a {kind.__name__}: {exc}") from exc
+    if message.schema != SCHEMA:
+        raise BadMessage(f"a {kind.__name__} of schema {message.schema}; this reads {SCHEMA}")
+    return message
+
+
+def to_array(value: np.ndarray) -> Array:
+    """Pack an array for the wire.
+
+    Raises:
+        BadMessage: a dtype that the wire does not carry.
+    """
+    little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+    try:
+        return msgspec.convert(
+            {
+                "dtype": little.dtype.str,
+                "shape": value.shape,
+                "data": base64.b64encode(little.tobytes()).decode(),
+            },
+            Array,
+        )
+    except msgspec.ValidationError as exc:
+        raise BadMessage(f"an array of {value.dtype} cannot travel: {exc}") from exc
+
+
+def from_array(array: Array) -> np.ndarray:
+    """Unpack an array from the wire, of its stated shape and dtype.
+
+    Raises:
+        BadMessage: the data is not base64 or has another length than shape and dtype say.
+    """
+    try:
+        flat = np.frombuffer(base64.b64decode(array.data, validate=True), dtype=array.dtype)
+        return flat.reshape(array.shape)
+    except ValueError as exc:
+        raise BadMessage(f"array of shape {array.shape}: {exc}") from exc
+
+
+def ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Sorted numbers as inclusive ranges: 1, 2, 3, 7 → (1, 3), (7, 7)."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return tuple(found)
