@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.model_files import ModelFacts
 from edgeclin.records import Record, load_toml
 from edgeclin.steps import Step, check_steps
 
@@ -127,3 +129,122 @@ def _check(description: Description) -> None:
     ):
         if not 0 <= share <= 1:
             raise EdgeclinError(f"{key} is {share}; it is a share between 0 and 1")
+
+
+def describe_or_guess(path: Path | None, name: str, facts: ModelFacts) -> Description:
+    """Read the description at `path`, or make one of what the model file alone tells.
+
+    Raises:
+        BadFile: the description is wrong, or the file tells too little to guess.
+    """
+    if path is not None:
+        return load_description(path)
+    if facts.outputs is None or facts.activation is None:
+        raise BadFile(
+            name, "its file does not tell what it answers", "describe it: `edgeclin describe`"
+        )
+    labels = tuple(str(index) for index in range(max(2, facts.outputs)))
+    return Description(
+        schema=SCHEMA,
+        name=_file_name(name),
+        version="0",
+        task=Task.CLASSIFICATION,
+        intended_use="not described",
+        inputs=tuple(
+            Input(name=entry, kind="array", shape=_static(name, shape))
+            for entry, shape in facts.inputs
+        ),
+        output=Output(activation=facts.activation, labels=labels),
+        provenance=Provenance(licence="unknown", source="unknown"),
+    )
+
+
+def starter(name: str, facts: ModelFacts) -> str:
+    """The text of a `model.toml` to fill in; what the file does not tell says FILL IN."""
+    entry, shape = facts.inputs[0]
+    kind = "image" if len(shape) == 3 else "signal"
+    shown = ", ".join("0" if size is None else str(size) for size in shape)
+    labels = max(2, facts.outputs or 2)
+    names = ", ".join(f'"class {index}"' for index in range(labels))
+    return _STARTER.format(
+        schema=SCHEMA,
+        name=_file_name(name),
+        input=entry,
+        kind=kind,
+        shape=shown,
+        preprocessing=_STARTER_STEPS[kind],
+        activation=facts.activation or "none",
+        known="read from the file" if facts.activation else "FILL IN: the file does not tell",
+        labels=names,
+        count=facts.outputs if facts.outputs is not None else "an unknown number of",
+    )
+
+
+def _static(name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    if None in shape:
+        raise BadFile(name, "has a dynamic input shape", "describe it: `edgeclin describe`")
+    return tuple(size for size in shape if size is not None)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
+
+
+_STARTER_STEPS = {
+    "signal": """\
+# [[inputs.preprocessing]]
+# step = "resample"              # from the recorder's rate to the model's
+# from_hz = 500
+# to_hz = 250
+# [[inputs.preprocessing]]
+# step = "zscore\"""",
+    "image": """\
+[[inputs.preprocessing]]
+step = "decode"
+colour = "rgb"                   # FILL IN: rgb, bgr or grey, as in training
+# [[inputs.preprocessing]]
+# step = "resize"
+# height = 64
+# width = 64
+# interpolation = "linear"       # the one of training: it moves accuracy
+# [[inputs.preprocessing]]
+# step = "normalise"             # (value * scale - mean) / std
+# scale = 0.00392156862745098""",
+}
+
+_STARTER = """\
+# What the model file cannot tell. Unknown keys are errors; every FILL IN wants a person.
+schema = {schema}
+name = "{name}"
+version = "0.1.0"
+task = "classification"
+intended_use = "FILL IN: who may rely on it, for what, on whom"
+
+[[inputs]]
+name = "{input}"
+kind = "{kind}"                  # signal, image or array
+shape = [{shape}]                # one sample, as the model takes it
+units = ""                       # FILL IN, such as "mV"
+# sampling_hz = 250
+# leads = ["II"]
+# The steps between the recorder and the model, exactly as in training:
+{preprocessing}
+
+[output]
+activation = "{activation}"      # {known}; none means logits
+labels = [{labels}]              # FILL IN: the model has {count} outputs, in this order
+positive = []                    # labels of a finding
+urgent = []                      # findings that go first and survive a power cut
+
+[metric]
+name = "accuracy"
+margin = 0.02                    # how much INT8 may cost
+
+[doubt]
+max_error = 0.05                 # errors allowed among confident answers
+audit_share = 0.02               # share of confident answers judged again, at random
+
+[provenance]
+licence = "FILL IN"
+source = "FILL IN: who trained it, on what"
+"""

@@ -8,7 +8,10 @@ from edgeclin.records import Record
 
 FLOAT_EXPORT_MAE = 1e-5
 INT8_MAE = 0.05
-"""Mean absolute error relative to the range of the source's outputs."""
+"""Both: mean absolute error relative to the range of the source's outputs."""
+AGREEMENT = 0.95
+"""Least share of equal decisions; the metric's own gate is the stricter one."""
+WORST_GROUP_MARGIN = 0.1
 _RESAMPLES = 1000
 _SEED = 20261
 

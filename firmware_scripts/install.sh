@@ -2,6 +2,8 @@
 # Installs edgeclin on a device. "install.sh --help" says how; README.md says what goes where.
 set -euo pipefail
 umask 022
+# Else pip takes a package that lies there for one that is installed.
+unset PYTHONPATH PYTHONHOME
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 readonly HERE

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from edgeclin import wire
-from edgeclin.cloud.tables import SCHEMAS, flatten
+from edgeclin.cloud.tables import SCHEMAS, Table, flatten
 from edgeclin.errors import EdgeclinError, MissingExtra
 from edgeclin.files import write_atomic
 
@@ -32,9 +32,6 @@ try:
     import pyarrow.parquet as pq
 except ImportError as exc:
     raise MissingExtra("pyarrow, which the store writes Parquet with,", "cloud") from exc
-
-Table: TypeAlias = Any
-"""A pyarrow.Table."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ids (id BLOB PRIMARY KEY) WITHOUT ROWID;

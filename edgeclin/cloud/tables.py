@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,9 @@ try:
     import pyarrow as pa
 except ImportError as exc:
     raise MissingExtra("pyarrow, which the store writes Parquet with,", "cloud") from exc
+
+Table: TypeAlias = Any
+"""A pyarrow.Table."""
 
 _ENVELOPE = [
     ("id", pa.string()),

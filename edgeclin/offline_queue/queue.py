@@ -108,10 +108,10 @@ class OfflineQueue:
         self._uptime = uptime
         self._boot = boot or boot_id()
         self._lock = threading.RLock()
+        self._dirty: dict[Tier, float] = {}
         self._db = self._open()
         self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
         self.epoch = self._load_epoch()
-        self._dirty: dict[Tier, float] = {}
         self._closing = threading.Event()
         self._flusher = threading.Thread(target=self._flush_in_time, daemon=True)
         self._flusher.start()

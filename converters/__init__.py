@@ -1,0 +1,1 @@
+"""Converters, named for what they make and from what; found by entry points, never imported."""

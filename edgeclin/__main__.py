@@ -1,0 +1,5 @@
+"""`python -m edgeclin`."""
+
+from edgeclin.cli import main
+
+main()

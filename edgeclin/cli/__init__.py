@@ -1,0 +1,53 @@
+"""The command line. Command modules import nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import click
+
+from edgeclin.cli import bundles, cloud, convert, device, doctor, profiles
+from edgeclin.errors import EdgeclinError
+from edgeclin.version import VERSION
+
+
+class _Edgeclin(click.Group):
+    """Turns every EdgeclinError into one line and its exit code; a bug stays a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeclinError as exc:
+            click.echo(f"edgeclin: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+
+
+@click.group(cls=_Edgeclin, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="edgeclin")
+@click.option("-v", "--verbose", count=True, help="Log what happens (-vv: in detail).")
+def main(verbose: int) -> None:
+    """Put trained clinical models on edge devices and keep them honest there.
+
+    Exit codes: 0 done, 1 your mistake, 2 wrong usage, 3 a gate was missed, 4 not possible on
+    this machine.
+    """
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+for command in (
+    profiles.profiles,
+    convert.describe,
+    convert.convert,
+    bundles.inspect,
+    bundles.verify,
+    bundles.predict,
+    bundles.keys,
+    device.run,
+    device.queue,
+    device.sync,
+    cloud.cloud,
+    doctor.doctor,
+):
+    main.add_command(command)

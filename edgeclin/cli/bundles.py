@@ -1,0 +1,211 @@
+"""`edgeclin inspect`, `verify`, `predict` and `keys`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeclin.cli.output import (
+    FILE,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    trust_options,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgeclin.bundle import Bundle
+
+
+def open_bundle(path: Path, trust: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
+    """Open a bundle as the command line was told to trust."""
+    from edgeclin.bundle import Bundle
+    from edgeclin.keys import trusted_keys
+
+    return Bundle.open(path, trusted_keys(trust), allow_unsigned=allow_unsigned)
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@trust_options
+@json_option
+def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json: bool) -> None:
+    """Check every byte of a BUNDLE and show what it is."""
+    opened = open_bundle(bundle, trust, allow_unsigned)
+    manifest = opened.manifest
+    if as_json:
+        facts = {"digest": opened.digest, "signed_by": opened.signed_by, "manifest": manifest}
+        print_json(facts)
+        return
+    confidence, (entry, *_) = manifest.confidence, manifest.inputs
+    print_facts(
+        {
+            "name": f"{manifest.name} {manifest.version}"
+            + ("" if manifest.described else " (NOT DESCRIBED: labels and units are guesses)"),
+            "digest": opened.digest,
+            "signed by": opened.signed_by or "NOBODY TRUSTED",
+            "created": manifest.created,
+            "intended use": manifest.intended_use,
+            "task": manifest.task.value,
+            "profile": manifest.profile.name,
+            "engines": ", ".join(
+                f"{engine.file} ({engine.backend}, {engine.precision}, {engine.role})"
+                for engine in manifest.engines
+            ),
+            "input": f"{entry.name} {list(entry.shape)} {entry.units}".rstrip(),
+            "preprocessing": ", ".join(type(step).__name__.lower() for step in entry.preprocessing)
+            or "none",
+            "labels": ", ".join(manifest.output.labels),
+            "urgent": ", ".join(manifest.output.urgent) or "none",
+            "confidence": f"threshold {confidence.threshold:.3f}, temperature "
+            f"{confidence.temperature:.3f}, coverage {confidence.coverage:.1%} of "
+            f"{confidence.samples}, error bound {confidence.error_bound:.2%}"
+            if confidence.fitted
+            else "not fitted: every answer is in doubt",
+            "self-test": f"{manifest.golden.samples} samples, tolerance "
+            f"{manifest.golden.tolerance:.3g}",
+            "gates missed": "; ".join(manifest.gates_missed) or "none",
+            "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
+        }
+    )
+    rows = [(name, file.size, file.sha256) for name, file in manifest.files.items()]
+    print_table(("file", "bytes", "sha256"), rows)
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@click.option("--validation", type=FILE, help="Labelled samples to measure on.")
+@trust_options
+@json_option
+def verify(
+    bundle: Path,
+    validation: Path | None,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    as_json: bool,
+) -> None:
+    """Check a BUNDLE, self-test it on this machine, and measure it on real data."""
+    from edgeclin.datasets import open_dataset
+    from edgeclin.errors import GateMissed
+    from edgeclin.runtime import Runtime
+    from edgeclin.verify import measure
+
+    opened = open_bundle(bundle, trust, allow_unsigned)
+    dataset = None if validation is None else open_dataset(validation)
+    runtime = Runtime(opened)
+    measured = None if dataset is None else measure(runtime, dataset)
+    if as_json:
+        print_json({"digest": opened.digest, "self_test": "passed", "measured": measured})
+    else:
+        click.echo(f"{bundle}: every byte as signed; self-test passed")
+        if measured is not None:
+            print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
+    if measured is not None and not measured.holds:
+        raise GateMissed(
+            [
+                f"{measured.confident_error:.2%} of the confident answers are wrong, more than "
+                f"the {measured.max_error:.2%} that the bundle promises"
+            ]
+        )
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@click.argument("data", type=FILE)
+@click.option("--position", type=int, help="Only this sample of a data set.")
+@trust_options
+@json_option
+def predict(
+    bundle: Path,
+    data: Path,
+    position: int | None,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    as_json: bool,
+) -> None:
+    """Answer about DATA with a BUNDLE, without a queue.
+
+    DATA is one sample (.npy or an image) or a data set (.npz or a folder of images).
+    """
+    from edgeclin.runtime import Runtime
+
+    samples = _samples(data, position)
+    runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
+    results = [runtime.predict(sample, data.name, index) for index, sample in samples]
+    if as_json:
+        print_json(results)
+        return
+    rows = [
+        (
+            result.position,
+            result.label,
+            f"{result.confidence:.3f}",
+            result.state.value,
+            result.tier.value,
+            result.reason,
+        )
+        for result in results
+    ]
+    print_table(("sample", "label", "confidence", "state", "tier", "reason"), rows)
+    if results and results[0].unsigned_bundle:
+        click.echo("warning: the bundle is not signed by a trusted key")
+
+
+def _samples(data: Path, position: int | None) -> list[tuple[int, np.ndarray]]:
+    from edgeclin.datasets import open_dataset, read_sample
+    from edgeclin.errors import BadFile
+
+    if data.is_file() and data.suffix != ".npz":
+        return [(0, read_sample(data))]
+    dataset = open_dataset(data)
+    if position is None:
+        return list(enumerate(dataset))
+    if not 0 <= position < len(dataset):
+        raise BadFile(data, f"has no sample {position}", f"it has {len(dataset)}, from 0")
+    return [(position, dataset[position])]
+
+
+@click.group()
+def keys() -> None:
+    """Make and list the keys that sign bundles."""
+
+
+@keys.command()
+@click.option("--name", default="default", show_default=True, help="File name of the pair.")
+@click.option("--folder", type=FILE, help="Where (default: your key folder).")
+@json_option
+def new(name: str, folder: Path | None, as_json: bool) -> None:
+    """Make an Ed25519 key pair: NAME.key stays secret, NAME.pub goes onto devices."""
+    from edgeclin.keys import default_folder, new_key_pair
+
+    pair = new_key_pair(folder or default_folder(), name)
+    facts = {"private": str(pair.private), "public": str(pair.public), "id": pair.key_id}
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@keys.command(name="list")
+@click.option("--folder", type=FILE, help="Where (default: your key folder).")
+@json_option
+def list_keys(folder: Path | None, as_json: bool) -> None:
+    """List the public keys that this machine trusts by default."""
+    from edgeclin.keys import default_folder, load_public_key
+
+    where = folder or default_folder()
+    found = [
+        {"public": str(path), "id": load_public_key(path).keyid}
+        for path in sorted(where.glob("*.pub"))
+    ]
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(("public key", "id"), [(entry["public"], entry["id"]) for entry in found])
+    else:
+        click.echo(f"no keys in {where}; make a pair with `edgeclin keys new`")

@@ -1,0 +1,170 @@
+"""`edgeclin cloud`: ingest, offload and report."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgeclin.cli.output import FILE, json_option, print_facts, print_json, trust_options
+
+if TYPE_CHECKING:
+    from edgeclin.transport.mqtt import MQTTTransport
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_POLL_S = 0.2
+
+
+def _broker_options(command: Command) -> Command:
+    for option in (
+        click.option("--key", type=FILE, help="This client's private key (PEM)."),
+        click.option("--certificate", type=FILE, help="This client's certificate (PEM)."),
+        click.option("--ca", type=FILE, help="CA certificate (PEM); makes the link TLS."),
+        click.option(
+            "--broker", default="127.0.0.1:1883", show_default=True, help="HOST:PORT of the broker."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def cloud() -> None:
+    """The cloud's side: store, second opinions, report."""
+
+
+@cloud.command()
+@click.option("--store", type=FILE, required=True, help="The store's folder; made if absent.")
+@click.option(
+    "--compact-every",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds between moves from the index into Parquet.",
+)
+@_broker_options
+@json_option
+def ingest(
+    store: Path,
+    compact_every: float,
+    broker: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    as_json: bool,
+) -> None:
+    """Store what devices send, each id once, and send receipts."""
+    from edgeclin.cli.signals import stop_event
+    from edgeclin.cloud.ingest import Ingest
+    from edgeclin.cloud.store import Store
+    from edgeclin.watchdog import Watchdog
+
+    transport = _transport("ingest", broker, ca, certificate, key)
+    opened = Store(store)
+    worker = Ingest(opened, transport)
+    stop = stop_event()
+    worker.open()
+    with Watchdog(lambda: True):
+        due = time.monotonic() + compact_every
+        while not stop.wait(_POLL_S):
+            if time.monotonic() >= due:
+                opened.compact()
+                due = time.monotonic() + compact_every
+    worker.close()
+    opened.compact()
+    opened.close()
+    _print(
+        {"stored": worker.stored, "duplicates": worker.duplicates, "refused": worker.refused},
+        as_json,
+    )
+
+
+@cloud.command()
+@click.argument("bundle", type=FILE)
+@_broker_options
+@trust_options
+@json_option
+def offload(
+    bundle: Path,
+    broker: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    as_json: bool,
+) -> None:
+    """Give second opinions with the larger model of BUNDLE."""
+    from edgeclin.cli.bundles import open_bundle
+    from edgeclin.cli.signals import stop_event
+    from edgeclin.cloud.offload import Offload
+    from edgeclin.runtime import Runtime
+    from edgeclin.watchdog import Watchdog
+
+    runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
+    worker = Offload(runtime, _transport("offload", broker, ca, certificate, key))
+    stop = stop_event()
+    worker.open()
+    with Watchdog(lambda: True):
+        _wait(stop)
+    worker.close()
+    _print({"answered": worker.answered, "refused": worker.refused}, as_json)
+
+
+@cloud.command()
+@click.option("--store", type=FILE, required=True, help="The store's folder.")
+@click.option("-o", "--output", type=FILE, default=Path("report.html"), show_default=True)
+@json_option
+def report(store: Path, output: Path, as_json: bool) -> None:
+    """Write one self-contained HTML page about everything in the store."""
+    from edgeclin.cloud.analysis import Analysis
+    from edgeclin.cloud.report import write_report
+    from edgeclin.cloud.store import Store
+    from edgeclin.errors import BadFile
+
+    if not (store / "index.sqlite").exists():
+        raise BadFile(store, "no store there", "`edgeclin cloud ingest` makes it")
+    opened = Store(store)
+    analysis = Analysis(opened.tables())
+    summary = analysis.summary()
+    write_report(analysis, opened.statuses(), output)
+    opened.close()
+    _print({**summary, "report": str(output)}, as_json)
+
+
+def _wait(stop: threading.Event) -> None:
+    while not stop.wait(_POLL_S):
+        pass
+
+
+def _print(facts: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def _transport(
+    role: str, broker: str, ca: Path | None, certificate: Path | None, key: Path | None
+) -> MQTTTransport:
+    import uuid
+
+    from edgeclin.config import BrokerConfig
+    from edgeclin.transport.mqtt import MQTTTransport
+
+    host, colon, port = broker.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise click.BadParameter(f"{broker!r} is not HOST:PORT", param_hint="--broker")
+    settings = BrokerConfig(
+        host=host,
+        port=int(port),
+        ca=None if ca is None else str(ca),
+        certificate=None if certificate is None else str(certificate),
+        key=None if key is None else str(key),
+    )
+    return MQTTTransport(settings, client_id=f"{role}.{uuid.uuid4()}")

@@ -1,0 +1,191 @@
+"""`edgeclin describe` and `edgeclin convert`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeclin.cli.output import FILE, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgeclin.convert import Converted
+    from edgeclin.gates import Gate
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Write here instead of to the terminal.")
+def describe(model: Path, output: Path | None) -> None:
+    """Write a starter model.toml from what the file MODEL itself tells."""
+    from edgeclin.description import starter
+    from edgeclin.errors import BadFile
+    from edgeclin.files import write_atomic
+    from edgeclin.model_files import read_model
+
+    text = starter(model.stem, read_model(model))
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    if output.exists():
+        raise BadFile(output, "exists", "name another file with -o")
+    write_atomic(output, text.encode())
+    click.echo(f"{output} written: fill in what it marks with FILL IN")
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("--profile", required=True, help="A device profile, or the path of your own.")
+@click.option("--calibration", type=FILE, help="Real samples: .npz, or a folder of images.")
+@click.option(
+    "--validation", type=FILE, help="Held-out samples (default: a fifth of the calibration)."
+)
+@click.option("--description", type=FILE, help="model.toml (default: beside MODEL, if there).")
+@click.option("-o", "--output", type=FILE, help="The bundle: NAME.edgeclin, or a folder.")
+@click.option("--key", type=FILE, help="Private key (default: default.key of your key folder).")
+@click.option("--unsigned", is_flag=True, help="Do not sign; devices then refuse the bundle.")
+@click.option(
+    "--allow-failed-gates", is_flag=True, help="Write the bundle all the same, marked for good."
+)
+@json_option
+def convert(
+    model: Path,
+    profile: str,
+    calibration: Path | None,
+    validation: Path | None,
+    description: Path | None,
+    output: Path | None,
+    key: Path | None,
+    unsigned: bool,
+    allow_failed_gates: bool,
+    as_json: bool,
+) -> None:
+    """Turn a trained MODEL into a bundle for a device, proven on real data."""
+    from edgeclin import convert as converting
+    from edgeclin.convert.pipeline import default_output
+    from edgeclin.datasets import open_dataset
+    from edgeclin.description import describe_or_guess
+    from edgeclin.errors import EdgeclinError
+    from edgeclin.model_files import read_model
+    from edgeclin.profiles import load_profile
+
+    facts = read_model(model)
+    device = load_profile(profile)
+    if calibration is None:
+        raise EdgeclinError(
+            "no calibration data: give real samples with --calibration; edgeclin never calibrates "
+            "with random ones"
+        )
+    path = description or _beside(model)
+    described = describe_or_guess(path, model.stem, facts)
+    job = converting.Conversion(
+        model=model,
+        profile=device,
+        description=described,
+        described=path is not None,
+        calibration=open_dataset(calibration),
+        validation=None if validation is None else open_dataset(validation),
+        output=output or default_output(described, device),
+        signer=None if unsigned else _signer(key),
+        allow_failed_gates=allow_failed_gates,
+    )
+    steps = _Steps(quiet=as_json)
+    try:
+        converted = converting.convert(job, steps)
+    except Exception:
+        steps.end("failed")
+        raise
+    steps.end("done")
+    if as_json:
+        print_json(_facts(converted))
+    else:
+        _print(converted, signed=not unsigned)
+
+
+def _beside(model: Path) -> Path | None:
+    path = model.with_name("model.toml")
+    return path if path.exists() else None
+
+
+def _signer(key: Path | None) -> object:
+    from edgeclin.errors import BadFile
+    from edgeclin.keys import default_folder, load_signer
+
+    path = key or default_folder() / "default.key"
+    if not path.exists():
+        raise BadFile(
+            path, "no signing key", "make one with `edgeclin keys new`, or give --unsigned"
+        )
+    return load_signer(path)
+
+
+class _Steps:
+    """Says what happens now and how long the last step took."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._began: float | None = None
+
+    def __call__(self, step: str) -> None:
+        self.end("done")
+        if not self._quiet:
+            click.echo(f"  {step} … ", nl=False, err=True)
+        self._began = time.monotonic()
+
+    def end(self, how: str) -> None:
+        if self._began is not None and not self._quiet:
+            click.echo(f"{how} ({time.monotonic() - self._began:.1f} s)", err=True)
+        self._began = None
+
+
+def print_gates(gates: tuple[Gate, ...]) -> None:
+    """A table of gates."""
+    rows = [
+        (
+            gate.stage,
+            gate.name,
+            f"{gate.value:.3g}",
+            f"[{gate.low:.3g}, {gate.high:.3g}]",
+            f"{gate.rule} {gate.limit:g}",
+            gate.n,
+            "passed" if gate.passed else "MISSED",
+        )
+        for gate in gates
+    ]
+    print_table(("stage", "gate", "value", "95 % interval", "rule", "n", ""), rows)
+
+
+def _print(converted: Converted, signed: bool) -> None:
+    confidence = converted.manifest.confidence
+    print_gates(converted.gates)
+    for warning in converted.warnings:
+        click.echo(f"warning: {warning}")
+    if confidence.fitted:
+        click.echo(
+            f"confidence: temperature {confidence.temperature:.3f}, threshold "
+            f"{confidence.threshold:.3f}: {confidence.coverage:.1%} of {confidence.samples} "
+            f"held-out samples reach it, with {confidence.error:.2%} errors (95 % bound "
+            f"{confidence.error_bound:.2%}, allowed {confidence.max_error:.2%})"
+        )
+    else:
+        click.echo("confidence: no labels, so no threshold: every answer will be in doubt")
+    click.echo(
+        f"size: float {converted.float_bytes:,} bytes, deployed {converted.engine_bytes:,} bytes"
+    )
+    if converted.manifest.gates_missed:
+        click.echo("warning: gates were missed; the bundle says so for good")
+    click.echo(f"{converted.path} written{'' if signed else ', NOT SIGNED'}")
+
+
+def _facts(converted: Converted) -> dict[str, object]:
+    return {
+        "bundle": str(converted.path),
+        "gates": converted.gates,
+        "warnings": converted.warnings,
+        "confidence": converted.manifest.confidence,
+        "engine_bytes": converted.engine_bytes,
+        "float_bytes": converted.float_bytes,
+        "gates_missed": converted.manifest.gates_missed,
+    }

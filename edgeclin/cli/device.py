@@ -1,0 +1,201 @@
+"""`edgeclin run`, `edgeclin sync` and `edgeclin queue`: what stands at the bedside."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeclin.cli.output import (
+    FILE,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    trust_options,
+)
+
+if TYPE_CHECKING:
+    from edgeclin.config import DeviceConfig
+    from edgeclin.offline_queue import OfflineQueue, Stored
+    from edgeclin.records import Result
+    from edgeclin.runtime import Runtime
+    from edgeclin.sources import Source
+
+_STUCK_S = 10.0
+"""A service whose loop has not moved for so long does not feed the watchdog."""
+
+config_option = click.option(
+    "--config", "config_path", type=FILE, required=True, help="The device's device.toml."
+)
+
+
+def open_queue(config: DeviceConfig) -> OfflineQueue:
+    """The device's queue, with its bounds."""
+    from edgeclin.offline_queue import OfflineQueue
+
+    return OfflineQueue(
+        config.queue.path,
+        max_bytes=config.queue.max_mb << 20,
+        routine_sync_s=config.queue.routine_sync_ms / 1000,
+    )
+
+
+@click.command()
+@config_option
+@click.option("--bundle", type=FILE, help="Instead of the one that the configuration names.")
+@click.option("--source", help="Data file, folder, or - for JSON lines on standard input.")
+@click.option("--rate", type=float, help="Replay this many samples a second (default: all speed).")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of the engine.")
+@trust_options
+@click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
+def run(
+    config_path: Path,
+    bundle: Path | None,
+    source: str | None,
+    rate: float | None,
+    threads: int,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    as_json: bool,
+) -> None:
+    """Judge what the source delivers; store every answer before the next sample is taken.
+
+    Needs no network. After a crash it goes on where the queue says it was.
+    """
+    from edgeclin.bedside import Bedside
+    from edgeclin.cli.bundles import open_bundle
+    from edgeclin.cli.signals import stop_event
+    from edgeclin.config import load_config
+    from edgeclin.runtime import Runtime
+    from edgeclin.watchdog import Watchdog
+
+    config = load_config(config_path)
+    path = Path(_required(bundle or config.bundle, "bundle", config_path))
+    where = str(_required(source or config.source, "source", config_path))
+    trusted = trust or tuple(Path(key) for key in config.trusted_keys)
+    runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
+    origin = _open_source(where, runtime, rate)
+    tally = _Tally(as_json)
+    stop = stop_event()
+    with open_queue(config) as queue:
+        bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s, stop)
+
+        def alive() -> bool:
+            since = bedside.busy_since
+            return since is None or time.monotonic() - since < _STUCK_S
+
+        with Watchdog(alive):
+            bedside.run(tally.count)
+    runtime.close()
+    if not as_json:
+        tally.print()
+
+
+def _required(value: Path | str | None, what: str, config_path: Path) -> Path | str:
+    from edgeclin.errors import BadFile
+
+    if not value:
+        raise BadFile(config_path, f"names no {what}", f"set it there, or give --{what}")
+    return value
+
+
+def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
+    from edgeclin.datasets import open_dataset
+    from edgeclin.sources import JsonLinesSource, ReplaySource
+
+    if where == "-":
+        return JsonLinesSource(sys.stdin)
+    return ReplaySource(open_dataset(Path(where)), runtime.preprocess, rate)
+
+
+class _Tally:
+    """Counts results as they are stored, and prints each one for `--json`."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._states: Counter[str] = Counter()
+        self._tiers: Counter[str] = Counter()
+        self._latencies: list[float] = []
+
+    def count(self, stored: Stored, result: Result) -> None:
+        import msgspec
+
+        if self._as_json:
+            line = {"seq": stored.seq, "id": stored.id, "result": result}
+            click.echo(msgspec.json.encode(line))
+            return
+        self._states[result.state.value] += 1
+        self._tiers[result.tier.value] += 1
+        if result.latency_ms is not None:
+            self._latencies.append(result.latency_ms.total)
+
+    def print(self) -> None:
+        import numpy as np
+
+        facts = {"results": sum(self._states.values()), **self._states}
+        facts["urgent"] = self._tiers["urgent"]
+        print_facts(facts)
+        if self._latencies:
+            p50, p95 = np.percentile(self._latencies, [50, 95])
+            click.echo(f"latency p50 {p50:.3f} ms, p95 {p95:.3f} ms, n = {len(self._latencies)}")
+
+
+@click.command()
+@config_option
+@click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
+@json_option
+def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
+    """Deliver what waits in the queue, and take in receipts and opinions."""
+    from edgeclin import wire
+    from edgeclin.cli.signals import stop_event
+    from edgeclin.config import load_config
+    from edgeclin.sync import SyncAgent
+    from edgeclin.transport.mqtt import MQTTTransport
+    from edgeclin.watchdog import Watchdog
+
+    config = load_config(config_path)
+    transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
+    stop = stop_event()
+    with open_queue(config) as queue:
+        topics = wire.Topics(config.site, config.device)
+        agent = SyncAgent(queue, transport, topics, config.sync)
+        agent.open()
+        with Watchdog(lambda: time.monotonic() - agent.last_step < _STUCK_S):
+            agent.run(stop, until_empty)
+        agent.close()
+    facts = {"delivered": agent.delivered, "reviews": agent.opinions}
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@click.group()
+def queue() -> None:
+    """Look into the queue of this device."""
+
+
+@queue.command()
+@config_option
+@json_option
+def status(config_path: Path, as_json: bool) -> None:
+    """What waits for the cloud."""
+    from edgeclin.config import load_config
+    from edgeclin.errors import BadFile
+
+    config = load_config(config_path)
+    if not Path(config.queue.path).exists():
+        raise BadFile(config.queue.path, "no queue there yet", "`edgeclin run` makes it")
+    with open_queue(config) as opened:
+        usage, epoch, last = opened.usage(), opened.epoch, opened.last_seq()
+    if as_json:
+        waiting = {name: {"count": u.count, "bytes": u.bytes} for name, u in usage.items()}
+        print_json({"epoch": epoch, "last_seq": last, "waiting": waiting})
+        return
+    print_facts({"epoch": epoch, "last sequence number": last})
+    print_table(("waiting", "count", "bytes"), [(n, u.count, u.bytes) for n, u in usage.items()])

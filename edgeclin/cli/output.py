@@ -1,0 +1,57 @@
+"""How commands print: facts as aligned text for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+def json_option(command: Command) -> Command:
+    """`--json`, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")(command)
+
+
+def trust_options(command: Command) -> Command:
+    """`--trust` and `--allow-unsigned`, for every command that opens a bundle."""
+    command = click.option(
+        "--allow-unsigned",
+        is_flag=True,
+        help="Open a bundle without a trusted signature; every result says so.",
+    )(command)
+    return click.option(
+        "--trust",
+        multiple=True,
+        type=FILE,
+        help="A public key to trust (default: all of your key folder). May be repeated.",
+    )(command)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document; records are written as objects."""
+    import msgspec
+
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=1))
+
+
+def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    """Aligned `name  value` lines."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        click.echo(f"{indent}{name:<{width}}  {value}")
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Aligned columns under a head."""
+    texts = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[index]) for row in texts) for index in range(len(head))]
+    for row in texts:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,204 @@
+"""One HTML page about everything in a store; it loads nothing from outside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeclin import wire
+from edgeclin.cloud.analysis import Analysis
+from edgeclin.errors import MissingExtra
+from edgeclin.files import write_atomic
+from edgeclin.records import State
+from edgeclin.version import VERSION
+
+try:
+    import jinja2
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib.figure import Figure
+except ImportError as exc:
+    raise MissingExtra("matplotlib or Jinja2, which the report needs,", "cloud") from exc
+
+_COLOURS = {
+    State.FINAL: "#2a6f97",
+    State.CONFIRMED: "#52796f",
+    State.AMENDED: "#d1495b",
+    State.UNREVIEWED: "#edae49",
+    State.PROVISIONAL: "#9a8c98",
+}
+_BINS = 60
+
+
+def write_report(
+    analysis: Analysis,
+    statuses: Sequence[tuple[str, str, str, float, wire.Status]],
+    path: Path,
+) -> None:
+    """Draw the report and put it at `path` in one step."""
+    outcomes = analysis.outcome_rows()
+    plots = [] if not outcomes else _plots(analysis, outcomes)
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files("edgeclin.cloud").joinpath("report.html").read_text())
+    page = template.render(
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        version=VERSION,
+        summary=analysis.summary(),
+        plots=plots,
+        labels=analysis.labels(),
+        opinions=analysis.opinions(),
+        bundles=sorted({(row["bundle"], row["engine"]) for row in outcomes}),
+        devices=[
+            (site, device, status, _moment(received))
+            for site, device, topic, received, status in statuses
+            if topic == "st/state"
+        ],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page.encode())
+
+
+def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Title, caption and SVG of each plot."""
+    times = analysis.times()
+    return [
+        (
+            "Volume over time",
+            "Results made at the bedside and results stored in the cloud, each second or bin. "
+            "During an outage the first goes on and the second stops.",
+            _volume(times),
+        ),
+        (
+            "Results waiting",
+            "Made and not yet stored, from the two times of each result: what the device's queue "
+            "held. Where device and cloud have different clocks it is off by their difference.",
+            _depth(times),
+        ),
+        (
+            "Confidence",
+            "Calibrated confidence of the edge's answers, by what became of them.",
+            _confidence(outcomes),
+        ),
+        (
+            "Latency at the edge",
+            "Share of results answered within the time: preprocessing, engine and decision.",
+            _latency(outcomes),
+        ),
+        (
+            "Edge against cloud",
+            "Second opinions: rows what the edge said, columns what the cloud's model said.",
+            _agreement(analysis.opinions()),
+        ),
+    ]
+
+
+def _volume(times: dict[str, list[float]]) -> str:
+    figure, axes = _figure()
+    start = min(times["made_at"][0], times["received_at"][0])
+    made = np.array(times["made_at"]) - start
+    stored = np.array(times["received_at"]) - start
+    end = max(made[-1], stored[-1], 1.0)
+    edges = np.linspace(0, end, _BINS + 1)
+    width = edges[1]
+    for values, label, colour in ((made, "made", "#2a6f97"), (stored, "stored", "#d1495b")):
+        counts, _ = np.histogram(values, edges)
+        axes.stairs(counts / width, edges, label=label, color=colour, linewidth=1.6)
+    axes.set_xlabel(f"seconds since {_moment(start)}")
+    axes.set_ylabel("results a second")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _depth(times: dict[str, list[float]]) -> str:
+    figure, axes = _figure()
+    start = min(times["made_at"][0], times["received_at"][0])
+    moments = np.concatenate([times["made_at"], times["received_at"]]) - start
+    steps = np.concatenate([np.ones(len(times["made_at"])), -np.ones(len(times["received_at"]))])
+    order = np.argsort(moments, kind="stable")
+    depth = np.cumsum(steps[order])
+    axes.fill_between(moments[order], np.maximum(depth, 0), step="post", color="#edae49", alpha=0.7)
+    axes.set_xlabel(f"seconds since {_moment(start)}")
+    axes.set_ylabel("results waiting")
+    return _svg(figure)
+
+
+def _confidence(outcomes: list[dict[str, Any]]) -> str:
+    figure, axes = _figure()
+    shown = [state for state in State if any(row["final_state"] == state.value for row in outcomes)]
+    values = [
+        [row["confidence"] for row in outcomes if row["final_state"] == state.value]
+        for state in shown
+    ]
+    axes.hist(
+        values,
+        bins=np.linspace(0, 1, 41),
+        stacked=True,
+        label=[f"{state.value} ({len(group)})" for state, group in zip(shown, values, strict=True)],
+        color=[_COLOURS[state] for state in shown],
+    )
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("results")
+    axes.legend(frameon=False, loc="upper left")
+    return _svg(figure)
+
+
+def _latency(outcomes: list[dict[str, Any]]) -> str:
+    figure, axes = _figure()
+    for step, colour in (("engine_ms", "#2a6f97"), ("preprocess_ms", "#52796f")):
+        values = np.sort([row[step] for row in outcomes if row[step] is not None])
+        if len(values):
+            share = np.arange(1, len(values) + 1) / len(values)
+            label = f"{step.removesuffix('_ms')} (n = {len(values)})"
+            axes.step(values, share, where="post", label=label, color=colour)
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("share of results")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _agreement(opinions: list[dict[str, Any]]) -> str:
+    figure, axes = _figure()
+    names = sorted({str(row[key]) for row in opinions for key in ("edge", "cloud")})
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    for row in opinions:
+        counts[names.index(str(row["edge"])), names.index(str(row["cloud"]))] = row["count"]
+    if not names:
+        axes.text(0.5, 0.5, "no opinions", ha="center", transform=axes.transAxes)
+        return _svg(figure)
+    axes.imshow(np.log1p(counts), cmap="Blues", aspect="auto")
+    for edge, cloud in np.ndindex(counts.shape):
+        colour = "white" if counts[edge, cloud] > counts.max() / 4 else "black"
+        axes.text(cloud, edge, str(counts[edge, cloud]), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("cloud")
+    axes.set_ylabel("edge")
+    return _svg(figure)
+
+
+def _figure() -> tuple[Any, Any]:
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

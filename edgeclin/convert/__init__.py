@@ -1,0 +1,5 @@
+"""The workstation's side: from a trained model to a bundle, through gates."""
+
+from edgeclin.convert.pipeline import Conversion, Converted, convert
+
+__all__ = ["Conversion", "Converted", "convert"]

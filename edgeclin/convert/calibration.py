@@ -1,0 +1,157 @@
+"""Which samples calibrate, which verify, and the record of what calibration really consumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from edgeclin.convert.request import Outcome
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadFile, BadInput, ConversionFailed
+from edgeclin.preprocess import Preprocess
+from edgeclin.records import Record
+
+HELD_OUT = 0.2
+FEW = 500
+"""The usual guidance for post-training calibration is 500 to 1,000 samples."""
+_SEED = 20262
+
+
+class CalibrationRecord(Record, frozen=True):
+    """What a bundle remembers of its calibration."""
+
+    dataset: str
+    samples: int
+    sample_sha256: tuple[str, ...]
+    consumed: int
+    consumed_sha256: str
+    method: str
+    input_low: float
+    input_high: float
+    validation_outside: float
+    """Share of validation values outside [input_low, input_high]."""
+    labels: dict[str, int]
+    groups: int | None
+    validation: str
+    validation_samples: int
+    warnings: tuple[str, ...]
+
+
+def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Hold out a fifth for validation, whole groups where there are groups.
+
+    Raises:
+        BadFile: too few samples or groups to hold any out.
+    """
+    generator = np.random.default_rng(_SEED)
+    units = np.array(dataset.groups or [str(index) for index in range(len(dataset))])
+    names = np.unique(units)
+    count = round(len(names) * HELD_OUT)
+    if count < 1 or len(names) < 2:
+        raise BadFile(
+            dataset.path,
+            f"{len(names)} samples or groups are too few to hold any out",
+            "give --validation",
+        )
+    held_out = np.isin(units, generator.permutation(names)[:count])
+    return (
+        dataset.subset(np.flatnonzero(~held_out).tolist()),
+        dataset.subset(np.flatnonzero(held_out).tolist()),
+    )
+
+
+def refuse_overlap(calibration: Dataset, validation: Dataset) -> None:
+    """Refuse a validation set that shares a patient or a sample with calibration.
+
+    Raises:
+        BadFile: names what is shared.
+    """
+    shared = set(calibration.groups or ()) & set(validation.groups or ())
+    if shared:
+        raise BadFile(
+            validation.path,
+            f"shares {len(shared)} groups with {calibration.path}, such as {min(shared)!r}",
+            "split by patient, never by sample",
+        )
+    common = set(calibration.hashes()) & set(validation.hashes())
+    if common:
+        raise BadFile(
+            validation.path,
+            f"shares {len(common)} samples with {calibration.path}",
+            "validate on samples that calibration has not seen",
+        )
+
+
+def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
+    """Run the preprocessing over a data set into a `.npy` file, one sample in memory at a time.
+
+    Returns:
+        the file, mapped: float32 [n, …].
+
+    Raises:
+        BadFile: a sample cannot be prepared; names its index.
+    """
+    prepared = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(len(dataset), *preprocess.shape)
+    )
+    for index, sample in enumerate(dataset):
+        try:
+            prepared[index] = preprocess(sample)
+        except BadInput as exc:
+            raise BadFile(dataset.path, f"sample {index}: {exc}") from exc
+    prepared.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def record(
+    calibration: Dataset,
+    validation: Dataset,
+    prepared: np.ndarray,
+    prepared_validation: np.ndarray,
+    outcome: Outcome,
+) -> CalibrationRecord:
+    """Compare what the quantiser consumed with what it was given, and note the facts.
+
+    Raises:
+        ConversionFailed: it consumed other samples, or not all of them.
+    """
+    expected = hashlib.sha256()
+    for sample in prepared:
+        expected.update(np.ascontiguousarray(sample).tobytes())
+    quantised = outcome.precision == "int8"
+    if quantised and outcome.calibrated_sha256 != expected.hexdigest():
+        raise ConversionFailed(
+            f"calibration consumed {outcome.calibrated} samples, and not the {len(prepared)} that "
+            "it was given: its ranges cannot be trusted"
+        )
+    low, high = float(prepared.min()), float(prepared.max())
+    outside = (prepared_validation < low) | (prepared_validation > high)
+    return CalibrationRecord(
+        dataset=calibration.name,
+        samples=len(calibration),
+        sample_sha256=tuple(calibration.hashes()),
+        consumed=outcome.calibrated,
+        consumed_sha256=outcome.calibrated_sha256,
+        method=outcome.method,
+        input_low=low,
+        input_high=high,
+        validation_outside=float(outside.mean()),
+        labels=dict(sorted(Counter(calibration.labels or ()).items())),
+        groups=None if calibration.groups is None else len(set(calibration.groups)),
+        validation=validation.name,
+        validation_samples=len(validation),
+        warnings=tuple(_warnings(calibration)) if quantised else (),
+    )
+
+
+def _warnings(calibration: Dataset) -> list[str]:
+    found = []
+    if len(calibration) < FEW:
+        found.append(f"{len(calibration)} calibration samples; the usual guidance is 500 to 1,000")
+    repeats = len(calibration) - len(set(calibration.hashes()))
+    if repeats:
+        found.append(f"{repeats} calibration samples are exact repeats of others")
+    return found

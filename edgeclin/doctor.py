@@ -1,0 +1,157 @@
+"""What this machine can do for edgeclin, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from edgeclin.backends.registry import backend_names
+from edgeclin.config import DeviceConfig
+from edgeclin.keys import default_folder
+from edgeclin.records import Record
+from edgeclin.version import VERSION
+
+_RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc).timestamp()
+"""A clock before this version's making is wrong."""
+_FREE_MB = 512
+
+_PARTS = (
+    ("LiteRT (engine tflite)", "ai_edge_litert", "ai-edge-litert", "tflite"),
+    ("ONNX Runtime (engine onnx-qdq)", "onnxruntime", "onnxruntime", "onnx"),
+    ("OpenCV (image steps)", "cv2", "opencv-python-headless", "vision"),
+    ("SciPy (resampling)", "scipy", "scipy", "signal"),
+    ("TensorFlow (converters)", "tensorflow", "tensorflow-cpu", "convert"),
+    ("PyArrow (cloud store)", "pyarrow", "pyarrow", "cloud"),
+    ("iotcore (embedded broker)", "iotcore", "iotcore", "broker"),
+)
+
+
+class Finding(Record, frozen=True):
+    """One thing looked at. `missing` is no fault: something optional is not there."""
+
+    what: str
+    status: Literal["ok", "missing", "wrong"]
+    detail: str
+    remedy: str = ""
+
+
+def examine(config: DeviceConfig | None) -> Iterator[Finding]:
+    """Look at this machine, and at what `config` names on it; changes nothing."""
+    yield Finding(
+        "edgeclin", "ok", f"{VERSION}, Python {platform.python_version()}, {platform.machine()}"
+    )
+    yield Finding("SQLite", "ok", sqlite3.sqlite_version)
+    yield from (_part(*part) for part in _PARTS)
+    yield Finding("backends", "ok", ", ".join(backend_names()))
+    yield from _accelerators()
+    yield _clock()
+    yield _mosquitto()
+    yield _disk(Path(config.queue.path).parent if config else Path.cwd())
+    yield _keys(config)
+    if config is not None:
+        yield _broker(config.broker.host, config.broker.port)
+        yield _bundle(config.bundle)
+
+
+def _part(what: str, module: str, package: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(what, "missing", "not installed", f"pip install 'edgeclin[{extra}]'")
+    try:
+        return Finding(what, "ok", version(package))
+    except PackageNotFoundError:
+        return Finding(what, "ok", "installed")
+
+
+def _accelerators() -> Iterator[Finding]:
+    usb = _coral_usb()
+    if usb or Path("/dev/apex_0").exists():
+        yield Finding("Coral Edge TPU", "ok", "on USB" if usb else "/dev/apex_0")
+    else:
+        yield Finding("Coral Edge TPU", "missing", "not found on USB nor as /dev/apex_0")
+    tegra = Path("/etc/nv_tegra_release")
+    if tegra.exists():
+        yield Finding("Jetson", "ok", tegra.read_text().splitlines()[0])
+    elif Path("/dev/nvidia0").exists():
+        yield Finding("NVIDIA GPU", "ok", "/dev/nvidia0 (not a Jetson)")
+    else:
+        yield Finding("Jetson or NVIDIA GPU", "missing", "not found")
+
+
+def _coral_usb() -> bool:
+    identities = {("1a6e", "089a"), ("18d1", "9302")}
+    return any(
+        (vendor.read_text().strip(), (vendor.parent / "idProduct").read_text().strip())
+        in identities
+        for vendor in Path("/sys/bus/usb/devices").glob("*/idVendor")
+    )
+
+
+def _clock() -> Finding:
+    now = time.time()
+    shown = datetime.fromtimestamp(now, tz=timezone.utc).isoformat(timespec="seconds")
+    if now < _RELEASED:
+        return Finding("clock", "wrong", f"{shown} is in the past", "set it, or run an NTP client")
+    return Finding("clock", "ok", shown)
+
+
+def _mosquitto() -> Finding:
+    # Debian keeps it in /usr/sbin, which is not on every user's path.
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found:
+        return Finding("mosquitto (broker)", "ok", found)
+    return Finding("mosquitto (broker)", "missing", "not installed", "apt-get install mosquitto")
+
+
+def _disk(folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free >> 20
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "wrong", f"{folder} is not writable", "mend its permissions")
+    if free < _FREE_MB:
+        return Finding("disk", "wrong", f"{free} MB free at {folder}", "make room")
+    return Finding("disk", "ok", f"{free:,} MB free at {folder}")
+
+
+def _keys(config: DeviceConfig | None) -> Finding:
+    if config is not None and config.trusted_keys:
+        gone = [key for key in config.trusted_keys if not Path(key).is_file()]
+        if gone:
+            return Finding("keys", "wrong", f"{gone[0]} is not there", "copy the public key there")
+        return Finding("keys", "ok", ", ".join(config.trusted_keys))
+    folder = default_folder()
+    found = sorted(folder.glob("*.pub")) if folder.is_dir() else []
+    if not found:
+        return Finding("keys", "missing", f"none in {folder}", "edgeclin keys new")
+    return Finding("keys", "ok", f"{len(found)} in {folder}")
+
+
+def _broker(host: str, port: int) -> Finding:
+    try:
+        with socket.create_connection((host, port), timeout=3):
+            return Finding("broker", "ok", f"{host}:{port} accepts connections")
+    except OSError as exc:
+        return Finding(
+            "broker",
+            "wrong",
+            f"{host}:{port}: {exc.strerror or exc}",
+            "results wait in the queue meanwhile",
+        )
+
+
+def _bundle(path: str | None) -> Finding:
+    if path is None:
+        return Finding("bundle", "missing", "the configuration names none")
+    if not Path(path).exists():
+        return Finding("bundle", "wrong", f"{path} is not there", "copy the bundle there")
+    return Finding("bundle", "ok", f"{path} (check it with `edgeclin verify`)")

@@ -1,0 +1,73 @@
+"""Proof of a bundle on this machine: its engine, on labelled data, through the whole runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeclin.confidence import error_bound
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadFile, BadInput
+from edgeclin.records import Record, State
+from edgeclin.runtime import Runtime
+
+
+class Measured(Record, frozen=True):
+    """What a bundle does on a data set.
+
+    `confident_error` is the share of wrong answers among the confident ones; `error_bound` its
+    one-sided 95 % Clopper-Pearson bound; `holds` whether the error itself stays within what the
+    bundle promises.
+    """
+
+    dataset: str
+    samples: int
+    rejected: int
+    accuracy: float
+    coverage: float
+    confident_error: float
+    error_bound: float
+    max_error: float
+    holds: bool
+    engine_ms_p50: float
+    engine_ms_p95: float
+
+
+def measure(runtime: Runtime, dataset: Dataset) -> Measured:
+    """Judge every sample of a labelled data set.
+
+    Raises:
+        BadFile: the data set has no labels, or others than the bundle.
+    """
+    manifest = runtime.bundle.manifest
+    truth = dataset.truth(manifest.output.labels)
+    if truth is None:
+        raise BadFile(dataset.path, "has no labels", "accuracy needs them")
+    right, sure, latencies, rejected = [], [], [], 0
+    for sample, label in zip(dataset, truth, strict=True):
+        try:
+            result = runtime.predict(sample)
+        except BadInput:
+            rejected += 1
+            continue
+        right.append(result.label == manifest.output.labels[label])
+        sure.append(result.state is State.FINAL)
+        if result.latency_ms is not None:
+            latencies.append(result.latency_ms.engine)
+    if not right:
+        raise BadFile(dataset.path, f"all {rejected} samples are rejected")
+    correct, confident = np.array(right), np.array(sure)
+    wrong, answered = int((confident & ~correct).sum()), int(confident.sum())
+    error = wrong / answered if answered else 0.0
+    return Measured(
+        dataset=dataset.name,
+        samples=len(dataset),
+        rejected=rejected,
+        accuracy=float(correct.mean()),
+        coverage=float(confident.mean()),
+        confident_error=error,
+        error_bound=error_bound(wrong, answered),
+        max_error=manifest.confidence.max_error,
+        holds=error <= manifest.confidence.max_error,
+        engine_ms_p50=float(np.percentile(latencies, 50)),
+        engine_ms_p95=float(np.percentile(latencies, 95)),
+    )
