@@ -30,6 +30,8 @@ class BrokerConfig(Record, frozen=True):
     certificate: str | None = None
     key: str | None = None
     keepalive_s: int = 20
+    reconnect_most_s: float = 30.0
+    """Upper bound of the exponential backoff between attempts to connect."""
 
 
 class OpinionConfig(Record, frozen=True):

@@ -31,9 +31,13 @@ class Analysis:
 
     def __init__(self, tables: Mapping[str, Table]) -> None:
         connection = ibis.duckdb.connect()
-        self.results: Expression = connection.create_table("results", tables["result"])
-        self.reviews: Expression = connection.create_table("reviews", tables["review"])
-        self.drops: Expression = connection.create_table("drops", tables["drop"])
+        named = {
+            kind: connection.create_table(kind, ibis.memtable(table))
+            for kind, table in tables.items()
+        }
+        self.results: Expression = named["result"]
+        self.reviews: Expression = named["review"]
+        self.drops: Expression = named["drop"]
         self.outcomes: Expression = _outcomes(self.results, self.reviews)
 
     def summary(self) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def _volume(times: dict[str, list[float]]) -> str:
         counts, _ = np.histogram(values, edges)
         axes.stairs(counts / width, edges, label=label, color=colour, linewidth=1.6)
     axes.set_xlabel(f"seconds since {_moment(start)}")
+    axes.set_yscale("symlog", linthresh=100)
     axes.set_ylabel("results a second")
     axes.legend(frameon=False)
     return _svg(figure)

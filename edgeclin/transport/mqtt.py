@@ -23,7 +23,6 @@ from edgeclin.wire import CONTENT_TYPE
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.5
-BACKOFF_MOST_S = 30.0
 
 
 class MQTTTransport:
@@ -123,7 +122,7 @@ class MQTTTransport:
                 log.debug("cannot connect to %s:%d: %s", self._broker.host, self._broker.port, exc)
             self._ready.clear()
             failures = 0 if self.sessions > before else failures + 1
-            bound = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures, 16))
+            bound = min(self._broker.reconnect_most_s, BACKOFF_FIRST_S * 2 ** min(failures, 16))
             self._closing.wait(self._jitter(bound))
 
     def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:

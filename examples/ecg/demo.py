@@ -46,6 +46,7 @@ path = "{queue}"
 
 [broker]
 port = {port}
+reconnect_most_s = 2
 
 [opinions]
 deadline_s = 120

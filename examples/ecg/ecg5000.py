@@ -33,7 +33,6 @@ CLASSES = (
     "supra-ventricular premature or ectopic beat",
     "unclassified",
 )
-SAMPLES = 140
 SPLIT_SEED = 5000
 TRAIN_COUNTS = (205, 124, 7, 13, 1)
 """Beats of each class that go to `train`: 70 % of each, rounded so that they sum to 350 and leave
@@ -115,11 +114,15 @@ def report(parts: dict[str, Beats], folder: Path) -> None:
 
 
 def main() -> int:
-    """Writes or checks the files; the exit status is 1 when `--check` finds a difference."""
+    """Writes or checks the files; returns the exit status: 1 for a difference or no package."""
     parser = argparse.ArgumentParser(description="Write the ECG5000 beats as .npz files.")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check: bool = parser.parse_args().check
-    parts = make()
+    try:
+        parts = make()
+    except (importlib.metadata.PackageNotFoundError, OSError, ValueError) as error:
+        print(f"{PACKAGE} 0.0.6 could not be read: {error}", file=sys.stderr)
+        return 1
     if not check:
         write(parts, DATA)
     differences = [difference(DATA / f"{name}.npz", beats) for name, beats in parts.items()]

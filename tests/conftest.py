@@ -1,0 +1,124 @@
+"""What several test modules share: keys, a bundle with the fake engine, real heartbeats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeclin.backends.fake import FakeBackend
+from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.description import load_description
+from edgeclin.keys import KeyPair, load_public_key, load_signer, new_key_pair
+from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
+from edgeclin.preprocess import Preprocess
+from edgeclin.profiles import load_profile
+from edgeclin.records import Result, State, Tier
+from edgeclin.runtime import write_golden
+
+ROOT = Path(__file__).parent.parent
+ECG = ROOT / "examples" / "ecg"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of larger real models and data sets, where a machine has one."""
+    folder = os.environ.get("EDGECLIN_TEST_DATA")
+    if not folder:
+        pytest.skip("EDGECLIN_TEST_DATA names no folder with the larger data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def beats() -> np.ndarray:
+    """The 4,500 test heartbeats, float16 [4500, 140]."""
+    with np.load(ECG / "data" / "test.npz") as arrays:
+        return arrays["X"]
+
+
+@pytest.fixture(scope="session")
+def key_pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
+    return new_key_pair(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def trust(key_pair: KeyPair) -> list[Any]:
+    return [load_public_key(key_pair.public)]
+
+
+@pytest.fixture(scope="session")
+def manifest_and_files(beats: np.ndarray) -> tuple[Manifest, dict[str, bytes]]:
+    """A consistent manifest, and the files it wants, for the fake engine on heartbeats."""
+    description = load_description(ECG / "edge.toml")
+    model = msgspec.json.encode({"input_shape": [140, 1], "labels": 5, "gain": 8.0})
+    backend, preprocess = FakeBackend(model), Preprocess(description.inputs[0])
+    inputs = [np.asarray(beat) for beat in beats[:4]]
+    outputs = np.stack([backend.run(preprocess(sample)) for sample in inputs])
+    manifest = Manifest(
+        schema=SCHEMA,
+        name="fake-ecg",
+        version="1.0.0",
+        created="2026-01-01T00:00:00+00:00",
+        task=description.task,
+        intended_use=description.intended_use,
+        described=True,
+        profile=load_profile("cpu-x86_64"),
+        engines=(Engine(backend="fake", file="engine.json", precision="float32"),),
+        inputs=description.inputs,
+        output=description.output,
+        metric=description.metric,
+        confidence=Confidence(
+            temperature=1.0, threshold=0.9, max_error=0.05, fitted=True, samples=100
+        ),
+        golden=Golden(file="golden.npz", samples=len(inputs), tolerance=1e-3),
+        gates_missed=(),
+        tools={"edgeclin": "test"},
+        licence="Apache-2.0",
+        source="tests",
+        files={},
+    )
+    return manifest, {"engine.json": model, "golden.npz": write_golden(inputs, outputs)}
+
+
+@pytest.fixture
+def bundle_path(
+    tmp_path: Path, key_pair: KeyPair, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> Path:
+    """A signed bundle file with the fake engine."""
+    manifest, files = manifest_and_files
+    signer = load_signer(key_pair.private)
+    return write_bundle(tmp_path / "fake.edgeclin", manifest, files, signer)
+
+
+@pytest.fixture
+def bundle(bundle_path: Path, trust: list[Any]) -> Bundle:
+    return Bundle.open(bundle_path, trust)
+
+
+@pytest.fixture
+def make_result() -> Callable[..., Result]:
+    """Results that differ in what a test cares about."""
+
+    def make(position: int = 0, **changes: Any) -> Result:
+        result = Result(
+            bundle="b" * 64,
+            engine="fake",
+            preprocessing="p" * 64,
+            source="test.npz",
+            position=position,
+            made_at=1_000_000.0 + position,
+            state=State.FINAL,
+            reason="test",
+            tier=Tier.ROUTINE,
+            label="normal",
+            confidence=0.99,
+            probabilities=(0.99, 0.01),
+        )
+        return msgspec.structs.replace(result, **changes)
+
+    return make
