@@ -37,16 +37,15 @@ def directory_atomic(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends well.
 
     Raises:
-        FileExistsError: something not empty stands at `path`.
-        OSError: the disk is full or the parent not writable; nothing is left behind.
+        OSError: something not empty stands at `path`, the disk is full or the parent is not
+            writable; nothing is left behind.
     """
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield draft
         draft.chmod(0o755)
-        for file in draft.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        for entry in (*draft.rglob("*"), draft):
+            _sync(entry)
         draft.replace(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

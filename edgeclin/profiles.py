@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +108,7 @@ def _check(profile: Profile, path: Path) -> None:
         ("limits.max_model_mb", limits.max_model_mb),
         ("latency_budget_ms", profile.latency_budget_ms),
     ):
-        if value <= 0:
+        if not 0 < value < inf:
             raise BadFile(path, f"{what} is {value}", "it must be above zero")
     for what, fact in (("power_w", profile.power_w), ("price_usd", profile.price_usd)):
         if fact is not None and not fact.source:

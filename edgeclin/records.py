@@ -112,7 +112,7 @@ def load_toml(path: Path, kind: type[RecordType]) -> RecordType:
         raise BadFile(path, "no such file") from exc
     except OSError as exc:
         raise BadFile(path, f"cannot be read ({exc.strerror})") from exc
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadFile(path, _lower_first(str(exc))) from exc
 
 
@@ -124,7 +124,7 @@ def load_json(data: bytes, kind: type[RecordType], path: Path | str) -> RecordTy
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadFile(path, _lower_first(str(exc))) from exc
 
 
