@@ -1,0 +1,132 @@
+"""The loop of `run`: one stored answer a sample, whatever the sample and however full the queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeclin.bedside import Bedside
+from edgeclin.bundle import Bundle
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadInput
+from edgeclin.offline_queue import OfflineQueue, Stored
+from edgeclin.records import Result, State, Tier
+from edgeclin.runtime import Runtime
+from edgeclin.sources import Arrival, ReplaySource
+
+
+class Scripted:
+    """A source that yields what a test says."""
+
+    name = "scripted"
+
+    def __init__(self, arrivals: list[np.ndarray | BadInput]) -> None:
+        self._arrivals = arrivals
+
+    def arrivals(self, start: int) -> Iterator[Arrival]:
+        yield from list(enumerate(self._arrivals))[start:]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
+    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
+        yield opened
+
+
+def stored_results(queue: OfflineQueue) -> list[Result]:
+    rows = [row for tier in Tier for row in queue.pending(tier, limit=10_000)]
+    rows.sort(key=lambda row: row.seq)
+    return [msgspec.json.decode(row.body, type=Result) for row in rows]
+
+
+def test_every_sample_gets_one_stored_answer(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    runtime = Runtime(bundle)
+    source = ReplaySource(Dataset(Path("beats"), beats[:100]), runtime.preprocess)
+    seen: list[int] = []
+    Bedside(runtime, source, queue, 60, threading.Event()).run(
+        lambda stored, result: seen.append(result.position)
+    )
+    assert seen == list(range(100))
+    assert [result.position for result in stored_results(queue)] == seen
+
+
+def test_a_second_run_goes_on_after_the_last_stored_answer(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    runtime, stop = Runtime(bundle), threading.Event()
+    source = ReplaySource(Dataset(Path("beats"), beats[:50]), runtime.preprocess)
+
+    def end_at_twenty(_: Stored, result: Result) -> None:
+        if result.position == 20:
+            stop.set()
+
+    Bedside(runtime, source, queue, 60, stop).run(end_at_twenty)
+    Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+    assert [result.position for result in stored_results(queue)] == list(range(50))
+
+
+def test_a_broken_sample_is_recorded_and_the_stream_goes_on(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    arrivals = [beats[0], BadInput("lead off"), np.full(140, np.nan), np.zeros(3), beats[1]]
+    runtime = Runtime(bundle)
+    Bedside(runtime, Scripted(arrivals), queue, 60, threading.Event()).run(lambda *_: None)
+    results = stored_results(queue)
+    assert [result.position for result in results] == [0, 1, 2, 3, 4]
+    rejected = results[1:4]
+    assert {result.state for result in rejected} == {State.UNREVIEWED}
+    assert "lead off" in rejected[0].reason
+    assert "not finite" in rejected[1].reason
+    assert results[4].label is not None
+
+
+def test_only_answers_in_doubt_or_under_audit_ask_for_an_opinion(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    runtime = Runtime(bundle, draw=lambda: 0.999)
+    source = ReplaySource(Dataset(Path("beats"), beats[:200]), runtime.preprocess)
+    Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+    unsure = [r for r in stored_results(queue) if r.state is State.PROVISIONAL]
+    assert 0 < len(unsure) < 200
+    assert len(queue.questions(limit=1000)) == len(unsure)
+
+
+def test_a_full_queue_holds_the_source_back_and_loses_nothing(
+    bundle: Bundle, tmp_path: Path, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_FULL_S", 0.01)
+    runtime = Runtime(bundle)
+    source = ReplaySource(Dataset(Path("beats"), beats[:60]), runtime.preprocess)
+    taken: list[int] = []
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        done = threading.Event()
+
+        def deliver() -> None:
+            """What an agent does, once the queue is full."""
+            from edgeclin import wire
+
+            while not done.wait(0.05):
+                rows = [row for tier in Tier for row in queue.pending(tier, limit=5)]
+                taken.extend(row.seq for row in rows if row.kind == "result")
+                ranges = tuple((row.seq, row.seq) for row in rows)
+                queue.remove(wire.Receipt(epoch=queue.epoch, ranges=ranges))
+                for question in queue.questions():
+                    queue.settle(
+                        wire.Opinion(result=question.result, model="m", label=None, confidence=0)
+                    )
+
+        agent = threading.Thread(target=deliver)
+        agent.start()
+        Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+        done.set()
+        agent.join()
+        taken.extend(r.seq for t in Tier for r in queue.pending(t, limit=99) if r.kind == "result")
+        assert len(set(taken)) == 60
+        assert queue.next_position("beats") == 60

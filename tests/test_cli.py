@@ -1,0 +1,258 @@
+"""What a person meets: facts, one-line errors, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import ECG
+
+from edgeclin.cli import main
+from edgeclin.keys import KeyPair
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command with the test's keys trusted."""
+    monkeypatch.setenv("EDGECLIN_KEYS", str(key_pair.public.parent))
+
+    def invoke(*arguments: object, text: str | None = None) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], input=text)
+
+    return invoke
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path) -> Path:
+    path = tmp_path / "device.toml"
+    path.write_text(
+        f'schema = 1\nsite = "ward"\ndevice = "bed"\nbundle = "{bundle_path}"\n'
+        f'source = "{ECG / "data" / "validation.npz"}"\n[queue]\npath = "{tmp_path / "q.sqlite"}"\n'
+        "[broker]\nport = 1\n"
+    )
+    return path
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """A one-line error with that exit code, and no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("edgeclin: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_profiles_lists_the_ten_of_the_design(run: Run) -> None:
+    names = {profile["name"] for profile in json.loads(run("profiles", "--json").output)}
+    assert names == {
+        "cpu-x86_64",
+        "cpu-arm64",
+        "raspberry-pi-4",
+        "raspberry-pi-5",
+        "coral-usb",
+        "coral-dev-board",
+        "jetson-xavier-nx",
+        "jetson-orin-nano",
+        "jetson-agx-orin",
+        "jetson-thor",
+    }
+    assert all(name in run("profiles").output for name in names)
+    assert "tflite-edgetpu" in run("profiles", "coral-usb").output
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones(run: Run) -> None:
+    refused(run("profiles", "coral-9"), 1, "coral-9", "coral-usb")
+
+
+def test_inspect_shows_what_a_bundle_is_and_who_signed_it(
+    run: Run, bundle_path: Path, key_pair: KeyPair
+) -> None:
+    facts = json.loads(run("inspect", bundle_path, "--json").output)
+    assert facts["signed_by"] == key_pair.key_id
+    assert facts["manifest"]["name"] == "fake-ecg"
+    shown = run("inspect", bundle_path).output
+    assert "golden.npz" in shown
+    assert key_pair.key_id in shown
+
+
+def test_a_changed_bundle_is_refused_by_every_command(
+    run: Run, bundle_path: Path, config: Path, tmp_path: Path
+) -> None:
+    data = bytearray(bundle_path.read_bytes())
+    data[len(data) // 2] ^= 1
+    bundle_path.write_bytes(data)
+    sample = tmp_path / "beat.npy"
+    np.save(sample, np.zeros(140))
+    for command in (
+        ("inspect", bundle_path),
+        ("verify", bundle_path),
+        ("predict", bundle_path, sample),
+        ("run", "--config", config),
+        ("cloud", "offload", bundle_path),
+    ):
+        refused(run(*command), 1, str(bundle_path))
+    assert not (tmp_path / "q.sqlite").exists()
+
+
+def test_a_bundle_of_an_unknown_signer_needs_trust(
+    run: Run, bundle_path: Path, key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGECLIN_KEYS", str(tmp_path / "empty"))
+    refused(run("inspect", bundle_path), 1, "trust")
+    assert run("inspect", bundle_path, "--trust", key_pair.public).exit_code == 0
+    allowed = run("inspect", bundle_path, "--allow-unsigned")
+    assert allowed.exit_code == 0
+    assert "NOBODY TRUSTED" in allowed.output
+
+
+def test_verify_measures_on_real_beats_and_exits_3_when_the_promise_does_not_hold(
+    run: Run, bundle_path: Path
+) -> None:
+    plain = run("verify", bundle_path)
+    assert plain.exit_code == 0
+    assert "self-test passed" in plain.output
+    result = run("verify", bundle_path, "--validation", ECG / "data" / "validation.npz", "--json")
+    # The fake engine knows nothing of heartbeats.
+    measured = json.loads(result.stdout)["measured"]
+    assert measured["samples"] == 150
+    assert measured["holds"] is (measured["confident_error"] <= measured["max_error"])
+    assert result.exit_code == (0 if measured["holds"] else 3)
+    assert not measured["holds"]
+
+
+def test_predict_takes_a_sample_or_a_data_set(run: Run, bundle_path: Path, tmp_path: Path) -> None:
+    data = ECG / "data" / "validation.npz"
+    with np.load(data) as arrays:
+        np.save(tmp_path / "beat.npy", arrays["X"][5])
+    (one,) = json.loads(run("predict", bundle_path, tmp_path / "beat.npy", "--json").output)
+    (same,) = json.loads(run("predict", bundle_path, data, "--position", 5, "--json").output)
+    assert one["probabilities"] == same["probabilities"]
+    assert len(json.loads(run("predict", bundle_path, data, "--json").output)) == 150
+    refused(run("predict", bundle_path, data, "--position", 150), 1, "150")
+    refused(run("predict", bundle_path, tmp_path / "none.npy"), 1, "no such file")
+
+
+def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None:
+    refused(run("queue", "status", "--config", config), 1, "no queue there yet")
+    done = run("run", "--config", config)
+    assert done.exit_code == 0, done.output
+    assert "150" in done.output
+    status = json.loads(run("queue", "status", "--config", config, "--json").output)
+    assert sum(status["waiting"][tier]["count"] for tier in ("urgent", "routine", "bulk")) == 150
+    again = run("run", "--config", config)
+    assert again.exit_code == 0
+    status = json.loads(run("queue", "status", "--config", config, "--json").output)
+    assert status["last_seq"] == 150
+
+
+def test_run_reads_json_lines_and_prints_results_as_lines(run: Run, config: Path) -> None:
+    beat = json.dumps([float(value) for value in range(140)])
+    done = run("run", "--config", config, "--source", "-", "--json", text=f"{beat}\noops\n{beat}\n")
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["result"]["position"] for line in results] == [0, 1, 2]
+    assert results[1]["result"]["state"] == "unreviewed"
+    assert "rejected" in results[1]["result"]["reason"]
+
+
+def test_sync_waits_for_a_broker_that_is_not_there_and_ends_on_sigterm(
+    run: Run, config: Path
+) -> None:
+    assert run("run", "--config", config).exit_code == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeclin", "sync", "--config", str(config), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(output) == {"delivered": 0, "reviews": 0}
+
+
+@pytest.mark.parametrize("command", ["run", "sync", "queue status"])
+def test_a_wrong_configuration_is_one_sentence(run: Run, config: Path, command: str) -> None:
+    config.write_text(config.read_text() + "\n[sinc]\n")
+    refused(run(*command.split(), "--config", config), 1, "device.toml", "sinc")
+    refused(run(*command.split(), "--config", config.with_name("no.toml")), 1, "no such file")
+
+
+def test_wrong_usage_is_exit_2(run: Run) -> None:
+    assert run("convert").exit_code == 2
+    assert run("no-such-command").exit_code == 2
+    assert run("cloud", "ingest", "--store", "x", "--broker", "nonsense").exit_code == 2
+
+
+def test_keys_are_made_once_and_listed(run: Run, tmp_path: Path) -> None:
+    made = json.loads(run("keys", "new", "--folder", tmp_path, "--json").output)
+    assert oct(Path(made["private"]).stat().st_mode & 0o777) == "0o600"
+    refused(run("keys", "new", "--folder", tmp_path), 1, "exists")
+    (listed,) = json.loads(run("keys", "list", "--folder", tmp_path, "--json").output)
+    assert listed == {"public": made["public"], "id": made["id"]}
+
+
+def test_describe_writes_a_starter_and_overwrites_nothing(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "model.toml"
+    assert "FILL IN" in run("describe", ECG / "edge.keras").output
+    assert run("describe", ECG / "edge.keras", "-o", target).exit_code == 0
+    assert "FILL IN" in target.read_text()
+    refused(run("describe", ECG / "edge.keras", "-o", target), 1, "exists")
+    refused(run("describe", ECG / "data" / "test.npz"), 1, "zip file without a Keras 3 model")
+
+
+def test_doctor_tells_facts_and_what_to_install(run: Run, config: Path) -> None:
+    findings = {entry["what"]: entry for entry in json.loads(run("doctor", "--json").output)}
+    assert findings["edgeclin"]["status"] == "ok"
+    assert all(
+        e["remedy"] or "not found" in e["detail"]
+        for e in findings.values()
+        if e["status"] == "missing"
+    )
+    with_config = run("doctor", "--config", config)
+    assert with_config.exit_code == 4
+    assert "127.0.0.1:1" in with_config.output
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        blocked = tmp_path / "file"
+        blocked.write_text("")
+        target = blocked / "keys"
+    else:
+        target = tmp_path / "locked" / "keys"
+        target.parent.mkdir(mode=0o500)
+    refused(run("keys", "new", "--folder", target), 1, str(target))
+
+
+def test_a_report_of_no_store_is_refused(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("ibis", reason="the cloud extra is not installed")
+    refused(run("cloud", "report", "--store", tmp_path / "none"), 1, "no store there")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_installed_program_is_the_same(bundle_path: Path, key_pair: KeyPair) -> None:
+    program = shutil.which("edgeclin", path=str(Path(sys.executable).parent))
+    assert program is not None
+    done = subprocess.run(
+        [program, "inspect", str(bundle_path), "--trust", str(key_pair.public)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "fake-ecg" in done.stdout

@@ -1,0 +1,299 @@
+"""Conversion of a real trained model on real beats, and everything that must stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import ECG
+
+from edgeclin.bundle import Bundle
+from edgeclin.cli import main
+from edgeclin.datasets import open_dataset
+from edgeclin.errors import EdgeclinError
+from edgeclin.keys import KeyPair
+from edgeclin.runtime import Runtime
+from edgeclin.verify import measure
+
+TRAIN, VALIDATION = ECG / "data" / "train.npz", ECG / "data" / "validation.npz"
+Convert = Callable[..., Result]
+
+
+@pytest.fixture
+def convert(key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch) -> Convert:
+    monkeypatch.setenv("EDGECLIN_KEYS", str(key_pair.public.parent))
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["convert", *map(str, arguments)])
+
+    return invoke
+
+
+def left_behind() -> set[Path]:
+    import tempfile
+
+    return set(Path(tempfile.gettempdir()).glob("edgeclin-*"))
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """A one-line error, after the steps that went well, with that exit code."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("edgeclin: ")
+    for word in words:
+        assert word in last
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, key_pair: KeyPair) -> tuple[Path, Any]:
+    """The edge model of the example, converted once for all tests here, with its facts."""
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    target = tmp_path_factory.mktemp("converted") / "ecg.edgeclin"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "edgeclin", "convert", str(ECG / "edge.keras"),
+            "--profile", "cpu-x86_64", "--description", str(ECG / "edge.toml"),
+            "--calibration", str(TRAIN), "--validation", str(VALIDATION),
+            "-o", str(target), "--key", str(key_pair.private), "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    return target, json.loads(done.stdout)
+
+
+@pytest.mark.convert
+def test_int8_stays_within_half_a_point_on_the_4500_test_beats(
+    converted: tuple[Path, Any], trust: list[Any]
+) -> None:
+    keras = pytest.importorskip("keras")
+    runtime = Runtime(Bundle.open(converted[0], trust))
+    assert runtime.bundle.manifest.primary.precision == "int8"
+    dataset = open_dataset(ECG / "data" / "test.npz")
+    measured = measure(runtime, dataset)
+    truth = dataset.truth(runtime.bundle.manifest.output.labels)
+    prepared = np.stack([runtime.preprocess(beat) for beat in dataset])
+    logits = keras.saving.load_model(ECG / "edge.keras", compile=False).predict(prepared, verbose=0)
+    source = float((logits.argmax(axis=1) == truth).mean())
+    assert measured.samples == 4_500
+    assert abs(measured.accuracy - source) <= 0.005
+    assert measured.holds
+
+
+@pytest.mark.convert
+def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: list[Any]) -> None:
+    bundle = Bundle.open(converted[0], trust)
+    verification = json.loads(bundle.read("verification.json"))
+    stages = {(gate["stage"], gate["name"]) for gate in verification["gates"]}
+    assert {stage for stage, _ in stages} == {"float engine", "INT8 engine"}
+    assert all(gate["passed"] and gate["n"] == 150 for gate in verification["gates"])
+    calibration = json.loads(bundle.read("calibration.json"))
+    assert calibration["consumed"] == calibration["samples"] == 350
+    assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
+    assert "350 calibration samples" in calibration["warnings"][0]
+    sbom = json.loads(bundle.read("sbom.json"))
+    assert sbom["bomFormat"] == "CycloneDX"
+    assert {"tensorflow", "keras", "edgeclin"} <= {part["name"] for part in sbom["components"]}
+    assert verification["engine_bytes"] < verification["float_bytes"] / 2
+    assert len(bundle.read("engine.tflite")) == verification["engine_bytes"]
+
+
+@pytest.mark.convert
+def test_confidence_is_fitted_on_the_deployed_engine_with_held_out_beats(
+    converted: tuple[Path, Any], trust: list[Any]
+) -> None:
+    runtime = Runtime(Bundle.open(converted[0], trust))
+    confidence = runtime.bundle.manifest.confidence
+    assert confidence.fitted
+    assert confidence.samples == 150
+    assert confidence.error_bound <= confidence.max_error
+    measured = measure(runtime, open_dataset(VALIDATION))
+    assert measured.coverage == pytest.approx(confidence.coverage)
+    assert measured.confident_error == pytest.approx(confidence.error)
+
+
+@pytest.mark.convert
+def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
+    convert: Convert, tmp_path: Path, trust: list[Any]
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    # Calibrated on nearly flat lines, the INT8 engine clips every real beat.
+    flat = tmp_path / "flat.npz"
+    random = np.random.default_rng(1)
+    np.savez(flat, X=(1e-3 * random.standard_normal((40, 140))).astype(np.float32))
+    description = tmp_path / "model.toml"
+    text = (ECG / "edge.toml").read_text()
+    description.write_text(text.replace('step = "zscore"', 'step = "clip"\nlow = -8\nhigh = 8'))
+    target = tmp_path / "bad.edgeclin"
+    arguments = (
+        ECG / "edge.keras", "--profile", "cpu-x86_64", "--description", description,
+        "--calibration", flat, "--validation", VALIDATION, "-o", target,
+    )  # fmt: skip
+    before = left_behind()
+    refused(convert(*arguments), 3, "INT8 engine", "no bundle was written")
+    assert not target.exists()
+    assert convert(*arguments, "--allow-failed-gates").exit_code == 0
+    assert Bundle.open(target, trust).manifest.gates_missed
+    assert left_behind() == before
+
+
+@pytest.mark.convert
+def test_without_validation_a_fifth_is_held_out(convert: Convert, tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    target = tmp_path / "split"
+    done = convert(
+        ECG / "edge.keras", "--profile", "cpu-x86_64", "--description", ECG / "edge.toml",
+        "--calibration", TRAIN, "-o", target, "--unsigned",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "NOT SIGNED" in done.output
+    calibration = json.loads((target / "calibration.json").read_bytes())
+    assert (calibration["samples"], calibration["validation_samples"]) == (280, 70)
+
+
+@pytest.mark.convert
+def test_what_a_converter_does_not_understand_is_an_error_message(
+    convert: Convert, tmp_path: Path
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+    two = keras.Sequential([keras.Input((140, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    two.save(tmp_path / "two.keras")
+    before = left_behind()
+    refused(
+        convert(
+            tmp_path / "two.keras", "--profile", "cpu-x86_64", "--description", ECG / "edge.toml",
+            "--calibration", TRAIN, "--validation", VALIDATION, "-o", tmp_path / "x.edgeclin",
+        ),
+        1,
+        "2 values",
+        "5 labels",
+    )  # fmt: skip
+    assert left_behind() == before
+
+
+@pytest.mark.convert
+def test_an_lstm_that_crashes_the_converter_is_an_error_or_a_bundle_never_a_crash(
+    convert: Convert, tmp_path: Path
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((140, 1)), keras.layers.LSTM(8), keras.layers.Dense(5, name="logits")]
+    )
+    model.save(tmp_path / "lstm.keras")
+    result = convert(
+        tmp_path / "lstm.keras", "--profile", "cpu-x86_64", "--description", ECG / "edge.toml",
+        "--calibration", TRAIN, "--validation", VALIDATION, "-o", tmp_path / "x.edgeclin",
+    )  # fmt: skip
+    assert result.exit_code in (0, 1, 3)
+    assert result.exit_code == 0 or not (tmp_path / "x.edgeclin").exists()
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.convert
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, key_pair: KeyPair) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "edgeclin", "convert", str(ECG / "edge.keras"),
+            "--profile", "cpu-x86_64", "--description", str(ECG / "edge.toml"),
+            "--calibration", str(TRAIN), "-o", str(tmp_path / "x.edgeclin"),
+            "--key", str(key_pair.private),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "starting the converter" not in process.stderr.readline():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 1
+    assert not list(scratch.iterdir())
+    assert not list(tmp_path.glob("*.edgeclin*"))
+
+
+# -- refused before any converter starts -------------------------------------------------------
+
+
+def wanted(**changes: object) -> list[object]:
+    options = {
+        "--profile": "cpu-x86_64",
+        "--description": ECG / "edge.toml",
+        "--calibration": TRAIN,
+        **{f"--{key}": value for key, value in changes.items()},
+    }
+    return [part for key, value in options.items() if value is not None for part in (key, value)]
+
+
+def test_int8_without_calibration_data_is_refused(convert: Convert) -> None:
+    refused(convert(ECG / "edge.keras", *wanted(calibration=None)), 1, "--calibration", "random")
+
+
+def test_validation_on_calibration_samples_is_refused(convert: Convert) -> None:
+    refused(convert(ECG / "edge.keras", *wanted(validation=TRAIN)), 1, "shares 350 samples")
+
+
+def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    for name, groups in (("a", ["p1", "p2"]), ("b", ["p3", "p2"])):
+        np.savez(tmp_path / name, X=random.standard_normal((2, 140)), y=[0, 1], group=groups)
+    refused(
+        convert(
+            ECG / "edge.keras",
+            *wanted(calibration=tmp_path / "a.npz", validation=tmp_path / "b.npz"),
+        ),
+        1,
+        "'p2'",
+        "split by patient",
+    )
+
+
+@pytest.mark.parametrize("profile", ["coral-usb", "jetson-orin-nano"])
+def test_a_profile_whose_engine_cannot_be_made_is_exit_4(convert: Convert, profile: str) -> None:
+    refused(convert(ECG / "edge.keras", *wanted(profile=profile)), 4, profile)
+
+
+def test_a_shape_that_does_not_fit_is_refused(convert: Convert, tmp_path: Path) -> None:
+    description = tmp_path / "model.toml"
+    text = (ECG / "edge.toml").read_text()
+    description.write_text(text.replace("shape = [140, 1]", "shape = [141, 1]"))
+    refused(convert(ECG / "edge.keras", *wanted(description=description)), 1, "141", "140")
+
+
+def test_a_label_that_nobody_described_is_refused(convert: Convert, tmp_path: Path) -> None:
+    np.savez(tmp_path / "odd.npz", X=np.eye(10, 140), y=["flutter"] * 10)
+    refused(convert(ECG / "edge.keras", *wanted(calibration=tmp_path / "odd.npz")), 1, "'flutter'")
+
+
+def test_a_missing_signing_key_is_refused_before_the_long_work(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECLIN_KEYS", str(tmp_path))
+    refused(convert(ECG / "edge.keras", *wanted()), 1, "edgeclin keys new")
+
+
+def test_a_converter_killed_by_a_signal_is_an_error_message(tmp_path: Path) -> None:
+    from edgeclin.convert.worker import _outcome
+
+    (tmp_path / "converter.log").write_text("first\nlast words\n")
+    with pytest.raises(EdgeclinError, match="killed by SIGSEGV: last words"):
+        _outcome("tflite_from_keras", tmp_path, -signal.SIGSEGV)
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,161 @@
+"""A runtime answers only where it was proven to compute what was verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgeclin.backends.fake import FakeBackend
+from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.errors import BadInput, SelfTestFailed
+from edgeclin.keys import KeyPair, load_signer
+from edgeclin.manifest import Manifest
+from edgeclin.records import State, Tier
+from edgeclin.runtime import Runtime, read_golden, write_golden
+
+Rewrite = Callable[..., Bundle]
+
+
+@pytest.fixture
+def rewrite(
+    tmp_path: Path,
+    key_pair: KeyPair,
+    trust: list[Any],
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> Rewrite:
+    """The fake bundle with some of its manifest changed, signed anew."""
+
+    def make(files: dict[str, bytes] | None = None, **changes: Any) -> Bundle:
+        manifest, content = manifest_and_files
+        changed = msgspec.structs.replace(manifest, **changes)
+        path = write_bundle(
+            tmp_path / "changed.edgeclin",
+            changed,
+            {**content, **(files or {})},
+            load_signer(key_pair.private),
+        )
+        return Bundle.open(path, trust)
+
+    return make
+
+
+class Off(FakeBackend):
+    """A kernel that computes something else."""
+
+    def run(self, sample: np.ndarray) -> np.ndarray:
+        return super().run(sample) + np.float32(0.5)
+
+
+def test_an_answer_says_what_gave_it(bundle: Bundle, beats: np.ndarray) -> None:
+    result = Runtime(bundle, clock=lambda: 123.0).predict(beats[3], "ward", 7)
+    assert result.bundle == bundle.digest
+    assert result.engine == "fake float32: fake 1"
+    assert (result.source, result.position, result.made_at) == ("ward", 7, 123.0)
+    assert result.label in bundle.manifest.output.labels
+    assert result.latency_ms is not None
+    assert result.latency_ms.total > 0
+    assert sum(result.probabilities) == pytest.approx(1, abs=1e-5)
+    assert not result.unsigned_bundle
+
+
+def test_a_machine_that_computes_otherwise_must_not_answer(bundle: Bundle) -> None:
+    model = bundle.read("engine.json")
+    with pytest.raises(SelfTestFailed, match=r"sample 0 is off by 0\.5"):
+        Runtime(bundle, Off(model))
+
+
+def test_a_machine_that_answers_nan_must_not_answer(bundle: Bundle) -> None:
+    class NaN(FakeBackend):
+        def run(self, sample: np.ndarray) -> np.ndarray:
+            return super().run(sample) * np.float32("nan")
+
+    with pytest.raises(SelfTestFailed):
+        Runtime(bundle, NaN(bundle.read("engine.json")))
+
+
+def test_the_self_test_goes_through_the_preprocessing(
+    rewrite: Rewrite, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    plain = tuple(
+        msgspec.structs.replace(i, preprocessing=()) for i in manifest_and_files[0].inputs
+    )
+    with pytest.raises(SelfTestFailed):
+        Runtime(rewrite(inputs=plain))
+
+
+def test_the_threshold_of_the_bundle_decides_what_is_final(
+    rewrite: Rewrite, beats: np.ndarray, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    confidence = manifest_and_files[0].confidence
+    for threshold, state in ((0.0, State.FINAL), (1.01, State.PROVISIONAL)):
+        changed = msgspec.structs.replace(confidence, threshold=threshold)
+        runtime = Runtime(rewrite(confidence=changed))
+        assert {runtime.predict(beat).state for beat in beats[:20]} == {state}
+
+
+def test_an_urgent_label_is_urgent(
+    rewrite: Rewrite, beats: np.ndarray, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    output = manifest_and_files[0].output
+    every = Runtime(rewrite(output=msgspec.structs.replace(output, urgent=output.labels)))
+    none = Runtime(rewrite(output=msgspec.structs.replace(output, urgent=())))
+    assert {every.predict(beat).tier for beat in beats[:20]} == {Tier.URGENT}
+    assert {none.predict(beat).tier for beat in beats[:20]} == {Tier.ROUTINE}
+
+
+def test_an_audit_draws_only_from_confident_answers(
+    rewrite: Rewrite, beats: np.ndarray, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    confidence = msgspec.structs.replace(
+        manifest_and_files[0].confidence, threshold=0.6, audit_share=0.5
+    )
+    bundle = rewrite(confidence=confidence)
+    drawn = [Runtime(bundle, draw=lambda: 0.4).predict(beat) for beat in beats[:60]]
+    spared = [Runtime(bundle, draw=lambda: 0.6).predict(beat) for beat in beats[:60]]
+    assert {result.audit for result in drawn if result.state is State.FINAL} == {True}
+    assert {result.audit for result in drawn if result.state is State.PROVISIONAL} == {False}
+    assert not any(result.audit for result in spared)
+
+
+def test_every_answer_of_an_unsigned_bundle_says_so(
+    tmp_path: Path, manifest_and_files: tuple[Manifest, dict[str, bytes]], beats: np.ndarray
+) -> None:
+    path = write_bundle(tmp_path / "unsigned.edgeclin", *manifest_and_files, None)
+    runtime = Runtime(Bundle.open(path, allow_unsigned=True))
+    assert runtime.predict(beats[0]).unsigned_bundle
+    assert runtime.reject(BadInput("x"), "s", 0).unsigned_bundle
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (np.zeros(139), "expected"),
+        (np.full(140, np.nan), "not finite"),
+        (np.array(["a"] * 140), "numbers"),
+    ],
+)
+def test_a_broken_sample_is_refused_with_its_reason(
+    bundle: Bundle, sample: np.ndarray, words: str
+) -> None:
+    runtime = Runtime(bundle)
+    with pytest.raises(BadInput, match=words) as problem:
+        runtime.predict(sample)
+    result = runtime.reject(problem.value, "s", 3)
+    assert result.state is State.UNREVIEWED
+    assert result.label is None
+    assert words in result.reason
+
+
+def test_golden_vectors_survive_the_round_trip(beats: np.ndarray) -> None:
+    inputs = [beats[0], np.arange(7, dtype=np.uint8)]
+    outputs = np.array([[1.5, -2.0], [0.25, 3.0]], dtype=np.float32)
+    got_inputs, got_outputs = read_golden(write_golden(inputs, outputs))
+    for wanted, got in zip(inputs, got_inputs, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got_outputs, outputs)

@@ -1,0 +1,65 @@
+"""Sources can be taken up again, and a broken line does not end them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ECG
+
+from edgeclin.datasets import Dataset, open_dataset
+from edgeclin.description import Input
+from edgeclin.errors import BadInput
+from edgeclin.preprocess import Preprocess
+from edgeclin.sources import JsonLinesSource, ReplaySource
+from edgeclin.steps import Window
+
+PLAIN = Preprocess(Input(name="beat", kind="signal", shape=(140, 1)))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4_499, 4_500])
+def test_a_replay_goes_on_where_it_was_left(start: int, beats: np.ndarray) -> None:
+    source = ReplaySource(open_dataset(ECG / "data" / "test.npz"), PLAIN)
+    arrivals = list(source.arrivals(start))
+    assert [position for position, _ in arrivals] == list(range(start, 4_500))
+    for position, sample in arrivals[:2]:
+        np.testing.assert_array_equal(sample, beats[position])
+
+
+def test_windows_of_all_recordings_are_numbered_through() -> None:
+    preprocess = Preprocess(
+        Input(name="ecg", kind="signal", shape=(4,), preprocessing=(Window(length=4, hop=2),))
+    )
+    recordings = [np.arange(10), np.arange(100, 107)]
+    source = ReplaySource(Dataset(Path("two"), recordings), preprocess)
+    got = [(position, list(sample)) for position, sample in source.arrivals(2)]
+    assert got == [
+        (2, [4, 5, 6, 7]),
+        (3, [6, 7, 8, 9]),
+        (4, [100, 101, 102, 103]),
+        (5, [102, 103, 104, 105]),
+    ]
+
+
+def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
+    slept: list[float] = []
+    source = ReplaySource(
+        Dataset(Path("ten"), np.zeros((10, 140))), PLAIN, rate_hz=1000.0, sleep=slept.append
+    )
+    assert len(list(source.arrivals(5))) == 5
+    assert len(slept) == 4
+    assert max(slept) <= 4 / 1000
+
+
+def test_lines_are_numbered_on_from_the_start() -> None:
+    source = JsonLinesSource(io.StringIO("[1, 2]\n\n[3]\n"))
+    assert [position for position, _ in source.arrivals(7)] == [7, 8]
+
+
+@pytest.mark.parametrize("line", ["{}", "[", "null", "3", '["a"]', "[[1], [2, 3]]", "[1,]"])
+def test_a_line_that_is_no_sample_is_an_arrival_that_says_why(line: str) -> None:
+    arrivals = list(JsonLinesSource(io.StringIO(f"[1]\n{line}\n[2]\n")).arrivals(0))
+    assert isinstance(arrivals[1][1], BadInput)
+    assert isinstance(arrivals[2][1], np.ndarray)
