@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +125,33 @@ def make_result() -> Callable[..., Result]:
         return msgspec.structs.replace(result, **changes)
 
     return make
+
+
+@pytest.fixture(params=["fsync fails", "no room for the file", "no room on the disk"])
+def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder in which 48 KiB of bytes that do not compress cannot be written."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if request.param == "fsync fails":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", _no_space)
+            yield folder
+    elif request.param == "no room for the file":
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))
+        try:
+            yield folder
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    else:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("only root can mount a small disk")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
