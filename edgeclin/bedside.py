@@ -24,6 +24,7 @@ class Bedside:
     """Judges what a source delivers and puts every answer into the queue.
 
     Attributes:
+        stop: set it to end the loop after the sample in hand.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
     """
 
@@ -33,20 +34,19 @@ class Bedside:
         source: Source,
         queue: OfflineQueue,
         deadline_s: float,
-        stop: threading.Event,
     ) -> None:
         self._runtime = runtime
         self._source = source
         self._queue = queue
         self._deadline_s = deadline_s
-        self._stop = stop
+        self.stop = threading.Event()
         self.busy_since: float | None = None
 
     def run(self, on_result: Callable[[Stored, Result], None]) -> None:
         """Go on where the queue says that this source was left, until it ends or `stop` is set."""
         name = self._source.name
         for position, arrival in self._source.arrivals(self._queue.next_position(name)):
-            if self._stop.is_set():
+            if self.stop.is_set():
                 return
             self.busy_since = time.monotonic()
             result = self._judge(arrival, position)
@@ -75,5 +75,5 @@ class Bedside:
             except QueueFull as exc:
                 log.error("ALARM: %s", exc)
                 self.busy_since = None
-                if self._stop.wait(_RETRY_FULL_S):
+                if self.stop.wait(_RETRY_FULL_S):
                     return None

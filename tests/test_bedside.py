@@ -50,9 +50,7 @@ def test_every_sample_gets_one_stored_answer(
     runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:100]), runtime.preprocess)
     seen: list[int] = []
-    Bedside(runtime, source, queue, 60, threading.Event()).run(
-        lambda stored, result: seen.append(result.position)
-    )
+    Bedside(runtime, source, queue, 60).run(lambda stored, result: seen.append(result.position))
     assert seen == list(range(100))
     assert [result.position for result in stored_results(queue)] == seen
 
@@ -60,15 +58,16 @@ def test_every_sample_gets_one_stored_answer(
 def test_a_second_run_goes_on_after_the_last_stored_answer(
     bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
 ) -> None:
-    runtime, stop = Runtime(bundle), threading.Event()
+    runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:50]), runtime.preprocess)
 
     def end_at_twenty(_: Stored, result: Result) -> None:
         if result.position == 20:
-            stop.set()
+            first.stop.set()
 
-    Bedside(runtime, source, queue, 60, stop).run(end_at_twenty)
-    Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+    first = Bedside(runtime, source, queue, 60)
+    first.run(end_at_twenty)
+    Bedside(runtime, source, queue, 60).run(lambda *_: None)
     assert [result.position for result in stored_results(queue)] == list(range(50))
 
 
@@ -77,7 +76,7 @@ def test_a_broken_sample_is_recorded_and_the_stream_goes_on(
 ) -> None:
     arrivals = [beats[0], BadInput("lead off"), np.full(140, np.nan), np.zeros(3), beats[1]]
     runtime = Runtime(bundle)
-    Bedside(runtime, Scripted(arrivals), queue, 60, threading.Event()).run(lambda *_: None)
+    Bedside(runtime, Scripted(arrivals), queue, 60).run(lambda *_: None)
     results = stored_results(queue)
     assert [result.position for result in results] == [0, 1, 2, 3, 4]
     rejected = results[1:4]
@@ -92,7 +91,7 @@ def test_only_answers_in_doubt_or_under_audit_ask_for_an_opinion(
 ) -> None:
     runtime = Runtime(bundle, draw=lambda: 0.999)
     source = ReplaySource(Dataset(Path("beats"), beats[:200]), runtime.preprocess)
-    Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+    Bedside(runtime, source, queue, 60).run(lambda *_: None)
     unsure = [r for r in stored_results(queue) if r.state is State.PROVISIONAL]
     assert 0 < len(unsure) < 200
     assert len(queue.questions(limit=1000)) == len(unsure)
@@ -124,7 +123,7 @@ def test_a_full_queue_holds_the_source_back_and_loses_nothing(
 
         agent = threading.Thread(target=deliver)
         agent.start()
-        Bedside(runtime, source, queue, 60, threading.Event()).run(lambda *_: None)
+        Bedside(runtime, source, queue, 60).run(lambda *_: None)
         done.set()
         agent.join()
         taken.extend(r.seq for t in Tier for r in queue.pending(t, limit=99) if r.kind == "result")

@@ -185,6 +185,27 @@ def test_sync_waits_for_a_broker_that_is_not_there_and_ends_on_sigterm(
     assert json.loads(output) == {"delivered": 0, "reviews": 0}
 
 
+def test_run_ends_on_ctrl_c_though_standard_input_is_silent(
+    config: Path, key_pair: KeyPair
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--source", "-",
+         "--trust", str(key_pair.public), "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([float(value) for value in range(140)]) + "\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["seq"] == 1
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    process.stdin.close()
+    process.stdout.close()
+
+
 @pytest.mark.parametrize("command", ["run", "sync", "queue status"])
 def test_a_wrong_configuration_is_one_sentence(run: Run, config: Path, command: str) -> None:
     config.write_text(config.read_text() + "\n[sinc]\n")

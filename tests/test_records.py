@@ -81,7 +81,7 @@ def test_a_wrong_value_is_named(change: dict[str, Any], problem: str) -> None:
 
 
 def test_a_missing_key_is_named_with_where_it_is_missing() -> None:
-    with pytest.raises(BadFile, match="row 7: .*`first_seq`"):
+    with pytest.raises(BadFile, match=r"row 7: .*`first_seq`"):
         load_json(b'{"tier": "bulk"}', Drop, "row 7")
 
 

@@ -150,11 +150,9 @@ def test_what_the_new_rate_cannot_carry_is_filtered_out_not_folded_back() -> Non
 
 
 @quick
-@given(
-    length=st.integers(1, 300), source=st.integers(1, 400), target=st.integers(1, 400), level=values
-)
-def test_resampling_keeps_duration(length: int, source: int, target: int, level: float) -> None:
-    got = signal.resample(np.full(length, level), steps.Resample(from_hz=source, to_hz=target))
+@given(length=st.integers(1, 300), source=st.integers(1, 400), target=st.integers(1, 400))
+def test_resampling_keeps_the_duration(length: int, source: int, target: int) -> None:
+    got = signal.resample(np.ones(length), steps.Resample(from_hz=source, to_hz=target))
     assert len(got) == -(-length * target // source)
 
 
@@ -199,7 +197,8 @@ def test_windows_are_every_full_window_and_no_other(
 
 def test_without_a_window_step_a_recording_is_one_sample() -> None:
     recording = np.zeros(500)
-    assert list(prepare((500,)).windows(recording))[0] is recording
+    (only,) = prepare((500,)).windows(recording)
+    assert only is recording
 
 
 def test_real_heartbeats_come_out_as_the_formula_says(beats: np.ndarray) -> None:
@@ -704,7 +703,7 @@ def test_a_parameter_that_no_sample_could_satisfy_is_refused(
 
 @pytest.mark.parametrize("late", [steps.Window(length=1, hop=1), steps.Decode()])
 def test_what_must_be_first_is_refused_later(late: steps.Step) -> None:
-    with pytest.raises(EdgeclinError, match="step 2: .*must be the first step"):
+    with pytest.raises(EdgeclinError, match=r"step 2: .*must be the first step"):
         steps.check_steps((steps.ZScore(), late))
 
 

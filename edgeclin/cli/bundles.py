@@ -89,7 +89,10 @@ def verify(
     allow_unsigned: bool,
     as_json: bool,
 ) -> None:
-    """Check a BUNDLE, self-test it on this machine, and measure it on real data."""
+    """Prove a BUNDLE on this machine.
+
+    Checks every byte, runs the self-test, and measures on labelled data if there is some.
+    """
     from edgeclin.datasets import open_dataset
     from edgeclin.errors import GateMissed
     from edgeclin.runtime import Runtime

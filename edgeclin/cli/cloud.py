@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,19 +61,17 @@ def ingest(
     from edgeclin.cli.signals import stop_event
     from edgeclin.cloud.ingest import Ingest
     from edgeclin.cloud.store import Store
-    from edgeclin.watchdog import Watchdog
 
     transport = _transport("ingest", broker, ca, certificate, key)
     opened = Store(store)
     worker = Ingest(opened, transport)
     stop = stop_event()
     worker.open()
-    with Watchdog(lambda: True):
-        due = time.monotonic() + compact_every
-        while not stop.wait(_POLL_S):
-            if time.monotonic() >= due:
-                opened.compact()
-                due = time.monotonic() + compact_every
+    due = time.monotonic() + compact_every
+    while not stop.wait(_POLL_S):
+        if time.monotonic() >= due:
+            opened.compact()
+            due = time.monotonic() + compact_every
     worker.close()
     opened.compact()
     opened.close()
@@ -104,14 +101,12 @@ def offload(
     from edgeclin.cli.signals import stop_event
     from edgeclin.cloud.offload import Offload
     from edgeclin.runtime import Runtime
-    from edgeclin.watchdog import Watchdog
 
     runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
     worker = Offload(runtime, _transport("offload", broker, ca, certificate, key))
     stop = stop_event()
     worker.open()
-    with Watchdog(lambda: True):
-        _wait(stop)
+    stop.wait()
     worker.close()
     _print({"answered": worker.answered, "refused": worker.refused}, as_json)
 
@@ -135,11 +130,6 @@ def report(store: Path, output: Path, as_json: bool) -> None:
     write_report(analysis, opened.statuses(), output)
     opened.close()
     _print({**summary, "report": str(output)}, as_json)
-
-
-def _wait(stop: threading.Event) -> None:
-    while not stop.wait(_POLL_S):
-        pass
 
 
 def _print(facts: dict[str, object], as_json: bool) -> None:

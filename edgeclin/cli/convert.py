@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Write here instead of to the terminal.")
 def describe(model: Path, output: Path | None) -> None:
-    """Write a starter model.toml from what the file MODEL itself tells."""
+    """Write a starter description of MODEL.
+
+    It holds what the model file itself tells, and marks what a person must fill in.
+    """
     from edgeclin.description import starter
     from edgeclin.errors import BadFile
     from edgeclin.files import write_atomic
@@ -62,7 +65,10 @@ def convert(
     allow_failed_gates: bool,
     as_json: bool,
 ) -> None:
-    """Turn a trained MODEL into a bundle for a device, proven on real data."""
+    """Turn a trained MODEL into a bundle for a device.
+
+    Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle.
+    """
     from edgeclin import convert as converting
     from edgeclin.convert.pipeline import default_output
     from edgeclin.datasets import open_dataset

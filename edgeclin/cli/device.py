@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ def run(
     allow_unsigned: bool,
     as_json: bool,
 ) -> None:
-    """Judge what the source delivers; store every answer before the next sample is taken.
+    """Judge what the source delivers.
+
+    Every answer is stored before the next sample is taken.
 
     Needs no network. After a crash it goes on where the queue says it was.
     """
@@ -81,15 +84,15 @@ def run(
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
     origin = _open_source(where, runtime, rate)
     tally = _Tally(as_json)
-    stop = stop_event()
     with open_queue(config) as queue:
-        bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s, stop)
+        bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s)
 
         def alive() -> bool:
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
-        with Watchdog(alive):
+        bedside.stop = stop_event(waiting=lambda: bedside.busy_since is None)
+        with Watchdog(alive), suppress(KeyboardInterrupt):
             bedside.run(tally.count)
     runtime.close()
     if not as_json:
@@ -150,7 +153,10 @@ class _Tally:
 @click.option("--until-empty", is_flag=True, help="End when nothing waits any more.")
 @json_option
 def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
-    """Deliver what waits in the queue, and take in receipts and opinions."""
+    """Deliver what waits in the queue.
+
+    Takes in receipts, on which rows are deleted, and opinions, which settle provisional answers.
+    """
     from edgeclin import wire
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
@@ -177,7 +183,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
 
 @click.group()
 def queue() -> None:
-    """Look into the queue of this device."""
+    """Look into this device's queue."""
 
 
 @queue.command()

@@ -15,9 +15,10 @@ from edgeclin.cli.output import FILE, json_option, print_json, print_table
 )
 @json_option
 def doctor(config_path: Path | None, as_json: bool) -> None:
-    """Say what this machine can do, and what to install for the rest.
+    """Say what this machine can do.
 
-    Exits 4 when something is wrong; what is merely not installed is no fault.
+    Names what to install for the rest. Exits 4 when something is wrong; what is merely not
+    installed is no fault.
     """
     from edgeclin.config import load_config
     from edgeclin.doctor import examine

@@ -1,0 +1,259 @@
+"""model_files: what a file is, told without the framework that wrote it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ECG
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeclin.errors import BadFile
+from edgeclin.model_files import ModelFacts, read_model
+
+EDGE = (ECG / "edge.keras").read_bytes()
+
+
+def layer(kind: str, name: str, inbound: list[int] | None = None, **config: Any) -> dict[str, Any]:
+    arguments = [{"class_name": "__keras_tensor__", "config": {"shape": [None, *(inbound or [])]}}]
+    nodes = [] if inbound is None else [{"args": arguments, "kwargs": {}}]
+    return {"class_name": kind, "config": {"name": name, **config}, "inbound_nodes": nodes}
+
+
+def functional(*layers: dict[str, Any], **ends: Any) -> dict[str, Any]:
+    first, last = layers[0]["config"]["name"], layers[-1]["config"]["name"]
+    known = {"input_layers": [first, 0, 0], "output_layers": [last, 0, 0]}
+    return {"class_name": "Functional", "config": {"layers": list(layers), **known, **ends}}
+
+
+def keras_file(path: Path, config: Any, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", b"weights")
+    return path
+
+
+INPUT = layer("InputLayer", "beat", batch_shape=[None, 140, 1])
+DENSE = layer("Dense", "scores", [16], units=5, activation="softmax")
+
+
+def test_the_example_models_are_told() -> None:
+    for name in ("edge", "cloud"):
+        assert read_model(ECG / f"{name}.keras") == ModelFacts(
+            source="keras", inputs=(("beat", (140, 1)),), outputs=5, activation="none"
+        )
+
+
+def test_a_functional_model_is_told(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "m.keras", functional(INPUT, DENSE))
+    assert read_model(path) == ModelFacts("keras", (("beat", (140, 1)),), 5, "softmax")
+
+
+def test_a_sequential_model_is_told(tmp_path: Path) -> None:
+    config = {"class_name": "Sequential", "config": {"layers": [INPUT, DENSE]}}
+    path = keras_file(tmp_path / "m.keras", config)
+    assert read_model(path) == ModelFacts("keras", (("beat", (140, 1)),), 5, "softmax")
+
+
+@pytest.mark.parametrize("listed", [[["b", 0, 0], ["a", 0, 0]], {"y": ["b", 0, 0], "x": ["a", 0]}])
+def test_several_inputs_keep_the_model_s_order(tmp_path: Path, listed: Any) -> None:
+    one = layer("InputLayer", "a", batch_shape=[None, 3])
+    other = layer("InputLayer", "b", batch_shape=[None, None, 2])
+    path = keras_file(tmp_path / "m.keras", functional(one, other, DENSE, input_layers=listed))
+    assert read_model(path).inputs == (("b", (None, 2)), ("a", (3,)))
+
+
+@pytest.mark.parametrize(
+    ("last", "outputs", "activation"),
+    [
+        (layer("Dense", "x", [16], units=3, activation="linear"), 3, "none"),
+        (layer("Dense", "x", [16], units=1, activation="sigmoid"), 1, "sigmoid"),
+        (layer("Dense", "x", [16], units=3, activation="relu"), 3, None),
+        (layer("Dense", "x", [16], units=3, activation={"class_name": "Own"}), 3, None),
+        (layer("Conv2D", "x", [48, 48, 8], filters=2, activation="softmax"), 2, "softmax"),
+        (layer("Softmax", "x", [7], axis=-1), 7, "softmax"),
+        (layer("Activation", "x", [7], activation="sigmoid"), 7, "sigmoid"),
+        (layer("GlobalAveragePooling2D", "x", [4, 4, 9]), 9, None),
+        (layer("Flatten", "x", [4, 9]), None, None),
+        (layer("Reshape", "x", [4, 9], target_shape=[36]), None, None),
+        (layer("Own", "x", [9], activation="softmax"), None, "softmax"),
+        (layer("Softmax", "x"), None, "softmax"),
+    ],
+)
+def test_outputs_are_told_only_where_the_file_tells_them(
+    tmp_path: Path, last: dict[str, Any], outputs: int | None, activation: str | None
+) -> None:
+    facts = read_model(keras_file(tmp_path / "m.keras", functional(INPUT, last)))
+    assert (facts.outputs, facts.activation) == (outputs, activation)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5.*save it as .keras"),
+        (b"\x1c\0\0\0TFL3" + bytes(100), "a TFLite model"),
+        (b"\x08\x07\x12\x07pytorch", "not a model file that edgeclin knows"),
+        (b"", "not a model file that edgeclin knows"),
+        (b"PK", "not a model file that edgeclin knows"),
+        (b"PK\x03\x04", "damaged or unusual"),
+        (b"PK\x03\x04" + bytes(500), "damaged or unusual"),
+        (EDGE[: len(EDGE) // 2], "damaged or unusual"),
+    ],
+    ids=["LFS", "HDF5", "TFLite", "ONNX", "empty", "short", "bare", "zeros", "cut"],
+)
+def test_what_is_found_instead_is_said(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=problem) as caught:
+        read_model(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_zip_file_of_something_else_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(BadFile, match="without a Keras 3 model"):
+        read_model(path)
+
+
+def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="a folder, expected a file"):
+        read_model(tmp_path)
+    with pytest.raises(BadFile, match="no such file"):
+        read_model(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("mlperf_tiny/pretrainedResnet.h5", "HDF5"),
+        ("mlperf_tiny/pretrainedResnet_quant.tflite", "TFLite"),
+        ("coral/mobilenet_v2_1.0_224_quant.tflite", "TFLite"),
+        ("iegm/vatml_model_best.onnx", "not a model file"),
+        ("coral/parrot.jpg", "not a model file"),
+    ],
+)
+def test_real_files_of_other_kinds_are_told(shared_data: Path, file: str, problem: str) -> None:
+    with pytest.raises(BadFile, match=problem):
+        read_model(shared_data / file)
+
+
+def test_real_models_are_told(shared_data: Path) -> None:
+    cells = read_model(shared_data / "malaria" / "malaria_dwcnn64.keras")
+    assert [shape for _, shape in cells.inputs] == [(64, 64, 3)]
+    assert (cells.outputs, cells.activation) == (1, "sigmoid")
+    vessels = read_model(shared_data / "retina" / "retina_unet48.keras")
+    assert [shape for _, shape in vessels.inputs] == [(48, 48, 1)]
+    assert (vessels.outputs, vessels.activation) == (2, "softmax")
+
+
+def told_or_bad_file(path: Path) -> None:
+    try:
+        assert isinstance(read_model(path), ModelFacts)
+    except BadFile as exc:
+        assert str(path) in str(exc)
+
+
+@settings(deadline=None)
+@given(
+    head=st.sampled_from([b"", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"0000TFL3"]), data=st.binary()
+)
+def test_random_bytes_are_bad_files_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, head: bytes, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.keras"
+    path.write_bytes(head + data)
+    with pytest.raises(BadFile):
+        read_model(path)
+
+
+def small_model() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", json.dumps(functional(INPUT, DENSE)))
+        archive.writestr("model.weights.h5", b"weights")
+    return buffer.getvalue()
+
+
+SMALL = small_model()
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    flips=st.lists(
+        st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4
+    )
+)
+def test_a_damaged_model_is_told_or_a_bad_file_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(SMALL)
+    for position, value in flips:
+        damaged[position] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.keras"
+    path.write_bytes(damaged)
+    told_or_bad_file(path)
+
+
+@pytest.mark.parametrize("method", [12, 14, 9, 93, 99])
+def test_a_compression_that_is_not_there_or_wrong_is_a_bad_file(
+    tmp_path: Path, method: int
+) -> None:
+    damaged = bytearray(SMALL)
+    for mark, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = damaged.index(mark) + offset
+        damaged[at : at + 2] = method.to_bytes(2, "little")
+    path = tmp_path / "m.keras"
+    path.write_bytes(damaged)
+    with pytest.raises(BadFile):
+        read_model(path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    keys = (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    )
+    return [path, *(place for key in keys for place in places(value[key], (*path, key)))]
+
+
+PLACES = places(functional(INPUT, DENSE))
+
+
+@settings(deadline=None, max_examples=300)
+@given(place=st.sampled_from(PLACES), value=json_values)
+def test_a_strange_config_is_told_or_a_bad_file_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], value: Any
+) -> None:
+    config = json.loads(json.dumps(functional(INPUT, DENSE)))
+    changed = config
+    for key in place[:-1]:
+        changed = changed[key]
+    if place:
+        changed[place[-1]] = value
+    else:
+        config = value
+    told_or_bad_file(keras_file(tmp_path_factory.getbasetemp() / "strange.keras", config))
+
+
+def test_a_config_that_nests_too_deep_is_a_bad_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "[" * 200_000)
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(BadFile, match="damaged or unusual"):
+        read_model(path)
