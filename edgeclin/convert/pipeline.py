@@ -22,7 +22,6 @@ from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.request import Outcome, Request
-from edgeclin.convert.sbom import write_sbom
 from edgeclin.convert.worker import require_converter, run_converter
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Task
@@ -121,6 +120,8 @@ def _convert_in(
     truth: np.ndarray | None,
     progress: Progress,
 ) -> Converted:
+    from edgeclin.convert.sbom import write_sbom
+
     preprocess = Preprocess(job.description.inputs[0])
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / "calibration.npy")
