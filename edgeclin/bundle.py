@@ -10,9 +10,8 @@ import hashlib
 import io
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import msgspec
@@ -20,7 +19,7 @@ import msgspec
 from edgeclin import keys
 from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
 from edgeclin.files import directory_atomic, write_atomic
-from edgeclin.manifest import FileEntry, Manifest, parse_manifest
+from edgeclin.manifest import FileEntry, Manifest, check_file_name, parse_manifest
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.dsse.json"
@@ -142,7 +141,10 @@ def write_bundle(
 
     Raises:
         BadFile: the target cannot be written.
+        EdgeclinError: the manifest contradicts itself, or a name that no bundle can hold.
     """
+    for name in {MANIFEST, SIGNATURE} & set(files):
+        raise BadFile(path / name, "a bundle writes this file itself", "name it otherwise")
     entries = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         for name, data in files.items()
@@ -159,6 +161,7 @@ def write_bundle(
         else:
             with directory_atomic(path) as folder:
                 for name, data in content.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(data)
     except OSError as exc:
         raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
@@ -198,10 +201,16 @@ def _signer(
 
 
 def _archive(path: Path) -> _Archive:
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as exc:
+        raise BadBundle(path, "no such file") from exc
+    except (OSError, ValueError) as exc:
+        raise BadBundle(path, f"cannot be read ({exc})") from exc
+    if stat.S_ISDIR(mode):
         return _Folder(path)
-    if not path.is_file():
-        raise BadBundle(path, "no such file")
+    if not stat.S_ISREG(mode):
+        raise BadBundle(path, "neither a folder nor a file")
     return _Zip(path)
 
 
@@ -211,12 +220,14 @@ class _Folder:
 
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        for file in self._path.rglob("*"):
-            mode = file.lstat().st_mode
-            name = file.relative_to(self._path).as_posix()
-            if stat.S_ISREG(mode):
-                sizes[name] = file.lstat().st_size
-            elif not stat.S_ISDIR(mode):
+        try:
+            found = [(file, file.lstat()) for file in self._path.rglob("*")]
+        except OSError as exc:
+            raise BadBundle(self._path, f"cannot be read ({exc.strerror})") from exc
+        for file, facts in found:
+            if stat.S_ISREG(facts.st_mode):
+                sizes[file.relative_to(self._path).as_posix()] = facts.st_size
+            elif not stat.S_ISDIR(facts.st_mode):
                 raise BadBundle(file, "a link or special file has no place in a bundle")
         _check_total(sizes, self._path)
         return sizes
@@ -232,8 +243,9 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            self._size = path.stat().st_size
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as exc:
+        except Exception as exc:  # zipfile has no one error for damage
             raise BadBundle(path, "neither a folder nor a readable zip file") from exc
 
     def sizes(self) -> dict[str, int]:
@@ -244,7 +256,7 @@ class _Zip:
                 raise BadBundle(self._path / entry.filename, "stands twice in the zip")
             sizes[entry.filename] = entry.file_size
         _check_total(sizes, self._path)
-        if sum(sizes.values()) > _MAX_RATIO * self._path.stat().st_size:
+        if sum(sizes.values()) > _MAX_RATIO * self._size:
             raise BadBundle(
                 self._path, f"a zip bomb: it would unpack to over {_MAX_RATIO} times its size"
             )
@@ -253,18 +265,22 @@ class _Zip:
     def open(self, name: str) -> IO[bytes]:
         try:
             return self._zip.open(name)
-        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as exc:
+        except Exception as exc:
             raise BadBundle(self._path / name, f"damaged in the zip ({exc})") from exc
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
-    # `orig_filename` still has what ZipInfo cleans away: NULs and foreign separators.
-    name = entry.orig_filename
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in name:
-        raise BadBundle(path, f"the path {name!r} leaves the bundle")
-    if stat.S_ISLNK(entry.external_attr >> 16) or entry.is_dir():
-        raise BadBundle(path / name, "a link or folder has no place in a bundle")
+    name = entry.filename
+    if name.endswith("/") or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise BadBundle(path, f"{name!r}: a link or folder has no place in a bundle")
+    try:
+        # `orig_filename` still has what ZipInfo cleans away: NULs and foreign separators.
+        check_file_name(entry.orig_filename)
+        check_file_name(name)
+    except EdgeclinError as exc:
+        raise BadBundle(path, str(exc)) from exc
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadBundle(path / name, "compressed otherwise than by deflate")
     if entry.flag_bits & 1:
         raise BadBundle(path / name, "encrypted, which a bundle is not")
 
@@ -287,7 +303,7 @@ def _chunks(file: IO[bytes], limit: int, path: Path) -> Iterator[bytes]:
     while limit > 0:
         try:
             chunk = file.read(min(_CHUNK, limit))
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as exc:
+        except Exception as exc:
             raise BadBundle(path, f"damaged ({exc})") from exc
         if not chunk:
             return

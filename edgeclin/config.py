@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
 
 from edgeclin.errors import BadFile, EdgeclinError
@@ -78,9 +79,40 @@ def load_config(path: Path) -> DeviceConfig:
         check_topic_level("device", config.device)
     except EdgeclinError as exc:
         raise BadFile(path, str(exc)) from exc
-    if config.queue.max_mb < 1:
-        raise BadFile(path, f"queue.max_mb is {config.queue.max_mb}", "it must be at least 1")
+    _check_numbers(config, path)
+    broker = config.broker
+    if broker.ca is None and (broker.certificate is not None or broker.key is not None):
+        raise BadFile(
+            path,
+            "broker.certificate or broker.key without broker.ca, so the link would not be TLS",
+            "name the CA",
+        )
+    if broker.certificate is None and broker.key is not None:
+        raise BadFile(path, "broker.key without broker.certificate", "name the certificate")
     return config
+
+
+def _check_numbers(config: DeviceConfig, path: Path) -> None:
+    broker, sync = config.broker, config.sync
+    for what, value, least, most in (
+        ("queue.max_mb", config.queue.max_mb, 1, inf),
+        ("queue.routine_sync_ms", config.queue.routine_sync_ms, 0, inf),
+        ("broker.port", broker.port, 1, 65535),
+        ("broker.keepalive_s", broker.keepalive_s, 1, 65535),
+        ("broker.reconnect_most_s", broker.reconnect_most_s, 0.1, inf),
+        ("opinions.deadline_s", config.opinions.deadline_s, 0, inf),
+        ("sync.batch_results", sync.batch_results, 1, inf),
+        ("sync.batch_bytes", sync.batch_bytes, 1, inf),
+        ("sync.window_batches", sync.window_batches, 1, inf),
+        ("sync.receipt_timeout_s", sync.receipt_timeout_s, 0, inf),
+    ):
+        if not least <= value <= most or value == inf:
+            raise BadFile(
+                path,
+                f"{what} is {value}",
+                f"it must be a number of at least {least}"
+                + (f" and at most {most}" if most < inf else ""),
+            )
 
 
 def check_topic_level(what: str, name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,17 +125,17 @@ def read_sample(path: Path) -> np.ndarray:
     if path.suffix != ".npy":
         raise BadFile(path, "not a sample", "give a .npy file or an image")
     try:
-        sample: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as exc:
+        return _array(np.load(path, allow_pickle=False))
+    except Exception as exc:  # numpy has no one error for damage
         raise BadFile(path, "not a .npy file of numbers") from exc
-    return sample
 
 
 def _from_npz(path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            content = {key: arrays[key] for key in ("X", "y", "group") if key in arrays.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as exc:
+            present = [key for key in ("X", "y", "group") if key in arrays.files]
+            content = {key: _array(arrays[key]) for key in present}
+    except Exception as exc:
         raise BadFile(path, "not an .npz file of plain arrays") from exc
     if "X" not in content:
         raise BadFile(path, "has no array X", "store the samples as X [n, …], labels as y [n]")
@@ -147,8 +146,19 @@ def _from_npz(path: Path) -> Dataset:
     for key, column in columns.items():
         if column.shape != (len(samples),):
             raise BadFile(path, f"{key} has the shape {column.shape}, X has {len(samples)} samples")
-    named = {key: tuple(map(str, column.tolist())) for key, column in columns.items()}
+    named = {key: tuple(map(_text, column.tolist())) for key, column in columns.items()}
     return Dataset(path, samples, named.get("y"), named.get("group"))
+
+
+def _array(loaded: object) -> np.ndarray:
+    """numpy hands out other objects for an archive in place of an array, and the reverse."""
+    if not isinstance(loaded, np.ndarray):
+        raise TypeError(f"{type(loaded).__name__}, expected an array")
+    return loaded
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 class _ImageFiles:
@@ -178,14 +188,21 @@ def _from_folder(folder: Path) -> Dataset:
 
 
 def _from_table(folder: Path, table: Path) -> Dataset:
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if not {"file", "label"} <= columns:
-            raise BadFile(table, "needs the columns file and label (and may have group)")
-        rows = list(reader)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as exc:
+        raise BadFile(table, f"cannot be read as CSV in UTF-8 ({exc})") from exc
+    if not {"file", "label"} <= columns:
+        raise BadFile(table, "needs the columns file and label (and may have group)")
     if not rows:
         raise BadFile(table, "has no rows")
+    wanted = {"file", "label", "group"} & columns
+    for number, row in enumerate(rows, 1):
+        if any(row[column] is None for column in wanted):
+            raise BadFile(table, f"row {number} has fewer cells than the first line names")
     paths = [folder / row["file"] for row in rows]
     for path in paths:
         if not path.is_file():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -105,23 +107,8 @@ def load_description(path: Path) -> Description:
 def _check(description: Description) -> None:
     if description.schema != SCHEMA:
         raise EdgeclinError(f"schema {description.schema} is unknown; this version reads {SCHEMA}")
-    labels = description.output.labels
-    if len(set(labels)) != len(labels):
-        raise EdgeclinError("output.labels names a label twice")
-    if len(labels) < 2:
-        raise EdgeclinError("output.labels needs at least two labels")
-    for key in ("positive", "urgent"):
-        strangers = set(getattr(description.output, key)) - set(labels)
-        if strangers:
-            raise EdgeclinError(
-                f"output.{key} names {', '.join(sorted(strangers))}, which output.labels does not"
-            )
-    if not description.inputs:
-        raise EdgeclinError("no input is described")
-    for entry in description.inputs:
-        if any(size < 1 for size in entry.shape):
-            raise EdgeclinError(f"input {entry.name!r} has a shape with a size below 1")
-        check_steps(entry.preprocessing)
+    check_output(description.output)
+    check_inputs(description.inputs)
     for key, share in (
         ("metric.margin", description.metric.margin),
         ("doubt.max_error", description.doubt.max_error),
@@ -129,6 +116,41 @@ def _check(description: Description) -> None:
     ):
         if not 0 <= share <= 1:
             raise EdgeclinError(f"{key} is {share}; it is a share between 0 and 1")
+
+
+def check_output(output: Output) -> None:
+    """Refuse labels that contradict each other.
+
+    Raises:
+        EdgeclinError: fewer than two, one twice, or a positive or urgent one that is none.
+    """
+    labels = output.labels
+    if len(set(labels)) != len(labels):
+        raise EdgeclinError("output.labels names a label twice")
+    if len(labels) < 2:
+        raise EdgeclinError("output.labels needs at least two labels")
+    for key in ("positive", "urgent"):
+        strangers = set(getattr(output, key)) - set(labels)
+        if strangers:
+            raise EdgeclinError(
+                f"output.{key} names {', '.join(sorted(strangers))}, which output.labels does not"
+            )
+
+
+def check_inputs(inputs: tuple[Input, ...]) -> None:
+    """Refuse inputs that no sample could satisfy.
+
+    Raises:
+        EdgeclinError: none at all, a size below 1, a rate that is none, or a wrong step.
+    """
+    if not inputs:
+        raise EdgeclinError("no input is described")
+    for entry in inputs:
+        if any(size < 1 for size in entry.shape):
+            raise EdgeclinError(f"input {entry.name!r} has a shape with a size below 1")
+        if entry.sampling_hz is not None and not 0 < entry.sampling_hz < inf:
+            raise EdgeclinError(f"input {entry.name!r} has a sampling_hz of {entry.sampling_hz}")
+        check_steps(entry.preprocessing)
 
 
 def describe_or_guess(path: Path | None, name: str, facts: ModelFacts) -> Description:
@@ -169,7 +191,7 @@ def starter(name: str, facts: ModelFacts) -> str:
     return _STARTER.format(
         schema=SCHEMA,
         name=_file_name(name),
-        input=entry,
+        input=_quoted(entry),
         kind=kind,
         shape=shown,
         preprocessing=_STARTER_STEPS[kind],
@@ -188,6 +210,11 @@ def _static(name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; unlike JSON, TOML escapes DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 _STARTER_STEPS = {
@@ -221,7 +248,7 @@ task = "classification"
 intended_use = "FILL IN: who may rely on it, for what, on whom"
 
 [[inputs]]
-name = "{input}"
+name = {input}
 kind = "{kind}"                  # signal, image or array
 shape = [{shape}]                # one sample, as the model takes it
 units = ""                       # FILL IN, such as "mV"

@@ -48,7 +48,7 @@ def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float)
     per_sample = np.abs(source - engine).mean(axis=1) / scale
     value = float(per_sample.mean())
     low, high = _interval(per_sample)
-    finite = bool(np.isfinite(engine).all())
+    finite = bool(np.isfinite(source).all() and np.isfinite(engine).all())
     return Gate(
         stage=stage,
         name="output error (relative MAE)" if finite else "output error (not finite)",
@@ -134,6 +134,7 @@ def worst_group_gate(
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993)."""
     generator = np.random.default_rng(_SEED)
-    draws = generator.integers(0, len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    size = len(values)
+    means = [values[generator.integers(0, size, size)].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

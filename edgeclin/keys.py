@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +50,23 @@ def new_key_pair(folder: Path, name: str = "default") -> KeyPair:
     """Make `name.key` (mode 0600) and `name.pub` in `folder`.
 
     Raises:
-        BadFile: a key of that name exists; it is never overwritten.
+        BadFile: a key of that name exists (it is never overwritten), or `folder` is not writable.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     private_path, public_path = folder / f"{name}.key", folder / f"{name}.pub"
     for path in (private_path, public_path):
         if path.exists():
             raise BadFile(path, "a key of that name exists", "choose another with --name")
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_atomic(private_path, pem, mode=0o600)
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    write_atomic(public_path, public_pem)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(private_path, pem, mode=0o600)
+        write_atomic(public_path, public_pem)
+    except OSError as exc:
+        with suppress(OSError):  # half a pair would bar the way of the next
+            private_path.unlink()
+        raise BadFile(folder, f"cannot be written ({exc.strerror})") from exc
     return KeyPair(private_path, public_path, load_public_key(public_path).keyid)
 
 
@@ -72,8 +78,9 @@ def load_signer(path: Path) -> Any:
     """
     from securesystemslib.signer import CryptoSigner
 
+    pem = _read(path)
     try:
-        key = load_pem_private_key(_read(path), password=None)
+        key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise BadFile(path, "not an unencrypted PEM private key") from exc
     if not isinstance(key, Ed25519PrivateKey):
@@ -89,8 +96,9 @@ def load_public_key(path: Path) -> Any:
     """
     from securesystemslib.signer import SSlibKey
 
+    pem = _read(path)
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise BadFile(path, "not a PEM public key") from exc
     if not isinstance(key, Ed25519PublicKey):
@@ -124,7 +132,7 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
 
     try:
         parsed = Envelope.from_dict(json.loads(envelope))
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise UntrustedBundle(path, "not a DSSE envelope") from exc
     if parsed.payload_type != PAYLOAD_TYPE or parsed.payload != payload:
         raise UntrustedBundle(path, "the signature is for another manifest.json")
@@ -135,7 +143,7 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
     try:
         return str(next(iter(parsed.verify(list(keys), 1))))
     except VerificationError as exc:
-        signers = ", ".join(sorted(key_id[:12] for key_id in parsed.signatures)) or "nobody"
+        signers = ", ".join(sorted(str(key_id)[:12] for key_id in parsed.signatures)) or "nobody"
         raise UntrustedBundle(
             path,
             f"no valid signature by a trusted key (signed by {signers})",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import msgspec
 import rfc8785
 
-from edgeclin.description import Input, Metric, Output, Task
+from edgeclin.description import Input, Metric, Output, Task, check_inputs, check_output
 from edgeclin.errors import EdgeclinError
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
-from edgeclin.steps import check_steps
 
 SCHEMA = 1
 
@@ -113,21 +113,34 @@ def parse_manifest(data: bytes) -> Manifest:
         if schema != SCHEMA:
             raise EdgeclinError(f"schema {schema!r} is unknown; this version reads {SCHEMA}")
         manifest = msgspec.convert(plain, Manifest)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise EdgeclinError(str(exc)) from exc
     _check(manifest)
     return manifest
 
 
+def check_file_name(name: str) -> None:
+    """Refuse a name that could stand for anything but one file inside a bundle.
+
+    Raises:
+        EdgeclinError: absolute, with `..`, a drive, a backslash or a NUL, or not in its plain form.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or any(mark in name for mark in "\\:\0"):
+        raise EdgeclinError(f"the path {name!r} leaves the bundle")
+    if name != path.as_posix() or name == ".":
+        raise EdgeclinError(f"the path {name!r} is not written plainly, as {path.as_posix()!r}")
+
+
 def _check(manifest: Manifest) -> None:
+    for name in manifest.files:
+        check_file_name(name)
     for file in (*(engine.file for engine in manifest.engines), manifest.golden.file):
         if file not in manifest.files:
             raise EdgeclinError(f"it names {file}, which its list of files does not")
     if sum(engine.role == "primary" for engine in manifest.engines) != 1:
         raise EdgeclinError("it needs exactly one primary engine")
-    if not manifest.inputs or len(manifest.output.labels) < 2:
-        raise EdgeclinError("it needs at least one input and two labels")
     if manifest.confidence.temperature <= 0:
         raise EdgeclinError("its temperature must be above zero")
-    for entry in manifest.inputs:
-        check_steps(entry.preprocessing)
+    check_inputs(manifest.inputs)
+    check_output(manifest.output)

@@ -14,6 +14,19 @@ from edgeclin.files import require_file
 _LFS = b"version https://git-lfs.github.com"
 _SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PK\x03\x04": "zip"}
 _TFLITE_MAGIC = b"TFL3"
+_KEEPS_WIDTH = {
+    "Activation",
+    "BatchNormalization",
+    "Dropout",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "ReLU",
+    "Rescaling",
+    "Softmax",
+}
+"""Layers whose last axis is as long as that of what they take."""
 _READABLE = "this version converts Keras 3 models (.keras)"
 
 
@@ -66,9 +79,11 @@ def _read_keras(path: Path) -> ModelFacts:
             for name in _ends(config, "input_layers", first=True)
         )
         last = layers[_ends(config, "output_layers", first=False)[0]]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError) as exc:
+        return ModelFacts("keras", inputs, _width(last), _activation(last))
+    except BadFile:
+        raise
+    except Exception as exc:  # whatever a damaged zip file or a strange config leads to
         raise BadFile(path, "a damaged or unusual Keras 3 file", _READABLE) from exc
-    return ModelFacts("keras", inputs, _width(last), _activation(last))
 
 
 def _ends(config: dict[str, Any], key: str, *, first: bool) -> list[str]:
@@ -85,6 +100,8 @@ def _width(layer: dict[str, Any]) -> int | None:
     units = layer["config"].get("units") or layer["config"].get("filters")
     if units is not None:
         return int(units)
+    if layer["class_name"] not in _KEEPS_WIDTH:
+        return None
     try:
         return int(layer["inbound_nodes"][0]["args"][0]["config"]["shape"][-1])
     except (KeyError, IndexError, TypeError):

@@ -106,10 +106,15 @@ def _check(profile: Profile, path: Path) -> None:
         ("limits.memory_mb", limits.memory_mb),
         ("limits.threads", limits.threads),
         ("limits.max_model_mb", limits.max_model_mb),
+        ("limits.on_chip_mb", limits.on_chip_mb),
         ("latency_budget_ms", profile.latency_budget_ms),
     ):
-        if not 0 < value < inf:
-            raise BadFile(path, f"{what} is {value}", "it must be above zero")
+        if value is not None and not 0 < value < inf:
+            raise BadFile(path, f"{what} is {value}", "it must be above zero and finite")
     for what, fact in (("power_w", profile.power_w), ("price_usd", profile.price_usd)):
-        if fact is not None and not fact.source:
+        if fact is None:
+            continue
+        if not 0 < fact.value < inf:
+            raise BadFile(path, f"{what} is {fact.value}", "it must be above zero and finite")
+        if not fact.source:
             raise BadFile(path, f"{what} has no source", "say where the figure was read")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from math import inf, isfinite
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -106,10 +107,16 @@ def _problem(step: Step, *, first: bool) -> str | None:
             return "`window` needs a length and a hop of at least 1"
         case Resample(from_hz=source, to_hz=target) if source < 1 or target < 1:
             return "`resample` needs rates of at least 1 Hz"
-        case Clip(low=low, high=high) if not low < high:
-            return f"`clip` has low {low} not below high {high}"
+        case ZScore(epsilon=epsilon) if not 0 < epsilon < inf:
+            return f"`zscore` has the epsilon {epsilon}, not a number above 0"
+        case Clip(low=low, high=high) if not -inf < low < high < inf:
+            return f"`clip` has low {low} not below high {high}, or one that is not finite"
         case Resize(height=h, width=w) | Crop(height=h, width=w) if h < 1 or w < 1:
             return "height and width must be at least 1"
         case Normalise(std=std) if not std or any(value == 0 for value in std):
             return "`normalise` has a standard deviation of 0"
+        case Normalise(mean=mean, std=std, scale=scale) if not (
+            mean and all(map(isfinite, (scale, *mean, *std)))
+        ):
+            return "`normalise` has no mean, or a number that is not finite"
     return None

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import zstandard
 
-from edgeclin.errors import BadMessage
+from edgeclin.config import check_topic_level
+from edgeclin.errors import BadMessage, EdgeclinError
 from edgeclin.records import Record, Tier
 
 SCHEMA = 1
@@ -24,8 +25,7 @@ INGEST_FILTERS = (f"$share/ingest/{ROOT}/+/+/up/+", f"{ROOT}/+/+/st/+")
 OFFLOAD_FILTER = f"$share/offload/{ROOT}/+/+/ask/opinion"
 MAX_DECODED = 32 << 20
 
-_compressor = zstandard.ZstdCompressor(level=3)
-_decompressor = zstandard.ZstdDecompressor()
+_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,16 @@ def parse_topic(topic: str) -> tuple[Topics, str]:
     """Split a device's topic into whose it is and the rest, such as `up/urgent`.
 
     Raises:
-        BadMessage: not a topic below `ec/v1`.
+        BadMessage: not a topic below `ec/v1`, or of a site or device that cannot be configured.
     """
     parts = topic.split("/")
     if len(parts) != 6 or "/".join(parts[:2]) != ROOT:
         raise BadMessage(f"topic {topic!r} is not one of {ROOT}/SITE/DEVICE/…")
+    try:
+        check_topic_level("site", parts[2])
+        check_topic_level("device", parts[3])
+    except EdgeclinError as exc:
+        raise BadMessage(f"topic {topic!r}: {exc}") from exc
     return Topics(parts[2], parts[3]), "/".join(parts[4:])
 
 
@@ -107,7 +112,9 @@ class Receipt(Record, frozen=True):
 class Array(Record, frozen=True):
     """A numpy array of little-endian numbers, row-major, in base64."""
 
-    dtype: Literal["|u1", "|i1", "<i2", "<i4", "<f2", "<f4", "<f8"]
+    dtype: Literal[
+        "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"
+    ]
     shape: tuple[int, ...]
     data: str
 
@@ -152,7 +159,8 @@ MessageType = TypeVar("MessageType", Batch, Receipt, Ask, Opinion, Status)
 
 def encode(message: Batch | Receipt | Ask | Opinion | Status) -> bytes:
     """A message as bytes for the wire."""
-    return _compressor.compress(msgspec.json.encode(message))
+    # A compressor of its own each time: two threads in one crash the process.
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.json.encode(message))
 
 
 def decode(data: bytes, kind: type[MessageType]) -> MessageType:
@@ -166,8 +174,9 @@ def decode(data: bytes, kind: type[MessageType]) -> MessageType:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= MAX_DECODED:
             raise BadMessage(f"a {kind.__name__} that would unpack to {size} bytes")
-        message = msgspec.json.decode(_decompressor.decompress(data), type=kind)
-    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        plain = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        message = msgspec.json.decode(plain, type=kind)
+    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"not a {kind.__name__}: {exc}") from exc
     if message.schema != SCHEMA:
         raise BadMessage(f"a {kind.__name__} of schema {message.schema}; this reads {SCHEMA}")
@@ -200,6 +209,8 @@ def from_array(array: Array) -> np.ndarray:
     Raises:
         BadMessage: the data is not base64 or has another length than shape and dtype say.
     """
+    if any(size < 0 for size in array.shape):
+        raise BadMessage(f"array of shape {array.shape}: a size below zero")
     try:
         flat = np.frombuffer(base64.b64decode(array.data, validate=True), dtype=array.dtype)
         return flat.reshape(array.shape)

@@ -18,6 +18,8 @@ Expression: TypeAlias = Any
 """An Ibis table expression."""
 
 SETTLED = (State.CONFIRMED.value, State.AMENDED.value)
+REJECTED = "(rejected)"
+"""Stands for the label of a sample that could not be judged."""
 
 
 class Analysis:
@@ -88,11 +90,15 @@ class Analysis:
 
     def labels(self) -> list[dict[str, Any]]:
         """How many results each label has, at first and finally."""
-        first = self.outcomes.group_by("label").aggregate(first=self.outcomes.count())
-        final = self.outcomes.group_by("final_label").aggregate(final=self.outcomes.count())
+        outcomes = self.outcomes.mutate(
+            label=self.outcomes.label.fill_null(REJECTED),
+            final_label=self.outcomes.final_label.fill_null(REJECTED),
+        )
+        first = outcomes.group_by("label").aggregate(first=outcomes.count())
+        final = outcomes.group_by("final_label").aggregate(final=outcomes.count())
         joined = first.outer_join(final, first.label == final.final_label)
         named = joined.select(
-            label=ibis.coalesce(joined.label, joined.final_label, ibis.literal("(rejected)")),
+            label=ibis.coalesce(joined.label, joined.final_label),
             first=joined.first.fill_null(0),
             final=joined.final.fill_null(0),
         )
@@ -100,7 +106,7 @@ class Analysis:
 
     def opinions(self) -> list[dict[str, Any]]:
         """How often the edge said one label and the cloud another: rows edge, cloud, count."""
-        judged = self.outcomes.filter(self.outcomes.model.notnull())
+        judged = self.outcomes.filter(self.outcomes.final_state.isin(SETTLED))
         return _rows(
             judged.group_by(edge=judged.label, cloud=judged.final_label)
             .aggregate(count=judged.count())

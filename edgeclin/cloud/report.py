@@ -180,8 +180,9 @@ def _agreement(opinions: list[dict[str, Any]]) -> str:
     for edge, cloud in np.ndindex(counts.shape):
         colour = "white" if counts[edge, cloud] > counts.max() / 4 else "black"
         axes.text(cloud, edge, str(counts[edge, cloud]), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    # A label is text, whatever dollar signs stand in it.
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right", parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("cloud")
     axes.set_ylabel("edge")
     return _svg(figure)
@@ -202,4 +203,8 @@ def _svg(figure: Any) -> str:
 
 
 def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        moment = datetime.fromtimestamp(seconds, tz=timezone.utc)
+    except (OSError, OverflowError, ValueError):
+        return f"{seconds:.0f} s after 1970"  # A device's clock may say anything.
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -25,7 +25,7 @@ import msgspec
 from edgeclin import wire
 from edgeclin.cloud.tables import SCHEMAS, Table, flatten
 from edgeclin.errors import EdgeclinError, MissingExtra
-from edgeclin.files import write_atomic
+from edgeclin.files import sync_directory, write_atomic
 
 try:
     import pyarrow as pa
@@ -92,9 +92,10 @@ class Store:
                 timeout=30.0,
                 check_same_thread=False,
             )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
+            with self._alone():
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.DatabaseError) as exc:
             raise EdgeclinError(f"{self.folder}: the store cannot be opened ({exc})") from exc
 
@@ -202,7 +203,7 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from compacting meanwhile."""
+        """Keep other processes from opening and compacting meanwhile."""
         with (self.folder / "compact.lock").open("w") as lock, self._lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -219,6 +220,8 @@ class Store:
         buffer = io.BytesIO()
         pq.write_table(_table(kind, rows), buffer, compression="zstd")
         write_atomic(target, buffer.getvalue())
+        for parent in path.parents:
+            sync_directory(self.folder / parent)
         return str(path)
 
     def _sweep(self) -> None:
@@ -236,7 +239,7 @@ def _is_new(db: sqlite3.Connection, identity: str) -> bool:
 def _problem(item: wire.Item) -> str | None:
     try:
         flatten(item.kind, bytes(item.body))
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         return str(exc)
     return None
 

@@ -75,6 +75,7 @@ SCHEMAS = {
 }
 
 _RECORDS: dict[str, type[Record]] = {"result": Result, "review": Review, "drop": Drop}
+_INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _NO_LATENCY = dict.fromkeys(Latency.__struct_fields__)
 
 
@@ -82,12 +83,16 @@ def flatten(kind: str, body: bytes) -> dict[str, Any]:
     """A record's JSON as the columns of its table.
 
     Raises:
-        msgspec.MsgspecError: the body is not a record of that kind.
+        msgspec.MsgspecError: the body is not a record of that kind, or a number in it does not
+            fit its column.
+        UnicodeDecodeError: the body is not UTF-8.
     """
     record = msgspec.json.decode(body, type=_RECORDS[kind])
     columns: dict[str, Any] = msgspec.to_builtins(record)
     for field in type(record).__struct_fields__:
-        columns.setdefault(field, getattr(record, field))
+        value = columns.setdefault(field, getattr(record, field))
+        if isinstance(value, int) and not _INT64_LEAST <= value <= _INT64_MOST:
+            raise msgspec.ValidationError(f"{field} does not fit into 64 bits")
     if kind == "result":
         latency = columns.pop("latency_ms") or _NO_LATENCY
         columns.update({f"{step}_ms": value for step, value in latency.items()})

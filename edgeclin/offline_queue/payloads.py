@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from edgeclin.files import write_atomic
+from edgeclin.files import sync_directory, write_atomic
 
 INLINE_LIMIT = 64 * 1024
 
@@ -16,6 +16,7 @@ class PayloadFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
 
     def write(self, name: str, data: bytes) -> None:
         """Make a payload durable under a name that is new."""
@@ -33,7 +34,10 @@ class PayloadFolder:
         (self._folder / name).unlink(missing_ok=True)
 
     def sweep(self, known: Collection[str]) -> None:
-        """Remove files that a crash left between the file and its row."""
+        """Remove files that a crash left between the file and its row.
+
+        The caller holds the lock under which other processes write files.
+        """
         for file in self._folder.iterdir():
             if file.name not in known:
                 file.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ the last `routine_sync_s` seconds, bulk at most the last `BULK_SYNC_S`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -35,8 +36,9 @@ BULK_SYNC_S = 60.0
 URGENT_RESERVE = 0.1
 """Share of the byte bound that only urgent results may use."""
 _KEPT_UNREVIEWED = 10_000
+_LEAST_TICK_S = 0.005
 _TIERS = tuple(Tier)
-_QUESTIONS = len(_TIERS)
+_BULK = _TIERS.index(Tier.BULK)
 _EVICT_ROWS = 64
 
 
@@ -87,8 +89,9 @@ class OfflineQueue:
         uptime: seconds since boot, for deadlines.
 
     Raises:
-        QueueUnusable: the file cannot be opened or written. A corrupt file is set aside as
-            `<path>.corrupt-N` and a new epoch begins.
+        QueueUnusable: the file cannot be opened or written; also later, when its disk fails or
+            another process found it corrupt. A corrupt file is set aside as `<path>.corrupt-N`
+            by whoever opens it next, and a new epoch begins.
     """
 
     def __init__(
@@ -109,9 +112,7 @@ class OfflineQueue:
         self._boot = boot or boot_id()
         self._lock = threading.RLock()
         self._dirty: dict[Tier, float] = {}
-        self._db = self._open()
-        self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
-        self.epoch = self._load_epoch()
+        self._open()
         self._closing = threading.Event()
         self._flusher = threading.Thread(target=self._flush_in_time, daemon=True)
         self._flusher.start()
@@ -139,11 +140,11 @@ class OfflineQueue:
             question = wire.Ask(result=identity, model=result.bundle, input=wire.to_array(sample))
             ask = wire.encode(question)
         file = identity if ask is not None and len(ask) > INLINE_LIMIT else None
-        if file is not None and ask is not None:
-            self._payloads.write(file, ask)
         try:
             with self._transaction(result.tier) as db:
                 self._make_room(db, result.tier, len(body) + len(ask or b""))
+                if file is not None and ask is not None:
+                    self._payloads.write(file, ask)
                 seq = _insert(db, identity, "result", result.tier, body)
                 db.execute(
                     """
@@ -193,12 +194,14 @@ class OfflineQueue:
         """
         if receipt.epoch != self.epoch:
             return 0
-        removed = 0
+        newest, removed = self.last_seq(), 0
         with self._transaction(Tier.BULK) as db:
             for first, last in receipt.ranges:
-                removed += db.execute(
-                    "DELETE FROM rows WHERE seq BETWEEN ? AND ?", (first, last)
-                ).rowcount
+                if first <= newest:
+                    removed += db.execute(
+                        "DELETE FROM rows WHERE seq BETWEEN ? AND ?",
+                        (max(first, 1), min(last, newest)),
+                    ).rowcount
         return removed
 
     def questions(self, *, after: int = 0, limit: int = 16) -> list[Question]:
@@ -337,27 +340,21 @@ class OfflineQueue:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return self._connect()
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError as exc:
-                kept = _set_aside(self.path)
-                log.error("queue %s is corrupt (%s): kept as %s", self.path, exc, kept.name)
-                return self._connect()
-        except (OSError, sqlite3.OperationalError) as exc:
+            schema.prepare(self.path)
+            self._db = sqlite3.connect(
+                self.path, isolation_level=None, timeout=10.0, check_same_thread=False
+            )
+            self._inode = self.path.stat().st_ino
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
+            self.epoch = self._load_epoch()
+        except QueueUnusable:
+            raise
+        except (OSError, sqlite3.Error) as exc:
             raise QueueUnusable(f"{self.path}: the queue cannot be opened ({exc})") from exc
-
-    def _connect(self) -> sqlite3.Connection:
-        schema.prepare(self.path)
-        connection = sqlite3.connect(
-            self.path, isolation_level=None, timeout=10.0, check_same_thread=False
-        )
-        connection.execute("PRAGMA journal_mode = WAL")
-        return connection
 
     def _load_epoch(self) -> str:
         with self._transaction(Tier.URGENT) as db:
@@ -365,56 +362,76 @@ class OfflineQueue:
                 "INSERT OR IGNORE INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),)
             )
             files = db.execute("SELECT file FROM questions WHERE file IS NOT NULL").fetchall()
+            self._payloads.sweep({file for (file,) in files})
             (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-        self._payloads.sweep({file for (file,) in files})
         return str(epoch)
 
     @contextmanager
     def _transaction(self, tier: Tier) -> Iterator[sqlite3.Connection]:
-        """One transaction, as durable as the tier; disk-full errors become QueueFull."""
-        with self._lock:
+        """One transaction, as durable as the tier."""
+        with self._lock, self._translated():
             db = self._db
             db.execute(f"PRAGMA synchronous = {'FULL' if tier is Tier.URGENT else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
             try:
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield db
-                    db.execute("COMMIT")
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
-            except sqlite3.OperationalError as exc:
-                if "full" in str(exc):
-                    raise QueueFull(f"{self.path}: the disk is full") from exc
+                self._check_in_place()
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
             if tier is Tier.URGENT:
                 self._dirty.clear()
             else:
                 self._dirty.setdefault(tier, time.monotonic())
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """A full disk becomes QueueFull, and what else SQLite cannot do QueueUnusable."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as exc:
+            if _is_disk_full(exc):
+                raise QueueFull(f"{self.path}: the disk is full") from exc
+            if isinstance(exc, sqlite3.DatabaseError):
+                raise QueueUnusable(f"{self.path}: {exc}") from exc
+            raise
+
+    def _check_in_place(self) -> None:
+        """Refuse to write into a file that another process has set aside: nobody would read it."""
+        try:
+            here = self.path.stat().st_ino
+        except FileNotFoundError:
+            here = None
+        if here != self._inode:
+            raise QueueUnusable(f"{self.path}: another process has set this queue aside")
+
     def _flush_in_time(self) -> None:
         bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
-        while not self._closing.wait(self._routine_sync_s / 2):
+        while not self._closing.wait(max(self._routine_sync_s / 2, _LEAST_TICK_S)):
             now = time.monotonic()
             waiting = list(self._dirty.items())
             if any(now - since >= bounds[tier] / 2 for tier, since in waiting):
-                self.flush()
+                try:
+                    self.flush()
+                except OSError as exc:
+                    log.error("ALARM: %s cannot be made safe from a power cut: %s", self.path, exc)
 
     def _make_room(self, db: sqlite3.Connection, tier: Tier, size: int) -> None:
         """Drop the oldest bulk rows when the bound is reached; leave a record of every drop."""
         reserve = 0 if tier is Tier.URGENT else int(self._max_bytes * URGENT_RESERVE)
         bound = self._max_bytes - reserve
-        while self._used(db) + size > bound:
-            rows = db.execute(
-                "SELECT seq FROM rows WHERE tier = ? AND kind != 'drop' ORDER BY seq LIMIT ?",
-                (_TIERS.index(Tier.BULK), _EVICT_ROWS),
-            ).fetchall()
-            if not rows:
+        while (used := self._used(db)) + size > bound:
+            (bulk,) = db.execute("SELECT bytes FROM usage WHERE tier = ?", (_BULK,)).fetchone()
+            if bulk == 0 or used - bulk + size > bound:
                 raise QueueFull(
-                    f"{self.path}: {self._used(db)} of {bound} bytes wait and none of them may be "
+                    f"{self.path}: {used} of {bound} bytes wait and too few of them may be "
                     "dropped; connect the device, or raise queue.max_mb"
                 )
+            rows = db.execute(
+                "SELECT seq FROM rows WHERE tier = ? ORDER BY seq LIMIT ?", (_BULK, _EVICT_ROWS)
+            ).fetchall()
             first, last = rows[0][0], rows[-1][0]
             db.executemany("DELETE FROM rows WHERE seq = ?", rows)
             drop = Drop(
@@ -470,12 +487,12 @@ class OfflineQueue:
             self._payloads.remove(file)
 
     def _one(self, query: str, parameters: Sequence[object]) -> tuple[int | str, ...] | None:
-        with self._lock:
+        with self._lock, self._translated():
             found: tuple[int | str, ...] | None = self._db.execute(query, parameters).fetchone()
             return found
 
     def _all(self, query: str, parameters: Sequence[object]) -> list[tuple]:  # type: ignore[type-arg]
-        with self._lock:
+        with self._lock, self._translated():
             return self._db.execute(query, parameters).fetchall()
 
 
@@ -505,13 +522,7 @@ def _forget_oldest_unreviewed(db: sqlite3.Connection) -> None:
     )
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename a corrupt database with its log, so that nothing in it is lost."""
-    number = 1
-    while Path(f"{path}.corrupt-{number}").exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        file = Path(f"{path}{suffix}")
-        if file.exists():
-            file.rename(f"{path}.corrupt-{number}{suffix}")
-    return Path(f"{path}.corrupt-{number}")
+def _is_disk_full(exc: Exception) -> bool:
+    if isinstance(exc, OSError):
+        return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(exc)

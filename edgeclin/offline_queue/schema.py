@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from edgeclin.errors import QueueUnusable
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+_BELONGINGS = ("-wal", "-shm", ".payloads", "")
+"""The database last: killed half-way, whoever opens it next finds it corrupt again and goes on."""
 
 _INITIAL = """
 CREATE TABLE meta (
@@ -75,29 +80,59 @@ END;
 
 
 def prepare(path: Path) -> None:
-    """Make or migrate the database at `path`; two processes may do so at once.
+    """Make, check or migrate the database at `path`; two processes may do so at once.
+
+    A damaged one is set aside as `<path>.corrupt-N`, with its log and its payloads, and a new one
+    takes its place. The check reads every page: half a second for a million rows.
 
     Raises:
         QueueUnusable: written by a newer edgeclin.
-        sqlite3.DatabaseError: not a database, or damaged.
+        sqlite3.OperationalError: not writable, locked, or the disk is full.
         OSError: the folder is not there or not writable.
     """
     with Path(f"{path}.lock").open("w") as lock:
+        # Also while setting aside: the second of two processes would else find the first one's
+        # new database and set that aside too.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = sqlite3.connect(path, isolation_level=None)
         try:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > VERSION:
-                raise QueueUnusable(
-                    f"{path}: schema {version} was written by a newer edgeclin; this one reads "
-                    f"up to {VERSION}: upgrade edgeclin"
-                )
-            if version < VERSION:
-                _migrate(connection)
-        finally:
-            connection.close()
+            _prepare(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as exc:
+            log.error("queue %s is corrupt (%s): kept as %s", path, exc, _set_aside(path))
+            _prepare(path)
+
+
+def _prepare(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise QueueUnusable(
+                f"{path}: schema {version} was written by a newer edgeclin; this one reads "
+                f"up to {VERSION}: upgrade edgeclin"
+            )
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        if version < VERSION:
+            _migrate(connection)
+    finally:
+        connection.close()
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a corrupt database and all that belongs to it, so that nothing is lost."""
+    number = 1
+    while Path(f"{path}.corrupt-{number}").exists():
+        number += 1
+    for suffix in _BELONGINGS:
+        file = Path(f"{path}{suffix}")
+        if file.exists():
+            file.rename(f"{path}.corrupt-{number}{suffix}")
+    return Path(f"{path}.corrupt-{number}")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -22,22 +22,36 @@ def decode(value: np.ndarray, step: steps.Decode) -> np.ndarray:
     if value.ndim >= 2:
         return value
     cv2 = _opencv()
-    flag = cv2.IMREAD_GRAYSCALE if step.colour == "grey" else cv2.IMREAD_COLOR
-    decoded = cv2.imdecode(value, flag) if value.size else None
+    known = value.dtype == np.uint8 and value.size > 0
+    try:
+        decoded = cv2.imdecode(value, cv2.IMREAD_COLOR) if known else None
+    except cv2.error as exc:
+        raise BadInput("an image that OpenCV refuses to decode, such as one too large") from exc
     if decoded is None:
         raise BadInput("not an image that OpenCV can decode")
     if step.colour == "rgb":
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    elif step.colour == "grey":
+        # Not IMREAD_GRAYSCALE: each codec, and each build of it, weighs the colours otherwise.
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2GRAY)
     image: np.ndarray = decoded[..., np.newaxis] if decoded.ndim == 2 else decoded
     return image
 
 
 def resize(value: np.ndarray, step: steps.Resize) -> np.ndarray:
-    """Resize to [height, width, channels] of the same dtype."""
+    """Resize to [height, width, channels] of the same dtype.
+
+    Raises:
+        BadInput: OpenCV has no such interpolation for this dtype or so many channels.
+    """
     cv2 = _opencv()
     _expect_image(value)
     flag = getattr(cv2, f"INTER_{step.interpolation.upper()}")
-    resized: np.ndarray = cv2.resize(value, (step.width, step.height), interpolation=flag)
+    try:
+        resized: np.ndarray = cv2.resize(value, (step.width, step.height), interpolation=flag)
+    except cv2.error as exc:
+        kind = f"an image of {value.dtype} and shape {value.shape}"
+        raise BadInput(f"{kind}, which OpenCV cannot resize ({step.interpolation})") from exc
     return resized if resized.ndim == value.ndim else resized[..., np.newaxis]
 
 

@@ -68,20 +68,27 @@ class Preprocess:
         Raises:
             BadInput: a wrong shape, an undecodable image, or values that are not finite.
         """
-        if self._window is not None and len(sample) != self._window.length:
-            raise BadInput(f"{len(sample)} samples, expected a window of {self._window.length}")
         value = np.asarray(sample)
-        if value.dtype.kind not in "buif":
-            raise BadInput(f"values of type {value.dtype}, expected numbers")
+        if value.dtype.kind not in "buif" or value.itemsize > 8:
+            raise BadInput(f"values of type {value.dtype}, expected numbers of at most 64 bits")
+        if not value.ndim or not value.size:
+            raise BadInput(f"shape {_shape(value.shape)}, expected an array of values")
+        if self._window is not None and len(value) != self._window.length:
+            raise BadInput(f"{len(value)} samples, expected a window of {self._window.length}")
+        _require_finite(value)  # before a step such as `clip` can hide an infinite value
         for apply, step in self._steps:
             value = apply(value, step)
         if _squeezed(value.shape) != _squeezed(self.shape):
             raise BadInput(f"shape {_shape(value.shape)}, expected {_shape(self.shape)}")
         prepared = value.astype(np.float32, copy=False).reshape(self.shape)
-        if not np.isfinite(prepared).all():
-            count = int((~np.isfinite(prepared)).sum())
-            raise BadInput(f"{count} of {prepared.size} values are not finite")
+        _require_finite(prepared)
         return prepared
+
+
+def _require_finite(value: np.ndarray) -> None:
+    finite = np.isfinite(value)
+    if not finite.all():
+        raise BadInput(f"{int((~finite).sum())} of {value.size} values are not finite")
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

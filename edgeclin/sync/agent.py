@@ -20,7 +20,7 @@ import msgspec
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
-from edgeclin.errors import BadMessage, NotConnected
+from edgeclin.errors import BadMessage, NotConnected, QueueFull
 from edgeclin.offline_queue import OfflineQueue, Row
 from edgeclin.records import Review, Tier
 from edgeclin.sync.window import SendWindow
@@ -112,11 +112,13 @@ class SyncAgent:
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
         now = self.last_step = self._monotonic()
-        self._read_inbox()
-        if now >= self._next_expiry:
-            self._next_expiry = now + _EXPIRE_S
-            for review in self._queue.expire():
-                _log_review(review)
+        try:
+            self._read_inbox()
+            self._expire(now)
+        except QueueFull as exc:
+            # What could not be written down comes again: receipts and opinions when their rows
+            # and questions are sent again, expiry at its next turn.
+            log.error("ALARM: %s", exc)
         if not self._transport.connected:
             return
         try:
@@ -136,6 +138,13 @@ class SyncAgent:
             self._transport.publish(self._status("offline", self._topics.state))
         self._transport.close()
 
+    def _expire(self, now: float) -> None:
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + _EXPIRE_S
+        for review in self._queue.expire():
+            _log_review(review)
+
     def _begin_session(self, now: float) -> None:
         if self._session == self._transport.sessions:
             return
@@ -151,11 +160,14 @@ class SyncAgent:
 
     def _resend(self, now: float) -> None:
         for flight in self._window.overdue(now):
-            first, last = min(flight.seqs), max(flight.seqs)
-            rows = self._queue.pending(
-                flight.tier, after=first - 1, through=last, limit=last - first + 1
-            )
-            again = [row for row in rows if row.seq in flight.seqs]
+            # By ranges, for a batch may hold the oldest rows and the newest.
+            again = [
+                row
+                for first, last in wire.ranges(list(flight.seqs))
+                for row in self._queue.pending(
+                    flight.tier, after=first - 1, through=last, limit=last - first + 1
+                )
+            ]
             log.warning("no receipt in time for %d rows: sending them again", len(again))
             self._publish(flight.tier, again, now)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgeclin.errors import NotConnected
 from edgeclin.transport.base import Message, OnMessage
@@ -13,7 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class MemoryBroker:
-    """Routes messages between the transports it makes; shared subscriptions take turns."""
+    """Routes messages between the transports it makes; shared subscriptions take turns.
+
+    As in MQTT 5, only what was kept from before arrives marked `retain`, and a shared
+    subscription gets nothing of it.
+    """
 
     def __init__(self) -> None:
         self._transports: list[MemoryTransport] = []
@@ -28,9 +33,13 @@ class MemoryBroker:
     def attach(self, transport: MemoryTransport) -> None:
         with self._lock:
             self._transports.append(transport)
-            for message in self._retained.values():
-                if any(topic_matches(_plain(entry), message.topic) for entry in transport.filters):
-                    transport.receive(message)
+            kept = [
+                message
+                for message in self._retained.values()
+                if any(topic_matches(entry, message.topic) for entry in transport.filters)
+            ]
+        for message in kept:
+            transport.receive(message)
 
     def detach(self, transport: MemoryTransport) -> None:
         with self._lock:
@@ -39,8 +48,10 @@ class MemoryBroker:
 
     def route(self, message: Message) -> None:
         with self._lock:
-            if message.retain:
+            if message.retain and message.payload:
                 self._retained[message.topic] = message
+            elif message.retain:
+                self._retained.pop(message.topic, None)
             groups: dict[str, list[MemoryTransport]] = {}
             direct: list[MemoryTransport] = []
             for transport in self._transports:
@@ -54,7 +65,7 @@ class MemoryBroker:
             self._turn += 1
             chosen = direct + [members[self._turn % len(members)] for members in groups.values()]
         for transport in chosen:
-            transport.receive(message)
+            transport.receive(replace(message, retain=False))
 
 
 class MemoryTransport:

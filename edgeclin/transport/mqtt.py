@@ -119,21 +119,26 @@ class MQTTTransport:
                 )
                 self._client.loop_forever()
             except (OSError, ValueError) as exc:
-                log.debug("cannot connect to %s:%d: %s", self._broker.host, self._broker.port, exc)
+                level = logging.DEBUG if failures else logging.WARNING
+                log.log(level, "cannot reach %s:%d: %s", self._broker.host, self._broker.port, exc)
             self._ready.clear()
             failures = 0 if self.sessions > before else failures + 1
             bound = min(self._broker.reconnect_most_s, BACKOFF_FIRST_S * 2 ** min(failures, 16))
             self._closing.wait(self._jitter(bound))
 
     def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
-        if reason.is_failure:
+        if self._closing.is_set():
+            client.disconnect()  # `close` came before there was a connection to end.
+        elif reason.is_failure:
             log.error("the broker refused the connection: %s", reason)
         elif self._filters:
             client.subscribe([(entry, SubscribeOptions(qos=1)) for entry in self._filters])
         else:
             self._begin_session()
 
-    def _subscribed(self, _: Any, __: Any, ___: Any, reasons: list[Any], ____: Any) -> None:
+    def _subscribed(
+        self, client: mqtt.Client, _: Any, __: Any, reasons: list[Any], ___: Any
+    ) -> None:
         refused = [
             f"{entry} ({reason})"
             for entry, reason in zip(self._filters, reasons, strict=False)
@@ -141,6 +146,7 @@ class MQTTTransport:
         ]
         if refused:
             log.error("the broker refused to subscribe us to %s", ", ".join(refused))
+            client.disconnect()  # And try again: its rules may change.
         else:
             self._begin_session()
 

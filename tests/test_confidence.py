@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from edgeclin.confidence import (
+    ALWAYS_IN_DOUBT,
+    error_bound,
+    fit_confidence,
+    fit_temperature,
+    probabilities,
+    to_logits,
+    unfitted_confidence,
+)
+from edgeclin.errors import MissingExtra
+from edgeclin.manifest import Confidence
+
+
+def held_out(n: int, labels: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose softmax at `temperature` is the true distribution of the labels drawn."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (n, labels))
+    scores = special.softmax(logits / temperature, axis=-1)
+    truth = (generator.random((n, 1)) > scores.cumsum(axis=-1)).sum(axis=-1)
+    return logits, np.minimum(truth, labels - 1)
+
+
+def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    """An independent one: scipy's log-softmax."""
+    log_scores = special.log_softmax(logits / temperature, axis=-1)
+    return float(-log_scores[np.arange(len(truth)), truth].mean())
+
+
+# -- logits and probabilities -------------------------------------------------------------------
+
+
+def test_logits_pass_unchanged() -> None:
+    outputs = np.array([[1.0, -2.0, 0.5]], dtype=np.float32)
+    np.testing.assert_array_equal(to_logits(outputs, "none"), outputs)
+
+
+def test_probabilities_survive_the_way_through_logits() -> None:
+    scores = np.array([[0.7, 0.2, 0.1], [0.01, 0.01, 0.98]])
+    np.testing.assert_allclose(probabilities(to_logits(scores, "softmax")), scores, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("output", "activation", "positive"),
+    [(0.8, "sigmoid", 0.8), (0.5, "sigmoid", 0.5), (np.log(4), "none", 0.8)],
+)
+def test_one_output_becomes_two_labels(output: float, activation: str, positive: float) -> None:
+    logits = to_logits(np.array([[output]]), activation)  # type: ignore[arg-type]
+    np.testing.assert_allclose(probabilities(logits), [[1 - positive, positive]], atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_certainty_of_zero_and_one_stays_finite(activation: str) -> None:
+    outputs = np.array([[0.0, 1.0]] if activation == "softmax" else [[0.0], [1.0]])
+    logits = to_logits(outputs, activation)  # type: ignore[arg-type]
+    assert np.isfinite(logits).all()
+    assert np.isfinite(probabilities(logits, 0.05)).all()
+
+
+@given(
+    st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=8),
+    st.floats(0.05, 20.0),
+)
+def test_probabilities_are_the_softmax_at_the_temperature(
+    row: list[float], temperature: float
+) -> None:
+    scores = probabilities(np.array(row), temperature)
+    expected = special.softmax(np.array(row) / temperature)
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
+    assert abs(scores.sum() - 1) < 1e-12
+    assert scores[np.array(row).argmax()] == scores.max()
+
+
+# -- temperature --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    logits, truth = held_out(20_000, 4, temperature, seed=1)
+    assert fit_temperature(logits, truth) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_temperature_is_the_best_of_a_fine_grid(seed: int) -> None:
+    logits, truth = held_out(300, 3, 1.7, seed)
+    grid = np.exp(np.linspace(np.log(0.1), np.log(10), 2000))
+    losses = [negative_log_likelihood(logits, truth, temperature) for temperature in grid]
+    best = grid[int(np.argmin(losses))]
+    found = fit_temperature(logits, truth)
+    assert found == pytest.approx(best, rel=0.01)
+    assert negative_log_likelihood(logits, truth, found) <= min(losses) + 1e-6
+
+
+def test_a_model_that_is_always_right_is_not_cooled_without_bound() -> None:
+    logits = np.eye(3)[[0, 1, 2] * 10] * 5
+    assert 0.05 <= fit_temperature(logits, np.array([0, 1, 2] * 10)) <= 20
+
+
+# -- the bound ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("errors", "samples", "bound"),
+    [
+        # No errors: 1 - 0.05 ** (1 / n), the "rule of three".
+        (0, 1, 0.95),
+        (0, 10, 0.258866),
+        (0, 59, 0.049508),
+        (0, 100, 0.029513),
+        # Solved from the binomial distribution.
+        (1, 10, 0.394163),
+        (2, 20, 0.282619),
+        (5, 100, 0.102253),
+    ],
+)
+def test_the_bound_is_the_known_one(errors: int, samples: int, bound: float) -> None:
+    assert error_bound(errors, samples) == pytest.approx(bound, abs=5e-6)
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([0.8, 0.95, 0.99]))
+def test_at_the_bound_so_few_errors_are_just_as_unlikely_as_promised(
+    errors: int, right: int, level: float
+) -> None:
+    """The definition: P(at most `errors` of `samples` | rate = bound) = 1 - level."""
+    samples = errors + right
+    bound = error_bound(errors, samples, level)
+    assert stats.binom.cdf(errors, samples, bound) == pytest.approx(1 - level, abs=1e-9)
+    assert bound > errors / samples
+
+
+def test_the_bound_is_one_when_nothing_or_only_errors_were_seen() -> None:
+    assert error_bound(0, 0) == 1.0
+    assert error_bound(7, 7) == 1.0
+
+
+# -- the threshold ------------------------------------------------------------------------------
+
+
+def judge(
+    logits: np.ndarray, truth: np.ndarray, fitted: Confidence
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples reach the threshold, and which of all are wrong."""
+    scores = probabilities(logits, fitted.temperature)
+    return scores.max(axis=-1) >= fitted.threshold, scores.argmax(axis=-1) != truth
+
+
+@st.composite
+def judged_samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of two or three labels, many of them equal, and labels that mostly agree."""
+    labels = draw(st.integers(2, 3))
+    levels = draw(st.lists(st.floats(0.1, 6.0), min_size=1, max_size=4))
+    n = draw(st.integers(1, 150))
+    seed, agreement = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+    generator = np.random.default_rng(seed)
+    said = generator.integers(0, labels, n)
+    logits = np.zeros((n, labels))
+    logits[np.arange(n), said] = generator.choice(levels, n)
+    other = (said + 1) % labels
+    return logits, np.where(generator.random(n) < agreement, said, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(judged_samples(), st.sampled_from([0.02, 0.05, 0.2, 0.5]))
+def test_those_who_reach_the_threshold_err_within_the_bound(
+    samples: tuple[np.ndarray, np.ndarray], max_error: float
+) -> None:
+    logits, truth = samples
+    fitted = fit_confidence(logits, truth, max_error, audit_share=0.02)
+    sure, wrong = judge(logits, truth, fitted)
+    errors = int(wrong[sure].sum())
+    assert fitted.samples == len(truth)
+    assert fitted.coverage == pytest.approx(sure.mean())
+    if not sure.any():
+        assert fitted.threshold == ALWAYS_IN_DOUBT
+        assert (fitted.error, fitted.error_bound) == (0.0, 1.0)
+        return
+    assert error_bound(errors, int(sure.sum())) <= max_error
+    assert fitted.error == pytest.approx(errors / sure.sum())
+    assert fitted.error_bound == pytest.approx(error_bound(errors, int(sure.sum())))
+
+
+@settings(max_examples=60, deadline=None)
+@given(judged_samples(), st.sampled_from([0.05, 0.2]))
+def test_no_lower_threshold_would_do(
+    samples: tuple[np.ndarray, np.ndarray], max_error: float
+) -> None:
+    logits, truth = samples
+    fitted = fit_confidence(logits, truth, max_error, audit_share=0.0)
+    scores = probabilities(logits, fitted.temperature)
+    confidence, wrong = scores.max(axis=-1), scores.argmax(axis=-1) != truth
+    for lower in np.unique(confidence[confidence < fitted.threshold]):
+        sure = confidence >= lower
+        assert error_bound(int(wrong[sure].sum()), int(sure.sum())) > max_error
+
+
+def test_samples_of_equal_confidence_are_taken_or_left_together() -> None:
+    # 70 right at the top, then 40 equal ones of which the first 20 are right and the rest wrong.
+    logits = np.array([[5.0, 0.0]] * 70 + [[1.0, 0.0]] * 40)
+    truth = np.array([0] * 90 + [1] * 20)
+    fitted = fit_confidence(logits, truth, max_error=0.05, audit_share=0.0)
+    assert fitted.coverage == pytest.approx(70 / 110)
+    assert fitted.error == 0.0
+
+
+def test_where_no_threshold_is_safe_every_answer_is_in_doubt() -> None:
+    logits = np.array([[2.0, 0.0]] * 40)
+    fitted = fit_confidence(logits, np.array([0, 1] * 20), max_error=0.05, audit_share=0.1)
+    assert fitted.threshold == ALWAYS_IN_DOUBT
+    assert fitted.coverage == 0.0
+    assert fitted.fitted
+    assert fitted.audit_share == 0.1
+
+
+def test_a_few_right_answers_are_not_enough_to_be_sure() -> None:
+    """58 of 58 right still allow an error rate above 5 %; 59 of 59 do not."""
+    for n, sure in ((58, False), (59, True)):
+        fitted = fit_confidence(np.array([[4.0, 0.0]] * n), np.zeros(n, int), 0.05, 0.0)
+        assert (fitted.coverage == 1.0) is sure
+
+
+def test_unfitted_confidence_is_never_sure() -> None:
+    unfitted = unfitted_confidence(0.05, 0.02)
+    assert unfitted.threshold > 1
+    assert not unfitted.fitted
+    assert (unfitted.temperature, unfitted.audit_share) == (1.0, 0.02)
+
+
+def test_without_scipy_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'edgeclin\[convert\]'"):
+        error_bound(1, 10)
