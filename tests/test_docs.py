@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -17,6 +18,7 @@ from conftest import ROOT
 
 from edgeclin.cli import main
 from edgeclin.config import load_config
+from edgeclin.steps import Step
 
 DOCUMENTS = sorted(
     path
@@ -66,6 +68,14 @@ def test_the_documented_configuration_is_a_valid_one(tmp_path: Path) -> None:
     assert load_config(tmp_path / "device.toml").device == "bed-12"
     sample = ROOT / "firmware_scripts" / "device.sample.toml"
     assert load_config(sample).device == "bed-12"
+
+
+def test_every_preprocessing_step_is_documented_with_its_parameters() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "model.md").read_text(), re.M)
+    described = {name: set(re.findall(r"`(\w+)`", parameters)) for name, parameters in rows}
+    for step in get_args(Step):
+        name = step.__struct_config__.tag
+        assert set(step.__struct_fields__) <= described[name]
 
 
 def test_the_targets_that_documents_name_exist() -> None:

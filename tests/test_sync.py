@@ -1,0 +1,330 @@
+"""The agent against a scripted cloud: nothing is deleted early, nothing lost, urgent goes first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeclin import wire
+from edgeclin.config import SyncConfig
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.records import Result, Review, State, Tier
+from edgeclin.sync import SyncAgent
+from edgeclin.sync.window import SendWindow
+from edgeclin.transport import MemoryBroker, MemoryTransport, Message
+
+TOPICS = wire.Topics("ward", "bed")
+SETTINGS = SyncConfig(batch_results=8, batch_bytes=100_000, window_batches=2, receipt_timeout_s=5)
+Make = Callable[..., Result]
+
+
+class Device:
+    """An agent with its queue, whose clocks a test moves."""
+
+    def __init__(self, folder: Path, settings: SyncConfig = SETTINGS) -> None:
+        self.now = 100.0
+        self.broker = MemoryBroker()
+        self.queue = OfflineQueue(
+            folder / "queue.sqlite", uptime=lambda: self.now, boot="this", clock=lambda: 1e9
+        )
+        self.transport = self.broker.transport()
+        self.agent = SyncAgent(
+            self.queue, self.transport, TOPICS, settings, monotonic=lambda: self.now
+        )
+        self.cloud = self.broker.transport()
+        self.seen: list[Message] = []
+        self.cloud.open(("ec/v1/+/+/up/+", "ec/v1/+/+/ask/+", "ec/v1/+/+/st/+"), self.seen.append)
+        self.agent.open()
+
+    def step(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.agent.step()
+
+    def batches(self) -> list[tuple[Tier, wire.Batch]]:
+        """Every batch so far, in order."""
+        return [
+            (Tier(message.topic.rsplit("/", 1)[1]), wire.decode(message.payload, wire.Batch))
+            for message in self.seen
+            if "/up/" in message.topic
+        ]
+
+    def receipt(self, *ranges: tuple[int, int], epoch: str | None = None) -> None:
+        message = wire.Receipt(epoch=epoch or self.queue.epoch, ranges=ranges)
+        self.cloud.publish(Message(TOPICS.receipt, wire.encode(message)))
+
+    def opinion(self, result: str, label: str | None) -> None:
+        message = wire.Opinion(result=result, model="m", label=label, confidence=0.9)
+        self.cloud.publish(Message(TOPICS.opinion, wire.encode(message)))
+
+    def waiting(self) -> int:
+        return sum(self.queue.usage()[tier.value].count for tier in Tier)
+
+    def reviews(self) -> list[Review]:
+        rows = [row for tier in Tier for row in self.queue.pending(tier, limit=1000)]
+        return [msgspec.json.decode(r.body, type=Review) for r in rows if r.kind == "review"]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    made = Device(tmp_path)
+    yield made
+    made.queue.close()
+
+
+def test_a_row_goes_on_the_receipt_and_not_on_the_publish(
+    device: Device, make_result: Make
+) -> None:
+    for position in range(3):
+        device.queue.put(make_result(position))
+    device.step()
+    assert [item.seq for _, batch in device.batches() for item in batch.items] == [1, 2, 3]
+    assert device.waiting() == 3
+    device.receipt((1, 2))
+    device.step()
+    assert device.waiting() == 1
+    assert device.agent.delivered == 2
+
+
+def test_what_nobody_receipts_is_sent_again_after_the_timeout(
+    device: Device, make_result: Make
+) -> None:
+    for position in range(4):
+        device.queue.put(make_result(position))
+    device.step()
+    device.receipt((1, 1), (3, 3))
+    device.step(4.9)
+    assert len(device.batches()) == 1
+    device.step(0.2)
+    assert [item.seq for item in device.batches()[1][1].items] == [2, 4]
+
+
+def test_what_was_on_its_way_is_sent_again_after_a_reconnect(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result())
+    device.step()
+    device.transport.cut()
+    device.step()
+    device.transport.mend()
+    device.step()
+    first, second = device.batches()
+    assert first[1].items[0].id == second[1].items[0].id
+
+
+def test_a_cut_link_stops_nothing_but_sending(device: Device, make_result: Make) -> None:
+    device.transport.cut()
+    device.queue.put(make_result())
+    device.step()
+    assert not device.batches()
+    assert device.waiting() == 1
+
+
+@pytest.mark.parametrize("ranges", [((1, 1), (1, 1)), ((7, 9),), ((5, 4),)])
+def test_receipts_twice_or_for_unknown_rows_do_no_harm(
+    device: Device, make_result: Make, ranges: tuple[tuple[int, int], ...]
+) -> None:
+    device.queue.put(make_result(0))
+    device.queue.put(make_result(1))
+    device.step()
+    for _ in range(2):
+        device.receipt(*ranges)
+        device.step()
+    assert device.waiting() == (1 if ranges[0] == (1, 1) else 2)
+
+
+def test_a_receipt_for_another_epoch_deletes_nothing(device: Device, make_result: Make) -> None:
+    device.queue.put(make_result())
+    device.step()
+    device.receipt((1, 1), epoch="another")
+    device.step()
+    assert device.waiting() == 1
+
+
+@pytest.mark.parametrize("topic", [TOPICS.receipt, TOPICS.opinion])
+@pytest.mark.parametrize("payload", [b"", b"garbage", wire.encode(wire.Status("online", 1.0))])
+def test_garbage_from_the_cloud_is_ignored(
+    device: Device, make_result: Make, topic: str, payload: bytes
+) -> None:
+    device.queue.put(make_result())
+    device.step()
+    device.cloud.publish(Message(topic, payload))
+    device.step()
+    assert device.waiting() == 1
+
+
+def test_urgent_goes_before_routine_before_bulk(device: Device, make_result: Make) -> None:
+    for tier in (Tier.BULK, Tier.ROUTINE, Tier.URGENT):
+        for position in range(3):
+            device.queue.put(make_result(position, tier=tier))
+    device.step()
+    device.receipt((4, 9))
+    device.step()
+    assert [tier for tier, _ in device.batches()] == [Tier.URGENT, Tier.ROUTINE, Tier.BULK]
+
+
+def test_live_results_go_before_the_backlog(device: Device, make_result: Make) -> None:
+    for position in range(100):
+        device.queue.put(make_result(position))
+    device.step()
+    live = device.queue.put(make_result(100))
+    device.receipt((1, 8))
+    device.step()
+    newest = device.batches()[2][1].items
+    assert live.seq in [item.seq for item in newest]
+    assert [item.seq for item in newest] == sorted(item.seq for item in newest)
+
+
+def test_batches_and_the_window_are_bounded(tmp_path: Path, make_result: Make) -> None:
+    settings = SyncConfig(batch_results=50, batch_bytes=2_000, window_batches=3)
+    device = Device(tmp_path, settings)
+    for position in range(100):
+        device.queue.put(make_result(position))
+    device.step()
+    assert len(device.batches()) == 3
+    for _, batch in device.batches():
+        assert 1 < len(batch.items) < 50
+        assert sum(len(bytes(item.body)) for item in batch.items) <= 2_000
+    device.queue.close()
+
+
+def test_an_opinion_confirms_or_amends_and_the_review_is_queued(
+    device: Device, make_result: Make
+) -> None:
+    sample = np.zeros(140, np.float32)
+    ids = [
+        device.queue.put(make_result(n, state=State.PROVISIONAL, label="normal"), sample).id
+        for n in range(2)
+    ]
+    device.step()
+    asks = [message for message in device.seen if message.topic == TOPICS.ask]
+    assert [message.correlation for message in asks] == [identity.encode() for identity in ids]
+    assert {message.response_topic for message in asks} == {TOPICS.opinion}
+    assert all(0 < (message.expiry_s or 0) <= 60 for message in asks)
+    device.opinion(ids[0], "normal")
+    device.opinion(ids[1], "PVC")
+    device.opinion(ids[1], "normal")
+    device.step()
+    assert [(r.result, r.state, r.label) for r in device.reviews()] == [
+        (ids[0], State.CONFIRMED, "normal"),
+        (ids[1], State.AMENDED, "PVC"),
+    ]
+
+
+def test_a_deadline_makes_unreviewed_and_a_late_opinion_still_counts(
+    device: Device, make_result: Make
+) -> None:
+    result = make_result(state=State.PROVISIONAL, label="normal")
+    identity = device.queue.put(result, np.zeros(140), deadline_s=10).id
+    device.transport.cut()
+    device.step(9)
+    assert not device.reviews()
+    device.step(2)
+    assert [review.state for review in device.reviews()] == [State.UNREVIEWED]
+    device.transport.mend()
+    device.step()
+    assert not [message for message in device.seen if message.topic == TOPICS.ask]
+    device.opinion(identity, "PVC")
+    device.step()
+    assert [review.state for review in device.reviews()] == [State.UNREVIEWED, State.AMENDED]
+
+
+def test_birth_state_and_health_are_retained_and_the_will_says_lost(device: Device) -> None:
+    device.step()
+    kept: list[Message] = []
+    device.broker.transport().open(("ec/v1/+/+/st/+",), kept.append)
+    assert {message.topic for message in kept} == {TOPICS.birth, TOPICS.state, TOPICS.health}
+    for message in kept:
+        assert wire.decode(message.payload, wire.Status).state == "online"
+    device.transport.cut()
+    assert wire.decode(device.seen[-1].payload, wire.Status).state == "lost"
+    device.transport.mend()
+    device.step()
+    device.agent.close()
+    last = [message for message in device.seen if message.topic == TOPICS.state][-1]
+    assert wire.decode(last.payload, wire.Status).state == "offline"
+
+
+def test_a_window_frees_a_batch_when_all_of_it_is_receipted() -> None:
+    window = SendWindow(size=1, timeout_s=5)
+    window.send(Tier.ROUTINE, [1, 2, 9], now=0)
+    window.receipt([(1, 2)])
+    assert window.room == 0
+    window.receipt([(9, 9)])
+    assert window.room == 1
+
+
+class Lossy(MemoryTransport):
+    """A link that loses, doubles and delays what goes through it, both ways."""
+
+    def __init__(self, broker: MemoryBroker, chance: random.Random) -> None:
+        super().__init__(broker)
+        self._chance = chance
+        self._late: list[Message] = []
+        self.healed = False
+
+    def receive(self, message: Message) -> None:
+        for passed in self._disturb(message):
+            super().receive(passed)
+
+    def publish(self, message: Message) -> None:
+        for passed in self._disturb(message):
+            super().publish(passed)
+
+    def _disturb(self, message: Message) -> list[Message]:
+        if self.healed:
+            return [message]
+        luck = self._chance.random()
+        if luck < 0.2:
+            return []
+        if luck < 0.4:
+            self._late.append(message)
+            return []
+        passed = [message, message] if luck < 0.6 else [message]
+        if self._late and luck > 0.8:
+            passed.append(self._late.pop(self._chance.randrange(len(self._late))))
+        return passed
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_a_link_that_loses_doubles_and_reorders_costs_nothing(
+    tmp_path_factory: pytest.TempPathFactory, make_result: Make, seed: int
+) -> None:
+    pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
+    from edgeclin.cloud.ingest import Ingest
+    from edgeclin.cloud.store import Store
+
+    chance, now = random.Random(seed), [0.0]
+    broker, folder = MemoryBroker(), tmp_path_factory.mktemp("lossy")
+    queue = OfflineQueue(folder / "queue.sqlite", uptime=lambda: now[0], boot="this")
+    store = Store(folder / "store")
+    ingest = Ingest(store, broker.transport())
+    ingest.open()
+    link = Lossy(broker, chance)
+    agent = SyncAgent(queue, link, TOPICS, SETTINGS, monotonic=lambda: now[0])
+    agent.open()
+    issued = []
+    for position in range(60):
+        tier = chance.choice(list(Tier))
+        issued.append(queue.put(make_result(position, tier=tier)).id)
+        agent.step()
+        now[0] += chance.choice([0.0, 1.0, 6.0])
+        if chance.random() < 0.1:
+            link.cut()
+            link.mend()
+    link.healed = True
+    for _ in range(100):
+        now[0] += 1.0
+        agent.step()
+    assert agent.idle
+    stored = store.tables()["result"].column("id").to_pylist()
+    assert sorted(stored) == sorted(issued)
+    queue.close()
+    store.close()
