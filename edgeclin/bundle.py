@@ -18,7 +18,7 @@ import msgspec
 
 from edgeclin import keys
 from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
-from edgeclin.files import directory_atomic, write_atomic
+from edgeclin.files import directory_atomic, write_atomic, writing
 from edgeclin.manifest import FileEntry, Manifest, check_file_name, parse_manifest
 
 MANIFEST = "manifest.json"
@@ -154,7 +154,7 @@ def write_bundle(
     content = {MANIFEST: payload, **dict(sorted(files.items()))}
     if signer is not None:
         content[SIGNATURE] = keys.sign(payload, signer)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == SUFFIX:
             write_atomic(path, _zip(content))
@@ -163,8 +163,6 @@ def write_bundle(
                 for name, data in content.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(data)
-    except OSError as exc:
-        raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
     return path
 
 

@@ -53,6 +53,19 @@ def directory_atomic(path: Path) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which target could not be written, and why, in one sentence.
+
+    Raises:
+        BadFile: instead of an OSError from within the block.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
+
+
 def require_file(path: Path) -> None:
     """Refuse a path at which no readable file stands.
 

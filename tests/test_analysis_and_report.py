@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from edgeclin import wire
+from edgeclin.errors import BadFile
 from edgeclin.records import Latency, Record, Result, Review, State
 
 pytest.importorskip("ibis", reason="the cloud extra is not installed")
@@ -132,3 +133,12 @@ def test_an_empty_store_has_a_page_too(tmp_path: Path) -> None:
     assert analysis.summary()["results"] == 0
     write_report(analysis, store.statuses(), tmp_path / "report.html")
     assert "The store is empty" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(BadFile, match="cannot be written"):
+        write_report(Analysis(store.tables()), [], blocked / "report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "store"]

@@ -206,6 +206,33 @@ def test_run_ends_on_ctrl_c_though_standard_input_is_silent(
     process.stdout.close()
 
 
+@pytest.mark.parametrize("command", ["run", "sync"])
+def test_a_second_process_in_the_same_role_is_refused(
+    run: Run, config: Path, tmp_path: Path, command: str
+) -> None:
+    from edgeclin.offline_queue import OfflineQueue
+
+    with OfflineQueue(tmp_path / "q.sqlite") as queue, queue.claim(command):
+        refused(run(command, "--config", config), 4, f"another `edgeclin {command}`")
+    assert queue_is_empty(run, config)
+
+
+def queue_is_empty(run: Run, config: Path) -> bool:
+    status = json.loads(run("queue", "status", "--config", config, "--json").output)
+    return not any(entry["count"] for entry in status["waiting"].values())
+
+
+def test_a_target_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    refused(run("describe", ECG / "edge.keras", "-o", blocked / "model.toml"), 1, "model.toml")
+
+
+def test_a_rate_or_number_of_threads_below_its_least_is_wrong_usage(run: Run, config: Path) -> None:
+    for option in (("--rate", "-5"), ("--rate", "0"), ("--threads", "0")):
+        assert run("run", "--config", config, *option).exit_code == 2
+
+
 @pytest.mark.parametrize("command", ["run", "sync", "queue status"])
 def test_a_wrong_configuration_is_one_sentence(run: Run, config: Path, command: str) -> None:
     config.write_text(config.read_text() + "\n[sinc]\n")

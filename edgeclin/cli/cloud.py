@@ -41,7 +41,7 @@ def cloud() -> None:
 @click.option("--store", type=FILE, required=True, help="The store's folder; made if absent.")
 @click.option(
     "--compact-every",
-    type=float,
+    type=click.FloatRange(min=0.1),
     default=60.0,
     show_default=True,
     help="Seconds between moves from the index into Parquet.",

@@ -25,7 +25,7 @@ def describe(model: Path, output: Path | None) -> None:
     """
     from edgeclin.description import starter
     from edgeclin.errors import BadFile
-    from edgeclin.files import write_atomic
+    from edgeclin.files import write_atomic, writing
     from edgeclin.model_files import read_model
 
     text = starter(model.stem, read_model(model))
@@ -34,7 +34,8 @@ def describe(model: Path, output: Path | None) -> None:
         return
     if output.exists():
         raise BadFile(output, "exists", "name another file with -o")
-    write_atomic(output, text.encode())
+    with writing(output):
+        write_atomic(output, text.encode())
     click.echo(f"{output} written: fill in what it marks with FILL IN")
 
 

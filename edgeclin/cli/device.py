@@ -50,8 +50,18 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 @config_option
 @click.option("--bundle", type=FILE, help="Instead of the one that the configuration names.")
 @click.option("--source", help="Data file, folder, or - for JSON lines on standard input.")
-@click.option("--rate", type=float, help="Replay this many samples a second (default: all speed).")
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads of the engine.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Replay this many samples a second (default: all speed).",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of the engine.",
+)
 @trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
 def run(
@@ -84,7 +94,7 @@ def run(
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
     origin = _open_source(where, runtime, rate)
     tally = _Tally(as_json)
-    with open_queue(config) as queue:
+    with open_queue(config) as queue, queue.claim("run"):
         bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s)
 
         def alive() -> bool:
@@ -167,7 +177,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     config = load_config(config_path)
     transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
     stop = stop_event()
-    with open_queue(config) as queue:
+    with open_queue(config) as queue, queue.claim("sync"):
         topics = wire.Topics(config.site, config.device)
         agent = SyncAgent(queue, transport, topics, config.sync)
         agent.open()

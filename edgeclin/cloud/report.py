@@ -14,7 +14,7 @@ import numpy as np
 from edgeclin import wire
 from edgeclin.cloud.analysis import Analysis
 from edgeclin.errors import MissingExtra
-from edgeclin.files import write_atomic
+from edgeclin.files import write_atomic, writing
 from edgeclin.records import State
 from edgeclin.version import VERSION
 
@@ -42,7 +42,11 @@ def write_report(
     statuses: Sequence[tuple[str, str, str, float, wire.Status]],
     path: Path,
 ) -> None:
-    """Draw the report and put it at `path` in one step."""
+    """Draw the report and put it at `path` in one step.
+
+    Raises:
+        BadFile: `path` cannot be written.
+    """
     outcomes = analysis.outcome_rows()
     plots = [] if not outcomes else _plots(analysis, outcomes)
     template = jinja2.Environment(
@@ -62,8 +66,9 @@ def write_report(
             if topic == "st/state"
         ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page.encode())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, page.encode())
 
 
 def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

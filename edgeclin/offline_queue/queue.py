@@ -8,6 +8,7 @@ the last `routine_sync_s` seconds, bulk at most the last `BULK_SYNC_S`.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import sqlite3
@@ -300,6 +301,22 @@ class OfflineQueue:
         return reviews
 
     # -- both ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(self, role: str) -> Iterator[None]:
+        """Be the only process in a role, such as `run`, until the block or the process ends.
+
+        Raises:
+            QueueUnusable: another process has the role.
+        """
+        with Path(f"{self.path}.{role}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise QueueUnusable(
+                    f"{self.path}: another `edgeclin {role}` is at work on this queue; end it first"
+                ) from exc
+            yield
 
     def usage(self) -> dict[str, Usage]:
         """What waits, by tier, and under `questions` what waits for an opinion."""
