@@ -114,7 +114,7 @@ def test_toml_is_read_as_the_record_it_describes(tmp_path: Path) -> None:
         (b"words = []\n", "number"),
         (b"number = \n", "line 1"),
         (b"number = 1\n# \xff\n", "utf-8"),
-        (b"number = " + b"[" * 100_000, "recursion"),
+        (b"number = " + b"[" * 100_000, "recursion|nested"),
         (b"", "number"),
     ],
     ids=["unknown key", "type", "missing", "not TOML", "not UTF-8", "too deep", "empty"],

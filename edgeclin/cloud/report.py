@@ -77,7 +77,7 @@ def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str
     return [
         (
             "Volume over time",
-            "Results made at the bedside and results stored in the cloud, each second or bin. "
+            "Results a second made at the bedside and stored in the cloud (linear up to 100). "
             "During an outage the first goes on and the second stops.",
             _volume(times),
         ),

@@ -271,6 +271,7 @@ class OfflineQueue:
                 """
                 SELECT seq, result, label, state, boot, asked_at, file FROM questions
                 WHERE state IN (?, ?) AND bytes > 0 AND (boot != ? OR deadline <= ?)
+                ORDER BY seq
                 """,
                 (State.PROVISIONAL.value, State.FINAL.value, self._boot, now),
             ).fetchall()

@@ -23,6 +23,7 @@ from edgeclin.wire import CONTENT_TYPE
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.5
+_POLL_S = 0.2
 
 
 class MQTTTransport:
@@ -52,6 +53,7 @@ class MQTTTransport:
         self._will: Message | None = None
         self._client = self._new_client()
         self._ready = threading.Event()
+        self._ended = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._stay_connected, daemon=True)
         self.sessions = 0
@@ -110,6 +112,7 @@ class MQTTTransport:
             # A client of its own for each session: paho would resend what it still has in memory,
             # and what is to be sent again is for the layer above to say.
             self._client = self._new_client()
+            self._ended.clear()  # Before `connect`: a session may end within it.
             try:
                 self._client.connect(
                     self._broker.host,
@@ -117,7 +120,7 @@ class MQTTTransport:
                     keepalive=self._broker.keepalive_s,
                     clean_start=True,
                 )
-                self._client.loop_forever()
+                self._serve(self._client)
             except (OSError, ValueError) as exc:
                 level = logging.DEBUG if failures else logging.WARNING
                 log.log(level, "cannot reach %s:%d: %s", self._broker.host, self._broker.port, exc)
@@ -125,6 +128,17 @@ class MQTTTransport:
             failures = 0 if self.sessions > before else failures + 1
             bound = min(self._broker.reconnect_most_s, BACKOFF_FIRST_S * 2 ** min(failures, 16))
             self._closing.wait(self._jitter(bound))
+
+    def _serve(self, client: mqtt.Client) -> None:
+        """Let paho's own thread do all reading and writing until the session ends.
+
+        With `loop_forever` here, a `publish` from another thread would write to the socket itself,
+        at the same time: packets would mix, and TLS would break the connection.
+        """
+        client.loop_start()
+        while not self._ended.wait(_POLL_S):
+            if self._closing.is_set() and not client.is_connected():
+                return
 
     def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
         if self._closing.is_set():
@@ -156,6 +170,7 @@ class MQTTTransport:
 
     def _disconnected(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
         self._ready.clear()
+        self._ended.set()
         log.info("disconnected: %s", reason)
 
     def _received(self, _: Any, __: Any, message: mqtt.MQTTMessage) -> None:
