@@ -284,6 +284,25 @@ def test_a_file_of_another_length_is_refused(
 
 
 @both_forms
+@pytest.mark.parametrize("wrong", [1, -1, 1 << 40, -(1 << 40)])
+def test_a_listed_size_that_is_not_the_file_s_is_refused_although_the_hash_is_right(
+    form: Form,
+    wrong: int,
+    tmp_path: Path,
+    key_pair: KeyPair,
+    trust: list[Any],
+    manifest_and_files: Parts,
+) -> None:
+    manifest, files = manifest_and_files
+    listed = listing(manifest, files)
+    true = listed.files["engine.json"]
+    lie = msgspec.structs.replace(true, size=true.size + wrong)
+    listed = msgspec.structs.replace(listed, files={**listed.files, "engine.json": lie})
+    path = lay(tmp_path, form, signed(key_pair, listed, files))
+    refused(path, trust, "engine.json", "its bytes are not those")
+
+
+@both_forms
 def test_two_files_that_changed_places_are_refused(
     form: Form, tmp_path: Path, entries: Entries, trust: list[Any]
 ) -> None:
@@ -674,7 +693,7 @@ def patched(data: bytes, name: str, form: str, offset: int, value: int) -> bytes
     return bytes(changed)
 
 
-SIZE_AT, CRC_AT = 24, 16
+CRC_AT, PACKED_SIZE_AT, SIZE_AT = 16, 20, 24
 
 
 @contextmanager
@@ -686,6 +705,15 @@ def little_memory(most: int = 16 << 20) -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < most
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1 << 30])
+def test_a_packed_size_that_lies_is_refused_with_a_reason(
+    size: int, tmp_path: Path, sound: bytes, trust: list[Any]
+) -> None:
+    path = tmp_path / "b.edgeclin"
+    path.write_bytes(patched(sound, "golden.npz", "<I", PACKED_SIZE_AT, size))
+    refused(path, trust, "golden.npz", r"damaged (in the zip )?\(\w", allow_unsigned=True)
 
 
 @pytest.fixture(scope="module")

@@ -834,3 +834,22 @@ def test_close_may_be_called_twice_and_waits_for_nothing(
     queue.close()
     queue.close()
     wait_until(lambda: not queue._flusher.is_alive(), "the thread ended", most_s=1)
+
+
+def test_a_flush_that_failed_is_tried_again(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OfflineQueue(tmp_path / "queue.sqlite", routine_sync_s=0.05) as queue:
+        failures: list[int] = []
+
+        def fail(descriptor: int) -> None:
+            failures.append(descriptor)
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fdatasync", fail)
+            queue.put(make_result())
+            wait_until(lambda: len(failures) >= 3, "three attempts")
+        synced: list[int] = []
+        monkeypatch.setattr("os.fdatasync", synced.append)
+        wait_until(lambda: synced, "an attempt that went well")

@@ -331,16 +331,21 @@ class OfflineQueue:
         return int(row[0]) if row else 0
 
     def flush(self) -> None:
-        """Make everything that `put` has returned for survive a power cut."""
+        """Make everything that `put` has returned for survive a power cut.
+
+        Raises:
+            OSError: the disk failed; what was not made safe stays due.
+        """
+        due = dict(self._dirty)
         self._dirty.clear()
         try:
-            descriptor = os.open(f"{self.path}-wal", os.O_RDONLY)
+            with Path(f"{self.path}-wal").open("rb") as log_file:
+                os.fdatasync(log_file.fileno())
         except FileNotFoundError:
             return
-        try:
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
+        except OSError:
+            self._dirty.update(due)
+            raise
 
     def close(self) -> None:
         """Flush and let go of the file."""
@@ -427,10 +432,11 @@ class OfflineQueue:
 
     def _flush_in_time(self) -> None:
         bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
-        while not self._closing.wait(max(self._routine_sync_s / 2, _LEAST_TICK_S)):
+        while not self._closing.wait(max(self._routine_sync_s / 3, _LEAST_TICK_S)):
             now = time.monotonic()
             waiting = list(self._dirty.items())
-            if any(now - since >= bounds[tier] / 2 for tier, since in waiting):
+            # A third of the bound for the turn, a third for the age, a third for the disk.
+            if any(now - since >= bounds[tier] / 3 for tier, since in waiting):
                 try:
                     self.flush()
                 except OSError as exc:

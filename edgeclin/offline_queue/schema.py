@@ -106,14 +106,15 @@ def prepare(path: Path) -> None:
 def _prepare(path: Path) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise QueueUnusable(
                 f"{path}: schema {version} was written by a newer edgeclin; this one reads "
                 f"up to {VERSION}: upgrade edgeclin"
             )
+        if version == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)

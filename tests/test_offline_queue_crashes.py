@@ -1,0 +1,544 @@
+"""The queue when something dies: its process, the power, the disk, the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from polling import wait_until
+
+from edgeclin import wire
+from edgeclin.errors import EdgeclinError, QueueFull, QueueUnusable
+from edgeclin.offline_queue import OfflineQueue, Row
+from edgeclin.records import Result, State, Tier
+
+MakeResult = Callable[..., Result]
+CHILD = Path(__file__).parent / "queue_child.py"
+NEVER_S = 1000.0
+
+
+def command(work: str, result: Result, *arguments: object) -> list[str]:
+    """The command line of one work of `queue_child.py`."""
+    made = msgspec.json.encode(result).decode()
+    return [sys.executable, str(CHILD), work, made, *map(str, arguments)]
+
+
+def every_row(queue: OfflineQueue) -> list[Row]:
+    rows = [row for tier in Tier for row in queue.pending(tier, limit=1_000_000)]
+    return sorted(rows, key=lambda row: row.seq)
+
+
+def noise(size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+
+
+# -- SIGKILL ------------------------------------------------------------------------------------
+
+
+def test_a_sigkill_in_the_middle_of_puts_loses_nothing_acknowledged(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    """Five processes in turn go on where the last one was killed, each at another moment."""
+    path, result = tmp_path / "q.db", make_result()
+    acknowledged: list[tuple[int, str, int]] = []
+    for round_number in range(5):
+        with subprocess.Popen(command("put", result, path), stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            lines = [child.stdout.readline() for _ in range(5 + 9 * round_number)]
+            child.kill()
+            lines += child.stdout.readlines()
+        for line in lines:
+            seq, identity, position = line.decode().split()
+            acknowledged.append((int(seq), identity, int(position)))
+        with OfflineQueue(path) as queue:
+            rows, next_position = every_row(queue), queue.next_position(result.source)
+            asked = {question.result for question in queue.questions(limit=100_000)}
+        stored = {row.seq: (row.id, msgspec.json.decode(row.body)["position"]) for row in rows}
+        for seq, identity, position in acknowledged:
+            assert stored[seq] == (identity, position)
+        assert [position for _, position in stored.values()] == list(range(len(rows)))
+        assert next_position == len(rows), "no answer twice, none left out"
+        assert len(rows) - len(acknowledged) <= round_number + 1, "at most one a kill in between"
+        assert {id for id, position in stored.values() if position % 4 == 0} == asked
+        assert {file.name for file in Path(f"{path}.payloads").iterdir()} == asked
+    assert len(acknowledged) > 100
+
+
+@pytest.mark.parametrize("statement", [0, 1, 4, 11])
+def test_a_process_killed_while_it_makes_the_tables_leaves_a_queue_that_starts(
+    tmp_path: Path, make_result: MakeResult, statement: int
+) -> None:
+    path = tmp_path / "q.db"
+    child = subprocess.run(command("die", make_result(), path, statement), check=False)
+    assert child.returncode == -9
+    assert path.exists()
+    with OfflineQueue(path) as queue:
+        assert queue.put(make_result()).seq == 1
+        assert queue.usage()["routine"].count == 1
+    assert not list(tmp_path.glob("*.corrupt-*")), "an unfinished database is not a corrupt one"
+
+
+@dataclass
+class Pair:
+    """Two processes that open the same path at the same moment."""
+
+    children: tuple[subprocess.Popen[str], subprocess.Popen[str]]
+
+    def open(self, path: Path) -> list[tuple[str, int, str]]:
+        """Epoch, sequence number and id that each got."""
+        for child in self.children:
+            assert child.stdin is not None
+            child.stdin.write(f"{path}\n")
+            child.stdin.flush()
+        answers = []
+        for child in self.children:
+            assert child.stdout is not None
+            epoch, seq, identity = child.stdout.readline().split()
+            answers.append((epoch, int(seq), identity))
+        return answers
+
+
+@pytest.fixture
+def pair(make_result: MakeResult) -> Iterator[Pair]:
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command("open", make_result()),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    children = start(), start()
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    yield Pair(children)
+    for child in children:
+        child.communicate()
+
+
+@pytest.mark.parametrize("first", ["nothing", "a corrupt database"])
+def test_two_processes_that_start_at_once_share_one_queue(
+    tmp_path: Path, pair: Pair, first: str
+) -> None:
+    for number in range(25):
+        path = tmp_path / f"{number}.db"
+        if first != "nothing":
+            path.write_bytes(b"no database" * 1000)
+        (epoch, seq, one), (other_epoch, other_seq, other) = pair.open(path)
+        assert epoch == other_epoch
+        with OfflineQueue(path) as queue:
+            assert {row.seq: row.id for row in every_row(queue)} == {seq: one, other_seq: other}
+        kept = list(tmp_path.glob(f"{number}.db.corrupt-?"))
+        assert len(kept) == (0 if first == "nothing" else 1)
+
+
+# -- power cuts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def system_calls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the process that puts asks of the kernel, in order, with its marks between."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: apt-get install strace")
+    folder = tmp_path_factory.mktemp("traced")
+    result = Result("b", "e", "p", "s", 0, 1.0, State.FINAL, "test", Tier.ROUTINE)
+    names = "trace=fsync,fdatasync,pwrite64,write,rename,renameat,renameat2"
+    trace = ["strace", "-f", "-y", "-o", str(folder / "trace"), "-e", names]
+    child = subprocess.run(
+        [*trace, *command("marks", result, folder / "q.db")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if child.returncode != 0 and "ptrace" in child.stderr:
+        pytest.skip("this machine does not let processes be traced")
+    assert child.returncode == 0, child.stderr
+    return (folder / "trace").read_text().splitlines()
+
+
+def between(calls: list[str], what: str) -> list[str]:
+    """The calls from the mark `begin WHAT` to the mark `end WHAT`."""
+    begin = next(n for n, call in enumerate(calls) if f'"begin {what}\\n"' in call)
+    end = next(n for n, call in enumerate(calls) if f'"end {what}\\n"' in call)
+    return calls[begin + 1 : end]
+
+
+def positions(calls: list[str], pattern: str) -> list[int]:
+    return [number for number, call in enumerate(calls) if re.search(pattern, call)]
+
+
+def test_an_urgent_result_is_on_flash_before_put_returns(system_calls: list[str]) -> None:
+    calls = between(system_calls, "urgent")
+    writes = positions(calls, r"pwrite64\(\d+<[^>]*-wal>")
+    syncs = positions(calls, r"(fsync|fdatasync)\(\d+<[^>]*-wal>\).*= 0")
+    assert writes
+    assert syncs
+    assert syncs[-1] > writes[-1], "what was written last was made durable too"
+
+
+@pytest.mark.parametrize("tier", ["routine", "bulk"])
+def test_a_routine_or_bulk_result_is_handed_to_the_kernel_and_waits_for_no_flash(
+    system_calls: list[str], tier: str
+) -> None:
+    calls = between(system_calls, tier)
+    assert positions(calls, r"pwrite64\(\d+<[^>]*-wal>"), "a SIGKILL loses nothing"
+    assert not positions(calls, r"(fsync|fdatasync)\(")
+
+
+def test_a_payload_file_is_durable_under_its_name_before_its_row_is(
+    system_calls: list[str],
+) -> None:
+    calls = between(system_calls, "payload")
+    file = positions(calls, r"fsync\(\d+<[^>]*\.payloads/\.[^>]*>\).*= 0")[0]
+    name = positions(calls, r"rename\w*\(.*\.payloads/")[0]
+    folder = positions(calls, r"fsync\(\d+<[^>]*\.payloads>\).*= 0")[0]
+    row = positions(calls, r"pwrite64\(\d+<[^>]*-wal>")[0]
+    assert file < name < folder < row
+
+
+@pytest.fixture
+def flushes(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When `fdatasync` was called, in monotonic seconds; SQLite's own calls are not among them."""
+    times: list[float] = []
+    real = os.fdatasync
+
+    def noted(descriptor: int) -> None:
+        real(descriptor)
+        times.append(time.monotonic())
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    return times
+
+
+def test_a_routine_result_is_flushed_within_its_bound(
+    tmp_path: Path, make_result: MakeResult, flushes: list[float]
+) -> None:
+    bound_s = 0.6
+    with OfflineQueue(tmp_path / "q.db", routine_sync_s=bound_s) as queue:
+        for position in range(3):
+            flushes.clear()
+            queue.put(make_result(position))
+            returned = time.monotonic()
+            assert not flushes, "the put itself waits for no flash"
+            wait_until(lambda: flushes, "a flush")
+            assert flushes[0] - returned <= bound_s
+        assert len(flushes) == 1
+        wait_until(lambda: not queue._dirty, "nothing is left to flush", most_s=1)
+
+
+def test_bulk_waits_longer_than_routine_and_an_urgent_result_flushes_for_all(
+    tmp_path: Path, make_result: MakeResult, flushes: list[float]
+) -> None:
+    with OfflineQueue(tmp_path / "q.db", routine_sync_s=0.02) as queue:
+        queue.put(make_result(0))
+        wait_until(lambda: flushes, "the flush of a routine result")
+        flushes.clear()
+        queue.put(make_result(1, tier=Tier.BULK))
+        assert set(queue._dirty) == {Tier.BULK}
+        assert not queue._closing.wait(0.1), "many turns of the flusher"
+        assert not flushes
+        queue.put(make_result(2, tier=Tier.URGENT))
+        assert not queue._dirty
+    assert len(flushes) == 1, "one at closing"
+
+
+def test_a_flush_that_fails_is_told_and_the_next_one_is_tried(
+    tmp_path: Path,
+    make_result: MakeResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried = threading.Semaphore(0)
+
+    def broken(descriptor: int) -> None:
+        tried.release()
+        raise OSError(5, "Input/output error")
+
+    with OfflineQueue(tmp_path / "q.db", routine_sync_s=0.02) as queue:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", broken)
+            for position in range(2):
+                queue.put(make_result(position))
+                assert tried.acquire(timeout=10)
+        wait_until(lambda: "cannot be made safe from a power cut" in caplog.text, "an alarm")
+        assert queue._flusher.is_alive()
+
+
+# -- full disks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of three megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = Path(tempfile.mkdtemp(prefix="edgeclin-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        folder.rmdir()
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+def take_all_room(disk: Path) -> Path:
+    """A file that leaves nothing of the disk."""
+    ballast = disk / "ballast"
+    descriptor = os.open(ballast, os.O_CREAT | os.O_WRONLY)
+    try:
+        for size in (65536, 4096, 1):
+            while True:
+                os.write(descriptor, b"x" * size)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return ballast
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_a_full_disk_refuses_whole_results_and_all_is_well_once_there_is_room(
+    small_disk: Path, make_result: MakeResult, tier: Tier
+) -> None:
+    with OfflineQueue(small_disk / "q.db", routine_sync_s=NEVER_S) as queue:
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(1 << 20))
+        count = 0
+        with pytest.raises(QueueFull, match="the disk is full"):
+            while True:
+                queue.put(make_result(count, tier=tier))
+                count += 1
+        assert count > 10
+        assert [row.seq for row in every_row(queue)] == list(range(1, count + 1))
+        assert queue.next_position("test.npz") == count
+        assert queue.usage()[tier.value].count == count
+        ballast.unlink()
+        assert queue.put(make_result(count, tier=tier)).seq == count + 1
+        receipt = wire.Receipt(epoch=queue.epoch, ranges=((1, count + 1),))
+        assert queue.remove(receipt) == count + 1
+    with OfflineQueue(small_disk / "q.db") as queue:
+        assert every_row(queue) == []
+        assert queue.last_seq() == count + 1
+
+
+def test_a_sample_for_which_the_disk_has_no_room_leaves_nothing_half_written(
+    small_disk: Path, make_result: MakeResult
+) -> None:
+    with OfflineQueue(small_disk / "q.db", routine_sync_s=NEVER_S) as queue:
+        queue.put(make_result(0))
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(2 << 20))
+        with pytest.raises(QueueFull, match="the disk is full"):
+            queue.put(make_result(1, state=State.PROVISIONAL), noise(2_000_000))
+        assert list((small_disk / "q.db.payloads").iterdir()) == []
+        assert [row.seq for row in every_row(queue)] == [1]
+        assert queue.questions() == []
+        ballast.unlink()
+        queue.put(make_result(1, state=State.PROVISIONAL), noise(1_000_000))
+        assert len(queue.questions()) == 1
+
+
+def test_a_queue_opens_on_a_full_disk_and_can_be_read(
+    small_disk: Path, make_result: MakeResult
+) -> None:
+    with OfflineQueue(small_disk / "q.db") as queue:
+        stored = queue.put(make_result())
+        # The log of a process that still runs is there already, as after a crash.
+        take_all_room(small_disk)
+        with OfflineQueue(small_disk / "q.db") as second:
+            assert [row.id for row in every_row(second)] == [stored.id]
+
+
+def test_a_disk_without_any_room_is_said_to_be_unusable(small_disk: Path) -> None:
+    take_all_room(small_disk)
+    with pytest.raises(QueueUnusable, match="cannot be opened"):
+        OfflineQueue(small_disk / "q.db")
+
+
+# -- damaged files ------------------------------------------------------------------------------
+
+
+def _overwritten(start: float, stop: float, with_noise: bool) -> Callable[[bytes], bytes]:
+    """Replace a share of the file."""
+
+    def damage(data: bytes) -> bytes:
+        first, last = int(len(data) * start), int(len(data) * stop)
+        filler = random.Random(1).randbytes(last - first) if with_noise else bytes(last - first)
+        return data[:first] + filler + data[last:]
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "random bytes": _overwritten(0, 1, with_noise=True),
+    "all NULs, as after a power cut": _overwritten(0, 1, with_noise=False),
+    "random bytes in the middle": _overwritten(0.3, 0.7, with_noise=True),
+    "NULs in the middle": _overwritten(0.3, 0.7, with_noise=False),
+    "NULs after the first page": _overwritten(0.04, 1, with_noise=False),
+    "random first page": _overwritten(0, 0.02, with_noise=True),
+    "half of it": lambda data: data[: len(data) // 2],
+    "half of it and half a page": lambda data: data[: len(data) // 2 + 2048],
+    "without its last page": lambda data: data[:-4096],
+    "half a header": lambda data: data[:50],
+    "text": lambda data: b"this was never a database\n" * 400,
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_database_is_set_aside_and_the_device_starts(
+    tmp_path: Path, make_result: MakeResult, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        for position in range(200):
+            queue.put(make_result(position))
+        payload = queue.put(make_result(200, state=State.PROVISIONAL), noise(100_000)).id
+        epoch = queue.epoch
+    damaged = DAMAGES[damage](path.read_bytes())
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.ERROR), OfflineQueue(path) as queue:
+        assert queue.epoch != epoch
+        assert every_row(queue) == []
+        assert queue.put(make_result()).seq == 1
+    assert Path(f"{path}.corrupt-1").read_bytes() == damaged
+    assert Path(f"{path}.corrupt-1.payloads", payload).exists(), "its samples are kept with it"
+    assert "is corrupt" in caplog.text
+    assert "q.db.corrupt-1" in caplog.text
+
+
+def test_each_damaged_database_is_kept_beside_the_ones_before(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    epochs = set()
+    for number in range(1, 4):
+        path.write_bytes(b"damage %d" % number * 100)
+        with OfflineQueue(path) as queue:
+            epochs.add(queue.epoch)
+        assert Path(f"{path}.corrupt-{number}").read_bytes().startswith(b"damage %d" % number)
+    assert len(epochs) == 3
+
+
+def test_a_process_that_died_while_setting_aside_is_carried_on(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    path.write_bytes(b"damage" * 1000)
+    Path(f"{path}.corrupt-1-wal").write_bytes(b"its log, renamed already")
+    with OfflineQueue(path):
+        pass
+    assert Path(f"{path}.corrupt-1").read_bytes() == b"damage" * 1000
+    assert Path(f"{path}.corrupt-1-wal").read_bytes() == b"its log, renamed already"
+
+
+def test_an_empty_file_is_a_new_queue(tmp_path: Path, make_result: MakeResult) -> None:
+    (tmp_path / "q.db").touch()
+    with OfflineQueue(tmp_path / "q.db") as queue:
+        assert queue.put(make_result()).seq == 1
+    assert not list(tmp_path.glob("*.corrupt-*"))
+
+
+@pytest.mark.parametrize("damage", ["random", "half"])
+def test_a_damaged_log_costs_only_what_it_held(
+    tmp_path: Path, make_result: MakeResult, damage: str
+) -> None:
+    """A log torn by a power cut: SQLite reads it up to the first frame that does not fit."""
+    path, copy = tmp_path / "q.db", tmp_path / "cut" / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+    copy.parent.mkdir()
+    with OfflineQueue(path) as queue:
+        for position in range(1, 20):
+            queue.put(make_result(position))
+        shutil.copy(path, copy)
+        log = Path(f"{path}-wal").read_bytes()
+        torn = random.Random(2).randbytes(len(log)) if damage == "random" else log[: len(log) // 2]
+        Path(f"{copy}-wal").write_bytes(torn)
+        epoch = queue.epoch
+    with OfflineQueue(copy) as queue:
+        rows = every_row(queue)
+        assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+        assert 1 <= len(rows) < 20
+        assert queue.epoch == epoch
+        assert queue.next_position("test.npz") == len(rows)
+
+
+def test_a_process_whose_queue_was_set_aside_stops_rather_than_put_where_nobody_reads(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+    with OfflineQueue(path) as old:
+        path.write_bytes(b"damage" * 10_000)
+        with OfflineQueue(path) as new:
+            assert new.epoch != old.epoch
+            with pytest.raises(QueueUnusable):
+                old.put(make_result(1))
+            assert new.put(make_result(1)).seq == 1
+
+
+def test_damage_that_shows_only_later_is_one_sentence(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path, routine_sync_s=NEVER_S) as queue:
+        for position in range(200):
+            queue.put(make_result(position))
+    with OfflineQueue(path, routine_sync_s=NEVER_S) as queue:
+        path.write_bytes(_overwritten(0.2, 1, with_noise=True)(path.read_bytes()))
+        with pytest.raises(QueueUnusable, match=r"q\.db: ") as caught:
+            every_row(queue)
+        assert isinstance(caught.value, EdgeclinError)
+        assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
+    with OfflineQueue(path) as queue:
+        assert every_row(queue) == []
+
+
+def test_a_database_of_a_newer_edgeclin_is_left_as_it_is(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result())
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(QueueUnusable) as caught:
+        OfflineQueue(path)
+    assert str(caught.value) == (
+        f"{path}: schema 99 was written by a newer edgeclin; this one reads up to 1: "
+        "upgrade edgeclin"
+    )
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.corrupt-*"))
+
+
+@pytest.mark.parametrize("obstacle", ["a folder", "a file instead of the folder"])
+def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path, obstacle: str) -> None:
+    path = tmp_path / "there" / "q.db"
+    if obstacle == "a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.write_bytes(b"")
+    with pytest.raises(QueueUnusable, match=r"q\.db: the queue cannot be opened"):
+        OfflineQueue(path)
