@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
-from edgeclin.offline_queue import OfflineQueue
+from edgeclin.errors import QueueFull
+from edgeclin.offline_queue import OfflineQueue, Row
 from edgeclin.records import Result, Review, State, Tier
 from edgeclin.sync import SyncAgent
 from edgeclin.sync.window import SendWindow
@@ -148,7 +151,15 @@ def test_a_receipt_for_another_epoch_deletes_nothing(device: Device, make_result
 
 
 @pytest.mark.parametrize("topic", [TOPICS.receipt, TOPICS.opinion])
-@pytest.mark.parametrize("payload", [b"", b"garbage", wire.encode(wire.Status("online", 1.0))])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"garbage",
+        wire.encode(wire.Status("online", 1.0)),
+        wire.encode(wire.Receipt(epoch="e", ranges=((1, 9),)))[:-3],
+    ],
+)
 def test_garbage_from_the_cloud_is_ignored(
     device: Device, make_result: Make, topic: str, payload: bytes
 ) -> None:
@@ -157,6 +168,84 @@ def test_garbage_from_the_cloud_is_ignored(
     device.cloud.publish(Message(topic, payload))
     device.step()
     assert device.waiting() == 1
+
+
+def test_a_receipt_with_numbers_beyond_all_rows_deletes_those_there_are(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result())
+    device.step()
+    device.receipt((2**80, 2**90))
+    device.step()
+    assert device.waiting() == 1
+    device.receipt((-(2**80), 2**80))
+    device.step()
+    assert device.waiting() == 0
+
+
+def test_receipts_in_any_order_free_the_window(device: Device, make_result: Make) -> None:
+    for position in range(24):
+        device.queue.put(make_result(position))
+    device.step()
+    assert len(device.batches()) == 2
+    device.receipt((9, 16))
+    device.step()
+    assert len(device.batches()) == 3, "the second batch was receipted first"
+    device.receipt((1, 8), (17, 24))
+    device.step()
+    assert device.agent.idle
+
+
+def test_a_full_disk_stops_neither_sending_nor_what_comes_after(
+    device: Device, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    remove = device.queue.remove
+    expire = device.queue.expire
+
+    def full(*_: object) -> int:
+        raise QueueFull("the disk is full")
+
+    device.queue.put(make_result(0))
+    device.step()
+    device.queue.remove = full  # type: ignore[method-assign]
+    device.queue.expire = full  # type: ignore[method-assign,assignment]
+    device.queue.put(make_result(1))
+    device.receipt((1, 1))
+    device.step(1)
+    assert "ALARM: the disk is full" in caplog.text
+    assert len(device.batches()) == 2, "the second result was sent all the same"
+    device.queue.remove = remove  # type: ignore[method-assign]
+    device.queue.expire = expire  # type: ignore[method-assign]
+    device.step(5)
+    assert [item.seq for item in device.batches()[2][1].items] == [1], "the receipt was lost"
+    device.receipt((1, 2))
+    device.step()
+    assert device.agent.idle
+
+
+def test_sending_again_reads_only_the_rows_of_the_batch(device: Device, make_result: Make) -> None:
+    """A batch may hold the oldest rows of a long backlog and the newest row of all."""
+    for position in range(500):
+        device.queue.put(make_result(position))
+    device.step()
+    device.receipt((1, 8))
+    live = device.queue.put(make_result(500)).seq
+    device.step()
+    mixed = [item.seq for item in device.batches()[2][1].items]
+    assert mixed == [*range(17, 24), live]
+    read: list[Row] = []
+    pending = device.queue.pending
+
+    def counting(*arguments: Any, **named: Any) -> list[Row]:
+        rows = pending(*arguments, **named)
+        read.extend(rows)
+        return rows
+
+    device.queue.pending = counting  # type: ignore[method-assign]
+    device.step(6)
+    resent = [[item.seq for item in batch.items] for _, batch in device.batches()[3:]]
+    assert mixed in resent
+    assert len(read) <= 4 * SETTINGS.batch_results
 
 
 def test_urgent_goes_before_routine_before_bulk(device: Device, make_result: Make) -> None:
@@ -215,6 +304,66 @@ def test_an_opinion_confirms_or_amends_and_the_review_is_queued(
         (ids[0], State.CONFIRMED, "normal"),
         (ids[1], State.AMENDED, "PVC"),
     ]
+
+
+def asked(device: Device) -> list[str]:
+    """The results that opinions were asked about, in order."""
+    return [
+        wire.decode(message.payload, wire.Ask).result
+        for message in device.seen
+        if message.topic == TOPICS.ask
+    ]
+
+
+def test_an_unanswered_question_is_asked_again_after_the_timeout_and_after_a_reconnect(
+    device: Device, make_result: Make
+) -> None:
+    sample = np.zeros(10)
+    ids = [
+        device.queue.put(make_result(n, state=State.PROVISIONAL, label="normal"), sample).id
+        for n in range(2)
+    ]
+    device.step()
+    device.opinion(ids[0], "normal")
+    device.step(4)
+    assert asked(device) == ids
+    device.step(2)
+    assert asked(device) == [*ids, ids[1]]
+    device.transport.cut()
+    device.step()
+    device.transport.mend()
+    device.step()
+    assert asked(device) == [*ids, ids[1], ids[1]]
+
+
+def test_only_a_bounded_number_of_questions_is_on_its_way(
+    device: Device, make_result: Make
+) -> None:
+    ids = [
+        device.queue.put(make_result(n, state=State.PROVISIONAL), np.zeros(3)).id for n in range(40)
+    ]
+    for _ in range(3):
+        device.step()
+    assert asked(device) == ids[:16]
+    for identity in ids[:10]:
+        device.opinion(identity, "normal")
+    device.step()
+    assert asked(device) == ids[:26]
+
+
+def test_run_ends_when_nothing_waits_any_more(device: Device, make_result: Make) -> None:
+    for position in range(20):
+        device.queue.put(make_result(position))
+
+    def answer(message: Message) -> None:
+        if "/up/" in message.topic:
+            batch = wire.decode(message.payload, wire.Batch)
+            device.receipt(*wire.ranges([item.seq for item in batch.items]))
+
+    device.broker.transport().open(("ec/v1/+/+/up/+",), answer)
+    device.agent.run(threading.Event(), until_empty=True)
+    assert device.agent.delivered == 20
+    assert device.agent.idle
 
 
 def test_a_deadline_makes_unreviewed_and_a_late_opinion_still_counts(
@@ -326,5 +475,66 @@ def test_a_link_that_loses_doubles_and_reorders_costs_nothing(
     assert agent.idle
     stored = store.tables()["result"].column("id").to_pylist()
     assert sorted(stored) == sorted(issued)
+    queue.close()
+    store.close()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_over_a_bad_link_every_doubtful_answer_is_settled_once_or_left_to_a_person(
+    tmp_path_factory: pytest.TempPathFactory, make_result: Make, seed: int
+) -> None:
+    pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
+    from edgeclin.cloud.ingest import Ingest
+    from edgeclin.cloud.store import Store
+
+    chance, now = random.Random(seed), [0.0]
+    broker, folder = MemoryBroker(), tmp_path_factory.mktemp("opinions")
+    store = Store(folder / "store")
+    Ingest(store, broker.transport()).open()
+    worker = broker.transport()
+
+    def judge(message: Message) -> None:
+        ask = wire.decode(message.payload, wire.Ask)
+        label = "normal" if wire.from_array(ask.input)[0] % 2 else "ectopic"
+        answer = wire.Opinion(result=ask.result, model="m", label=label, confidence=0.9)
+        worker.publish(Message(TOPICS.opinion, wire.encode(answer)))
+
+    worker.open((wire.OFFLOAD_FILTER,), judge)
+
+    def start() -> tuple[OfflineQueue, Lossy, SyncAgent]:
+        """A process with the agent; on one device, so the boot stays the same."""
+        queue = OfflineQueue(folder / "queue.sqlite", uptime=lambda: now[0], boot="this")
+        link = Lossy(broker, chance)
+        agent = SyncAgent(queue, link, TOPICS, SETTINGS, monotonic=lambda: now[0])
+        agent.open()
+        return queue, link, agent
+
+    queue, link, agent = start()
+    truth = {}
+    for position in range(40):
+        result = make_result(position, state=State.PROVISIONAL, label="normal")
+        sample = np.array([position], np.int32)
+        truth[queue.put(result, sample, chance.choice([3.0, 30.0])).id] = position
+        agent.step()
+        now[0] += chance.choice([0.0, 1.0, 3.0])
+        if chance.random() < 0.1:
+            link.cut()
+            queue.close()
+            queue, link, agent = start()
+    link.healed = True
+    for _ in range(150):
+        now[0] += 1.0
+        agent.step()
+    assert agent.idle
+    assert queue.expire() == []
+    tables = store.tables()
+    assert sorted(tables["result"].column("id").to_pylist()) == sorted(truth)
+    settled: dict[str, list[str]] = {identity: [] for identity in truth}
+    for review in sorted(tables["review"].to_pylist(), key=lambda row: row["seq"]):
+        settled[review["result"]].append(review["state"])
+    for identity, states in settled.items():
+        verdict = "confirmed" if truth[identity] % 2 else "amended"
+        assert states in ([verdict], ["unreviewed"], ["unreviewed", verdict])
     queue.close()
     store.close()
