@@ -658,7 +658,7 @@ def test_a_name_that_stands_twice_in_a_zip_is_refused(
 def test_an_encrypted_file_is_refused(tmp_path: Path, sound: bytes, trust: list[Any]) -> None:
     path = tmp_path / "b.edgeclin"
     path.write_bytes(patched(sound, "engine.json", "<H", 8, 1))
-    refused(path, trust, "engine.json", "encrypted", allow_unsigned=True)
+    refused(path, trust, "engine.json", "encrypted, which a bundle is not", allow_unsigned=True)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -854,6 +854,16 @@ def test_a_file_lost_or_linked_after_the_bundle_was_opened_is_refused_when_read(
     (tmp_path / "secret").write_bytes(b"secret")
     (path / "golden.npz").symlink_to(tmp_path / "secret")
     with pytest.raises(BadBundle, match=r"golden\.npz: its bytes are not those"):
+        bundle.read("golden.npz")
+
+
+def test_a_file_that_grew_after_the_bundle_was_opened_is_not_read_whole(
+    tmp_path: Path, entries: Entries, trust: list[Any]
+) -> None:
+    path = lay(tmp_path, "folder", entries)
+    bundle = Bundle.open(path, trust)
+    os.truncate(path / "golden.npz", 1 << 30)
+    with little_memory(), pytest.raises(BadBundle, match=r"golden\.npz: its bytes are not those"):
         bundle.read("golden.npz")
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgeclin import wire
-from edgeclin.records import Result, State
+from edgeclin.errors import EdgeclinError
+from edgeclin.records import Drop, Latency, Record, Result, Review, State, Tier
 
 pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
 
 from edgeclin.cloud.store import Added, Store
 
+CHILD_FILE = Path(__file__).parent / "store_child.py"
 TOPICS = wire.Topics("ward-3", "bed-12")
 DAY = 86_400.0
 Make = Callable[..., Result]
@@ -103,7 +110,22 @@ def test_a_parquet_file_that_a_crash_left_behind_is_not_counted_and_is_removed(
     store.close()
 
 
-@pytest.mark.parametrize("body", [b'{"no": "result"}', b"[]", b'{"bundle": 3}'])
+def with_position(number: int) -> bytes:
+    result = Result("b", "e", "p", "s", number, 1.0, State.FINAL, "r", Tier.ROUTINE)
+    return msgspec.json.encode(result)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"no": "result"}',
+        b"[]",
+        b'{"bundle": 3}',
+        b'{"bundle": "\xff\xfe"}',
+        with_position(2**63),
+        with_position(-(2**70)),
+    ],
+)
 def test_a_body_that_cannot_be_read_is_set_aside_once_and_harms_no_other(
     tmp_path: Path, make_result: Make, body: bytes
 ) -> None:
@@ -177,3 +199,182 @@ def test_the_latest_status_of_a_device_is_kept(tmp_path: Path) -> None:
     ((site, device, topic, _, status),) = store.statuses()
     assert (site, device, topic, status.state) == ("ward-3", "bed-12", "st/state", "lost")
     store.close()
+
+
+def command(work: str, make: Make, *arguments: object) -> list[str]:
+    """The command line of one work of `store_child.py`."""
+    return [
+        sys.executable,
+        str(CHILD_FILE),
+        work,
+        msgspec.json.encode(make()),
+        *map(str, arguments),
+    ]
+
+
+def test_a_sigkill_between_a_parquet_file_and_the_index_counts_nothing_twice(
+    tmp_path: Path, make_result: Make
+) -> None:
+    child = subprocess.run(command("die", make_result, tmp_path), check=False)
+    assert child.returncode == -9
+    (orphan,) = parts(tmp_path)
+    store = Store(tmp_path)
+    assert positions(store) == list(range(10))
+    assert store.compact() == 10
+    assert positions(store) == list(range(10))
+    assert orphan not in parts(tmp_path)
+    assert store.compact() == 0
+    store.close()
+
+
+def test_two_processes_that_start_at_once_and_add_the_same_store_each_id_once(
+    tmp_path: Path, make_result: Make
+) -> None:
+    children = [
+        subprocess.Popen(
+            command("share", make_result),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for number in range(10):
+        folder = tmp_path / str(number)
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write(f"{folder}\n")
+            child.stdin.flush()
+        answers = [child.stdout.readline().split() for child in children if child.stdout]
+        assert sum(int(stored) for stored, _ in answers) == 40
+        assert sum(int(duplicates) for _, duplicates in answers) == 80
+        store = Store(folder)
+        assert positions(store) == list(range(40))
+        store.close()
+    for child in children:
+        child.communicate()
+
+
+def traced(folder: Path, make: Make) -> list[str]:
+    """The calls to the kernel of a process that adds and compacts, with its marks between."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed: apt-get install strace")
+    names = "trace=fsync,fdatasync,pwrite64,write,rename,renameat,renameat2,unlink"
+    trace = ["strace", "-f", "-y", "-o", str(folder / "trace"), "-e", names]
+    child = subprocess.run(
+        [*trace, *command("marks", make, folder / "store")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if child.returncode != 0 and "ptrace" in child.stderr:
+        pytest.skip("this machine does not let processes be traced")
+    assert child.returncode == 0, child.stderr
+    return (folder / "trace").read_text().splitlines()
+
+
+def test_what_is_receipted_or_compacted_survives_a_power_cut(
+    tmp_path: Path, make_result: Make
+) -> None:
+    calls = traced(tmp_path, make_result)
+
+    def between(what: str) -> list[str]:
+        begin, end = (
+            next(n for n, call in enumerate(calls) if f'"{edge} {what}\\n"' in call)
+            for edge in ("begin", "end")
+        )
+        return calls[begin:end]
+
+    def first(part: list[str], pattern: str) -> int:
+        return next(n for n, call in enumerate(part) if re.search(pattern, call))
+
+    index_sync = r"(fsync|fdatasync)\(\d+<[^>]*index\.sqlite-wal>\).*= 0"
+    added = between("add")
+    assert first(added, r"pwrite64\(\d+<[^>]*-wal>") < first(added, index_sync)
+    compacted = between("compact")
+    moved = first(compacted, r"rename\w*\(.*\.parquet")
+    assert first(compacted, r"fsync\(\d+<[^>]*\.parquet") < moved
+    index = first(compacted, r"pwrite64\(\d+<[^>]*-wal>")
+    for folder in ("site=ward-3", r"day=\d+-\d+-\d+", "result", "store"):
+        assert moved < first(compacted, rf"fsync\(\d+<[^>]*/{folder}>\).*= 0") < index
+    assert index < first(compacted, index_sync)
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+FINITE = st.floats(-1e12, 1e12)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+RESULTS = st.builds(
+    Result,
+    bundle=TEXT,
+    engine=TEXT,
+    preprocessing=TEXT,
+    source=TEXT,
+    position=INT64,
+    made_at=FINITE,
+    state=st.sampled_from(State),
+    reason=TEXT,
+    tier=st.sampled_from(Tier),
+    label=st.none() | TEXT,
+    confidence=FINITE,
+    probabilities=st.lists(FINITE, max_size=3).map(tuple),
+    latency_ms=st.none() | st.builds(Latency, FINITE, FINITE, FINITE),
+    audit=st.booleans(),
+    unsigned_bundle=st.booleans(),
+)
+REVIEWS = st.builds(
+    Review,
+    result=TEXT,
+    state=st.sampled_from(State),
+    label=st.none() | TEXT,
+    reason=TEXT,
+    made_at=FINITE,
+    edge_label=st.none() | TEXT,
+    model=st.none() | TEXT,
+    confidence=st.none() | FINITE,
+    waited_s=st.none() | FINITE,
+)
+DROPS = st.builds(Drop, st.sampled_from(Tier), INT64, INT64, INT64, FINITE)
+KINDS = {Result: "result", Review: "review", Drop: "drop"}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(records=st.lists(RESULTS | REVIEWS | DROPS, min_size=1, max_size=6), cut=st.integers(0, 6))
+def test_the_tables_equal_what_was_added(
+    tmp_path_factory: pytest.TempPathFactory, records: list[Record], cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    store = Store(folder, clock=lambda: 7.0)
+    expected: dict[str, dict[str, dict[str, Any]]] = {"result": {}, "review": {}, "drop": {}}
+    items = []
+    for seq, record in enumerate(records):
+        kind: Any = KINDS[type(record)]  # type: ignore[index]
+        body = msgspec.Raw(msgspec.json.encode(record))
+        items.append(wire.Item(seq=seq, id=f"id-{seq}", kind=kind, body=body))
+        columns = {name: getattr(record, name) for name in record.__struct_fields__}
+        if isinstance(record, Result):
+            latency = columns.pop("latency_ms")
+            for step in ("preprocess", "engine", "postprocess"):
+                columns[f"{step}_ms"] = None if latency is None else getattr(latency, step)
+            columns["probabilities"] = list(record.probabilities)
+        for name in {"state", "tier"} & columns.keys():
+            columns[name] = columns[name].value
+        columns |= {"id": f"id-{seq}", "site": TOPICS.site, "device": TOPICS.device}
+        expected[kind][f"id-{seq}"] = {**columns, "epoch": "e", "seq": seq, "received_at": 7.0}
+    store.add(TOPICS, wire.Batch(epoch="e", items=tuple(items[:cut])))
+    store.compact()
+    store.add(TOPICS, wire.Batch(epoch="e", items=tuple(items)))
+    found = store.tables()
+    for kind, rows in expected.items():
+        assert {row["id"]: row for row in found[kind].to_pylist()} == rows
+        assert len(found[kind]) == len(rows)
+    store.close()
+    shutil.rmtree(folder)
+
+
+def test_an_index_that_is_no_database_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(EdgeclinError, match="the store cannot be opened"):
+        Store(tmp_path)

@@ -92,6 +92,63 @@ def test_what_is_no_batch_is_counted_and_the_next_one_is_stored(
     assert (ingest.refused, ingest.stored) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "ec/v1/../bed/up/routine",
+        "ec/v1/ward/b d/up/routine",
+        f"ec/v1/{'w' * 65}/bed/up/routine",
+        "ec/v1//bed/up/routine",
+        "ec/v2/ward/bed/up/routine",
+    ],
+)
+def test_a_site_or_device_that_no_folder_can_be_named_for_is_refused(
+    broker: MemoryBroker, store: Store, make_result: Callable[..., Result], topic: str
+) -> None:
+    ingest = Ingest(store, broker.transport())
+    ingest.handle(Message(topic, encoded(make_result, 1)))
+    assert (ingest.refused, ingest.stored) == (1, 0)
+    assert len(store.tables()["result"]) == 0
+
+
+def test_a_sequence_number_that_no_database_holds_stops_nothing_else(
+    broker: MemoryBroker, store: Store, make_result: Callable[..., Result]
+) -> None:
+    ingest = Ingest(store, broker.transport())
+    ingest.open()
+    device = Device(broker)
+    device.say("ec/v1/ward/bed/up/routine", encoded(make_result, 2**70))
+    assert device.heard == []
+    device.say("ec/v1/ward/bed/up/routine", encoded(make_result, 1))
+    assert len(device.heard) == 1
+    assert len(store.tables()["result"]) == 1
+
+
+def test_several_workers_share_the_batches_and_each_is_receipted(
+    broker: MemoryBroker, store: Store, make_result: Callable[..., Result]
+) -> None:
+    workers = [Ingest(store, broker.transport()) for _ in range(2)]
+    for worker in workers:
+        worker.open()
+    device = Device(broker)
+    for _ in range(2):
+        for seq in range(10):
+            device.say("ec/v1/ward/bed/up/routine", encoded(make_result, seq))
+    assert len(device.heard) == 20
+    assert sum(worker.stored for worker in workers) == 10
+    assert sum(worker.duplicates for worker in workers) == 10
+    assert all(worker.stored + worker.duplicates == 10 for worker in workers)
+    assert len(store.tables()["result"]) == 10
+
+
+def test_a_status_is_kept_and_answered_with_nothing(broker: MemoryBroker, store: Store) -> None:
+    Ingest(store, broker.transport()).open()
+    device = Device(broker)
+    device.say(TOPICS.state, wire.encode(wire.Status("online", 1.0)))
+    assert [row[2] for row in store.statuses()] == ["st/state"]
+    assert device.heard == []
+
+
 def ask(sample: np.ndarray) -> bytes:
     return wire.encode(wire.Ask(result="r", model="m", input=wire.to_array(sample)))
 

@@ -137,6 +137,11 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
         load_toml(tmp_path, Little)
 
 
+def test_text_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(BadFile, match=r"row: .*utf-8"):
+        load_json(b'{"bundle": "\xff"}', Result, "row")
+
+
 @given(data=st.binary() | texts.map(str.encode))
 def test_json_bytes_raise_nothing_but_bad_file(data: bytes) -> None:
     with pytest.raises(BadFile, match="row"):
