@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self._transports: list[MemoryTransport] = []
         self._retained: dict[str, Message] = {}
-        self._turn = 0
+        self._turns: Counter[str] = Counter()
         self._lock = threading.RLock()
 
     def transport(self) -> MemoryTransport:
@@ -62,8 +63,10 @@ class MemoryBroker:
                         groups.setdefault(entry, []).append(transport)
                     elif transport not in direct:
                         direct.append(transport)
-            self._turn += 1
-            chosen = direct + [members[self._turn % len(members)] for members in groups.values()]
+            chosen = direct
+            for entry, members in groups.items():
+                chosen.append(members[self._turns[entry] % len(members)])
+                self._turns[entry] += 1
         for transport in chosen:
             transport.receive(replace(message, retain=False))
 
