@@ -166,15 +166,18 @@ def write_bundle(
     return path
 
 
-def _zip(content: Mapping[str, bytes]) -> bytes:
+def _zip(content: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in content.items():
             entry = zipfile.ZipInfo(name)  # its fixed date keeps equal bundles equal
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = method
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
-    return buffer.getvalue()
+    packed = buffer.getvalue()
+    if sum(map(len, content.values())) > _MAX_RATIO * len(packed):
+        return _zip(content, zipfile.ZIP_STORED)  # or it would be taken for a bomb
+    return packed
 
 
 def _signer(

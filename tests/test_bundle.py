@@ -168,6 +168,17 @@ def test_files_may_stand_in_folders_of_the_bundle(
     assert contents(Bundle.open(path, trust)) == files
 
 
+@both_forms
+def test_a_bundle_of_zeros_is_no_bomb_when_edgeclin_wrote_it(
+    form: Form, tmp_path: Path, trust: list[Any], key_pair: KeyPair, manifest_and_files: Parts
+) -> None:
+    manifest, files = manifest_and_files
+    files = {**files, "pruned.bin": bytes(8 << 20)}
+    path = tmp_path / ("b.edgeclin" if form == "zip" else "b")
+    write_bundle(path, manifest, files, load_signer(key_pair.private))
+    assert contents(Bundle.open(path, trust)) == files
+
+
 def test_equal_content_is_equal_bytes_whoever_writes_it_when(
     tmp_path: Path, sound: bytes, key_pair: KeyPair, manifest_and_files: Parts
 ) -> None:

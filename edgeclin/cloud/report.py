@@ -168,7 +168,8 @@ def _latency(outcomes: list[dict[str, Any]]) -> str:
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("share of results")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     return _svg(figure)
 
 
