@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -87,7 +87,7 @@ def parse_topic(topic: str) -> tuple[Topics, str]:
 class Item(Record, frozen=True):
     """One queue row in a batch; `body` is the JSON of a Result, Review or Drop."""
 
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     id: str
     kind: Literal["result", "review", "drop"]
     body: msgspec.Raw

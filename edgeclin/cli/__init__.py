@@ -21,6 +21,9 @@ class _Edgeclin(click.Group):
         except EdgeclinError as exc:
             click.echo(f"edgeclin: {exc}", err=True)
             ctx.exit(exc.exit_code)
+        except PermissionError as exc:
+            click.echo(f"edgeclin: {exc.filename}: no permission to read or write it", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Edgeclin, context_settings={"help_option_names": ["-h", "--help"]})

@@ -105,7 +105,8 @@ def verify(
     if as_json:
         print_json({"digest": opened.digest, "self_test": "passed", "measured": measured})
     else:
-        click.echo(f"{bundle}: every byte as signed; self-test passed")
+        proof = "signed" if opened.signed_by else "listed, NOT SIGNED by a trusted key"
+        click.echo(f"{bundle}: every byte as {proof}; self-test passed")
         if measured is not None:
             print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
     if measured is not None and not measured.holds:

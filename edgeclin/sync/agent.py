@@ -107,7 +107,7 @@ class SyncAgent:
         """Whether nothing waits for a receipt or an opinion."""
         waiting = self._queue.usage()
         rows = sum(waiting[tier.value].count for tier in Tier)
-        return rows == 0 and not self._queue.questions(limit=1)
+        return rows == 0 and waiting["questions"].bytes == 0
 
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
