@@ -24,6 +24,7 @@ class Bedside:
     """Judges what a source delivers and puts every answer into the queue.
 
     Attributes:
+        start: the position at which the source goes on.
         stop: set it to end the loop after the sample in hand.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
     """
@@ -39,13 +40,13 @@ class Bedside:
         self._source = source
         self._queue = queue
         self._deadline_s = deadline_s
+        self.start = queue.next_position(source.name, runtime.bundle.digest)
         self.stop = threading.Event()
         self.busy_since: float | None = None
 
     def run(self, on_result: Callable[[Stored, Result], None]) -> None:
-        """Go on where the queue says that this source was left, until it ends or `stop` is set."""
-        name = self._source.name
-        for position, arrival in self._source.arrivals(self._queue.next_position(name)):
+        """Go on at `start` until the source ends or `stop` is set."""
+        for position, arrival in self._source.arrivals(self.start):
             if self.stop.is_set():
                 return
             self.busy_since = time.monotonic()

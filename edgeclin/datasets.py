@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from edgeclin.errors import BadFile
-from edgeclin.files import require_file
+from edgeclin.files import reading, require_file
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -35,7 +35,7 @@ class Dataset:
     """Samples in a fixed order.
 
     Attributes:
-        name: the file's or folder's name, which results carry.
+        name: the file's or folder's name.
         labels: one label a sample as the data spells it, or None.
         groups: one patient or subject a sample, or None.
     """
@@ -81,6 +81,13 @@ class Dataset:
         """SHA-256 of every raw sample's type, shape and bytes."""
         return [sample_hash(sample) for sample in self]
 
+    def fingerprint(self) -> str:
+        """SHA-256 that is another one when samples or their order are; images count as their
+        names, sizes and times, for there may be too many to read."""
+        files = self.samples if isinstance(self.samples, _ImageFiles) else None
+        marks = self.hashes() if files is None else files.marks()
+        return hashlib.sha256("\n".join(marks).encode()).hexdigest()
+
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The samples at `indices`, in that order."""
         chosen = [self[index] for index in indices]
@@ -105,8 +112,9 @@ def open_dataset(path: Path) -> Dataset:
     Raises:
         BadFile: nothing there, an unknown form, or arrays that do not fit together.
     """
-    if path.is_dir():
-        return _from_folder(path)
+    with reading(path):
+        if path.is_dir():
+            return _from_folder(path)
     require_file(path)
     if path.suffix == ".npz":
         return _from_npz(path)
@@ -173,21 +181,32 @@ class _ImageFiles:
     def __getitem__(self, index: int) -> np.ndarray:
         return read_sample(self._paths[index])
 
+    def marks(self) -> list[str]:
+        """Name, size and time of change of each file."""
+        stats = [path.stat() for path in self._paths]
+        return [
+            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}"
+            for path, stat in zip(self._paths, stats, strict=True)
+        ]
+
 
 def _from_folder(folder: Path) -> Dataset:
     table = folder / "labels.csv"
-    if table.is_file():
+    if table.exists():
         return _from_table(folder, table)
-    paths = sorted(file for file in folder.glob("*/*") if _is_image(file))
+    # Not `glob`, which leaves out without a word what it may not read.
+    subfolders = [entry for entry in folder.iterdir() if entry.is_dir()]
+    paths = sorted(file for subfolder in subfolders for file in _images(subfolder))
     if paths:
         return Dataset(folder, _ImageFiles(paths), tuple(file.parent.name for file in paths))
-    paths = sorted(file for file in folder.iterdir() if _is_image(file))
+    paths = sorted(_images(folder))
     if not paths:
         raise BadFile(folder, "no images in it, nor in its subfolders")
     return Dataset(folder, _ImageFiles(paths))
 
 
 def _from_table(folder: Path, table: Path) -> Dataset:
+    require_file(table)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -211,5 +230,7 @@ def _from_table(folder: Path, table: Path) -> Dataset:
     return Dataset(folder, _ImageFiles(paths), tuple(row["label"] for row in rows), groups)
 
 
-def _is_image(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
+def _images(folder: Path) -> Iterator[Path]:
+    for file in folder.iterdir():
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+            yield file

@@ -100,6 +100,12 @@ class QueueUnusable(EdgeclinError, OSError):
     exit_code = 4
 
 
+class StoreUnusable(EdgeclinError, OSError):
+    """The cloud's store cannot be opened, read or written: damaged, locked, or the disk is full."""
+
+    exit_code = 4
+
+
 class NotConnected(EdgeclinError, ConnectionError):
     """A message was handed to a transport that has no connection."""
 

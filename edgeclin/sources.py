@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol, TextIO, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadInput
+from edgeclin.files import reading
 from edgeclin.preprocess import Preprocess
 
 Arrival: TypeAlias = "tuple[int, np.ndarray | BadInput]"
@@ -21,7 +23,8 @@ class Source(Protocol):
     """A sequence of samples that can be taken up again after a crash.
 
     A source that can go back yields from `start` on; one that cannot (a live one) numbers its
-    samples from there. It ends when there is nothing more to come.
+    samples from there. It ends when there is nothing more to come. The queue remembers the
+    position under `name`, so that a recorded source has another name when it has other contents.
     """
 
     name: str
@@ -43,7 +46,7 @@ class ReplaySource:
         rate_hz: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.name = dataset.name
+        self.name = f"{dataset.name}#{dataset.fingerprint()[:12]}"
         self._dataset = dataset
         self._preprocess = preprocess
         self._interval = 1 / rate_hz if rate_hz else 0.0
@@ -68,15 +71,16 @@ class JsonLinesSource:
 
     name = "stdin"
 
-    def __init__(self, lines: TextIO) -> None:
+    def __init__(self, lines: Iterable[str | bytes]) -> None:
         self._lines = lines
 
     def arrivals(self, start: int) -> Iterator[Arrival]:
-        for offset, line in enumerate(filter(str.strip, self._lines)):
-            yield start + offset, _parse(line)
+        with reading(Path(self.name)):
+            for offset, line in enumerate(line for line in self._lines if line.strip()):
+                yield start + offset, _parse(line)
 
 
-def _parse(line: str) -> np.ndarray | BadInput:
+def _parse(line: str | bytes) -> np.ndarray | BadInput:
     try:
         sample = np.asarray(json.loads(line), dtype=np.float32)
     except (ValueError, TypeError, RecursionError) as exc:

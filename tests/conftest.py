@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from edgeclin.runtime import write_golden
 
 ROOT = Path(__file__).parent.parent
 ECG = ROOT / "examples" / "ecg"
+BUNDLE = "b" * 64
+"""The digest of the bundle that made the results of `make_result`."""
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +112,7 @@ def make_result() -> Callable[..., Result]:
 
     def make(position: int = 0, **changes: Any) -> Result:
         result = Result(
-            bundle="b" * 64,
+            bundle=BUNDLE,
             engine="fake",
             preprocessing="p" * 64,
             source="test.npz",
@@ -155,3 +158,23 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 def _no_space(_: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of three megabytes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = Path(tempfile.mkdtemp(prefix="edgeclin-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        folder.rmdir()
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()

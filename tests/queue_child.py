@@ -27,7 +27,7 @@ def put_without_end(result: Result, path: str) -> None:
     """Go on where the queue says; after each put its sequence number, id and position."""
     generator = np.random.default_rng(os.getpid())
     with OfflineQueue(path) as queue:
-        position = queue.next_position(result.source)
+        position = queue.next_position(result.source, result.bundle)
         while True:
             tier = tuple(Tier)[position % 3]
             changed = msgspec.structs.replace(result, position=position, tier=tier)
@@ -53,6 +53,7 @@ def put_with_marks(result: Result, path: str) -> None:
     """One put after the other, each between two marks that a trace of system calls shows."""
     sample = np.random.default_rng(1).integers(0, 256, LARGE, dtype=np.uint8)
     with OfflineQueue(path, routine_sync_s=60.0) as queue:
+        queue.put(result)  # SQLite makes the head of a new log safe, whatever the tier
         for tier in (Tier.ROUTINE, Tier.BULK, Tier.URGENT):
             mark(f"begin {tier.value}")
             queue.put(msgspec.structs.replace(result, tier=tier))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,8 +69,38 @@ def test_a_second_run_goes_on_after_the_last_stored_answer(
 
     first = Bedside(runtime, source, queue, 60)
     first.run(end_at_twenty)
-    Bedside(runtime, source, queue, 60).run(lambda *_: None)
+    second = Bedside(runtime, source, queue, 60)
+    assert second.start == 21
+    second.run(lambda *_: None)
     assert [result.position for result in stored_results(queue)] == list(range(50))
+
+
+def test_other_contents_under_the_same_name_are_judged_from_their_start(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    runtime = Runtime(bundle)
+    for contents in (beats[:50], beats[100:150], beats[100:149]):
+        source = ReplaySource(Dataset(Path("beats"), contents), runtime.preprocess)
+        Bedside(runtime, source, queue, 60).run(lambda *_: None)
+    results = stored_results(queue)
+    assert len(results) == 149
+    assert len({result.source for result in results}) == 3
+    again = ReplaySource(Dataset(Path("beats"), beats[:50]), runtime.preprocess)
+    assert Bedside(runtime, again, queue, 60).start == 50
+
+
+def test_another_bundle_judges_the_same_data_from_its_start(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    source = ReplaySource(Dataset(Path("beats"), beats[:50]), Runtime(bundle).preprocess)
+    Bedside(Runtime(bundle), source, queue, 60).run(lambda *_: None)
+    newer_bundle = copy.copy(bundle)
+    newer_bundle.digest = "n" * 64
+    newer = Runtime(newer_bundle)
+    second = Bedside(newer, source, queue, 60)
+    assert second.start == 0
+    second.run(lambda *_: None)
+    assert Counter(r.bundle for r in stored_results(queue)) == {bundle.digest: 50, "n" * 64: 50}
 
 
 def test_a_broken_sample_is_recorded_and_the_stream_goes_on(
@@ -128,4 +160,4 @@ def test_a_full_queue_holds_the_source_back_and_loses_nothing(
         agent.join()
         taken.extend(r.seq for t in Tier for r in queue.pending(t, limit=99) if r.kind == "result")
         assert len(set(taken)) == 60
-        assert queue.next_position("beats") == 60
+        assert queue.next_position(source.name, bundle.digest) == 60

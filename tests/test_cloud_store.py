@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_disk import take_all_room
 
 from edgeclin import wire
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import BadFile, EdgeclinError, StoreUnusable
 from edgeclin.records import Drop, Latency, Record, Result, Review, State, Tier
 
 pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
@@ -376,5 +378,76 @@ def test_the_tables_equal_what_was_added(
 
 def test_an_index_that_is_no_database_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(EdgeclinError, match="the store cannot be opened"):
+    with pytest.raises(EdgeclinError, match=r"the store cannot be used \(file is not a database\)"):
         Store(tmp_path)
+
+
+# -- full disks and damaged files ----------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_what_was_added_and_is_compacted_once_there_is_room(
+    small_disk: Path, make_result: Make
+) -> None:
+    store = Store(small_disk)
+    store.add(TOPICS, batch(make_result, *range(1, 50)))
+    ballast = take_all_room(small_disk)
+    with pytest.raises(StoreUnusable, match=f"{small_disk}: the store cannot be used"):
+        store.compact()
+    with pytest.raises(StoreUnusable, match="full"):
+        for first in range(50, 5_000, 50):
+            store.add(TOPICS, batch(make_result, *range(first, first + 50)))
+    ballast.unlink()
+    held = positions(store)
+    assert held[:49] == list(range(1, 50))
+    assert store.compact() == len(held)
+    assert positions(store) == held
+    assert len(parts(small_disk)) == 1, "nothing is left of the attempt that failed"
+    store.close()
+
+
+def test_results_are_stored_while_others_are_compacted(
+    tmp_path: Path, make_result: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.add(TOPICS, batch(make_result, 1, 2))
+    write_part = store._write_part
+    seen: list[Added] = []
+
+    def write_while_another_adds(*arguments: Any) -> str:
+        other = threading.Thread(
+            target=lambda: seen.append(store.add(TOPICS, batch(make_result, 2, 3)))
+        )
+        other.start()
+        other.join(timeout=10)
+        assert seen, "the other did not wait for this one"
+        return write_part(*arguments)
+
+    monkeypatch.setattr(store, "_write_part", write_while_another_adds)
+    assert store.compact() == 2
+    assert seen == [Added(stored=1, duplicates=1, set_aside=0)]
+    assert positions(store) == [1, 2, 3]
+    store.close()
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut short", "text", "another table"])
+def test_a_parquet_file_that_cannot_be_read_is_named(
+    tmp_path: Path, make_result: Make, harm: str
+) -> None:
+    store = Store(tmp_path)
+    store.add(TOPICS, batch(make_result, 1))
+    store.compact()
+    (part,) = parts(tmp_path)
+    if harm == "gone":
+        part.unlink()
+    elif harm == "cut short":
+        part.write_bytes(part.read_bytes()[:-20])
+    elif harm == "text":
+        part.write_text("no table")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pa.parquet.write_table(pa.table({"seq": ["text"]}), part)
+    with pytest.raises(BadFile, match=f"^{part}: (is gone|cannot be read)"):
+        store.tables()
+    store.close()

@@ -17,7 +17,12 @@ from broker import LocalBroker, find_mosquitto, free_port
 from conftest import ECG
 from link import Link
 
+from edgeclin.bundle import Bundle
+from edgeclin.datasets import open_dataset
 from edgeclin.keys import KeyPair
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.preprocess import Preprocess
+from edgeclin.sources import ReplaySource
 
 pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
 
@@ -35,6 +40,10 @@ class Ward:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with np.load(ECG / "data" / "test.npz") as arrays:
             np.savez(folder / "beats.npz", X=arrays["X"][:BEATS])
+        opened = Bundle.open(bundle, allow_unsigned=True)
+        self.bundle = opened.digest
+        preprocess = Preprocess(opened.manifest.inputs[0])
+        self.source = ReplaySource(open_dataset(folder / "beats.npz"), preprocess).name
         config = folder / "device.toml"
         config.write_text(
             f'schema = 1\nsite = "ward"\ndevice = "bed"\nbundle = "{bundle}"\n'
@@ -109,7 +118,6 @@ def test_every_beat_is_stored_once_though_the_network_is_cut_and_a_process_kille
     ward: Ward, victim: str
 ) -> None:
     from edgeclin.cloud.store import Store
-    from edgeclin.offline_queue import OfflineQueue
 
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
@@ -117,7 +125,7 @@ def test_every_beat_is_stored_once_though_the_network_is_cut_and_a_process_kille
     for name in SERVICES:
         ward.start(name)
     with OfflineQueue(ward.folder / "queue.sqlite") as queue:
-        position = lambda: queue.next_position("beats.npz")  # noqa: E731
+        position = lambda: queue.next_position(ward.source, ward.bundle)  # noqa: E731
         wait_for(lambda: position() > BEATS * 0.2, 30, "the first beats")
         ward.link.cut()
         cut_at = position()

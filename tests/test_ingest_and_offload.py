@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from small_disk import take_all_room
 
 from edgeclin import wire
 from edgeclin.bundle import Bundle
@@ -70,14 +72,35 @@ def test_a_receipt_comes_after_the_store_and_again_for_what_comes_again(
     assert len(store.tables()["result"]) == 3
 
 
-def test_no_receipt_is_sent_when_the_store_fails(
-    broker: MemoryBroker, store: Store, make_result: Callable[..., Result]
+def test_a_full_disk_is_an_alarm_without_a_receipt_until_there_is_room(
+    broker: MemoryBroker,
+    small_disk: Path,
+    make_result: Callable[..., Result],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Ingest(store, broker.transport()).open()
     device = Device(broker)
-    store.close()
-    device.say("ec/v1/ward/bed/up/routine", encoded(make_result, 1))
-    assert not device.heard
+
+    def send(seq: int) -> list[tuple[tuple[int, int], ...]]:
+        """The ranges of every receipt that came."""
+        device.heard.clear()
+        device.say("ec/v1/ward/bed/up/routine", encoded(make_result, seq))
+        return [wire.decode(message.payload, wire.Receipt).ranges for message in device.heard]
+
+    with closing(Store(small_disk)) as store:
+        worker = Ingest(store, broker.transport())
+        worker.open()
+        assert send(1) == [((1, 1),)]
+        ballast = take_all_room(small_disk)
+        last = next(seq for seq in range(2, 10_000) if not send(seq))
+        assert worker.failed == 1
+        assert "ALARM: a message on ec/v1/ward/bed/up/routine was not stored" in caplog.text
+        worker.compact()
+        assert "ALARM: nothing was compacted" in caplog.text
+        ballast.unlink()
+        assert send(last) == [((last, last),)]
+        worker.compact()
+        stored = [row["seq"] for row in store.tables()["result"].to_pylist()]
+    assert sorted(stored) == list(range(1, last + 1))
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * 99, wire.encode(wire.Status("online", 1.0))])

@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pytest
+from conftest import BUNDLE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,7 +32,8 @@ from polling import wait_until
 from edgeclin import wire
 from edgeclin.errors import QueueFull
 from edgeclin.offline_queue import OfflineQueue, Stored, Usage
-from edgeclin.offline_queue import queue as queue_module
+from edgeclin.offline_queue import questions as questions_module
+from edgeclin.offline_queue.database import FREE_PAGES
 from edgeclin.offline_queue.payloads import INLINE_LIMIT
 from edgeclin.records import Drop, Result, Review, State, Tier
 
@@ -174,7 +177,7 @@ class QueueMachine(RuleBasedStateMachine):
         deadline: float,
     ) -> None:
         result = Result(
-            bundle="b",
+            bundle=BUNDLE,
             engine="fake",
             preprocessing="p",
             source=source,
@@ -196,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
         known = model.positions.get(source, 0)
         model.positions[source] = max(known, position + 1)
         if sample is not None:
-            ask = wire.Ask(result=stored.id, model="b", input=wire.to_array(sample))
+            ask = wire.Ask(result=stored.id, model=BUNDLE, input=wire.to_array(sample))
             length = len(wire.encode(ask))
             now = self.clock.now
             model.questions[stored.seq] = ModelQuestion(
@@ -329,7 +332,7 @@ class QueueMachine(RuleBasedStateMachine):
         asked = model.questions.values()
         assert usage["questions"] == Usage(len(asked), sum(q.size for q in asked))
         for source in ("a", "b", "never seen"):
-            assert queue.next_position(source) == model.positions.get(source, 0)
+            assert queue.next_position(source, BUNDLE) == model.positions.get(source, 0)
         self.questions_look_like_the_model()
 
     def questions_look_like_the_model(self) -> None:
@@ -400,8 +403,8 @@ def test_order_is_that_of_putting_when_the_clock_goes_back_to_1970(
 def test_a_position_never_goes_back(queue: OfflineQueue, make_result: MakeResult) -> None:
     for position in (0, 7, 3):
         queue.put(make_result(position))
-    assert queue.next_position("test.npz") == 8
-    assert queue.next_position("another") == 0
+    assert queue.next_position("test.npz", BUNDLE) == 8
+    assert queue.next_position("another", BUNDLE) == 0
 
 
 def test_a_receipt_for_another_epoch_deletes_nothing(
@@ -457,15 +460,6 @@ def test_two_threads_may_put_while_a_third_removes(
     assert queue.usage()["routine"].count == 150
     rows = queue.pending(Tier.ROUTINE, limit=1000)
     assert all(one.seq < other.seq for one, other in pairwise(rows))
-
-
-def test_another_process_sees_that_something_was_written(
-    tmp_path: Path, make_result: MakeResult
-) -> None:
-    with OfflineQueue(tmp_path / "q.db") as writer, OfflineQueue(tmp_path / "q.db") as reader:
-        before = reader.data_version()
-        writer.put(make_result())
-        assert reader.data_version() != before
 
 
 # -- answers and opinions -----------------------------------------------------------------------
@@ -554,7 +548,7 @@ def test_the_wall_clock_expires_nothing(
 def test_unanswered_questions_are_remembered_only_up_to_a_bound(
     queue: OfflineQueue, make_result: MakeResult, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_module, "_KEPT_UNREVIEWED", 3)
+    monkeypatch.setattr(questions_module, "_KEPT_UNREVIEWED", 3)
     asked = [ask_about(queue, make_result(n, state=State.PROVISIONAL), 1.0) for n in range(5)]
     clock.now += 2
     assert len(queue.expire()) == 5
@@ -609,7 +603,7 @@ def test_a_full_queue_refuses_and_stores_nothing(
     count = fill(small, make_result, tier)
     assert small.usage()[tier.value].count == count
     assert small.last_seq() == count
-    assert small.next_position("test.npz") == count
+    assert small.next_position("test.npz", BUNDLE) == count
     assert waiting(small) <= 100_000
 
 
@@ -761,7 +755,7 @@ def test_a_process_that_starts_leaves_the_file_of_a_put_that_is_under_way(
 ) -> None:
     """`edgeclin sync` may start between another process's file and its row."""
     with OfflineQueue(tmp_path / "q.db") as queue:
-        write = queue._payloads.write
+        write = queue._questions._payloads.write
         second: list[threading.Thread] = []
 
         def write_and_let_another_start(name: str, data: bytes) -> None:
@@ -771,7 +765,7 @@ def test_a_process_that_starts_leaves_the_file_of_a_put_that_is_under_way(
             other.join(timeout=0.5)
             second.append(other)
 
-        queue._payloads.write = write_and_let_another_start  # type: ignore[method-assign]
+        queue._questions._payloads.write = write_and_let_another_start  # type: ignore[method-assign]
         queue.put(make_result(state=State.PROVISIONAL), noise(INLINE_LIMIT))
         second[0].join()
         assert len(payload_files(queue)) == 1
@@ -788,6 +782,65 @@ def test_a_payload_lost_with_the_disk_costs_the_opinion_not_the_queue(
     assert [review.state for review in queue.expire()] == [State.UNREVIEWED]
 
 
+def test_lost_payloads_do_not_hold_up_the_questions_after_them(
+    queue: OfflineQueue, make_result: MakeResult
+) -> None:
+    for position in range(5):
+        queue.put(make_result(position, state=State.PROVISIONAL), noise(INLINE_LIMIT))
+    for file in payload_files(queue):
+        file.unlink()
+    last = queue.put(make_result(5, state=State.PROVISIONAL), noise(10))
+    assert [question.result for question in queue.questions(limit=2)] == [last.id]
+
+
+def test_a_payload_that_cannot_be_read_is_an_alarm_and_not_the_end(
+    queue: OfflineQueue, make_result: MakeResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.put(make_result(state=State.PROVISIONAL), noise(INLINE_LIMIT))
+    (file,) = payload_files(queue)
+    file.unlink()
+    file.mkdir()
+    assert queue.questions() == []
+    assert f"ALARM: payload {file.name} cannot be read" in caplog.text
+
+
+def test_an_interrupt_just_after_the_commit_keeps_the_payload(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OfflineQueue(tmp_path / "q.db") as queue:
+        transaction = queue._database.transaction
+
+        @contextmanager
+        def interrupted(tier: Tier) -> Iterator[sqlite3.Connection]:
+            with transaction(tier) as db:
+                yield db
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue._database, "transaction", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                queue.put(make_result(state=State.PROVISIONAL), noise(INLINE_LIMIT))
+        assert len(payload_files(queue)) == 1
+        assert len(queue.questions()) == 1
+
+
+def test_a_backlog_that_was_delivered_gives_its_room_back_to_the_disk(
+    queue: OfflineQueue, make_result: MakeResult
+) -> None:
+    for position in range(6_000):
+        queue.put(make_result(position))
+
+    def pages() -> int:
+        return int(queue._database.all("PRAGMA page_count")[0][0])
+
+    most = pages()
+    for first in range(1, 6_000, 100):
+        queue.remove(receipt(queue, (first, first + 99)))
+    assert queue.usage()["routine"].count == 0
+    assert most > FREE_PAGES + 300
+    assert pages() < FREE_PAGES + 30
+
+
 # -- cost ---------------------------------------------------------------------------------------
 
 
@@ -796,7 +849,7 @@ def test_no_hot_statement_reads_the_backlog(
 ) -> None:
     """Every statement that a put, a delivery or an opinion executes, explained by SQLite."""
     seen: list[str] = []
-    queue._db.set_trace_callback(seen.append)
+    queue._database.connection.set_trace_callback(seen.append)
     asked = ask_about(queue, make_result(0, state=State.PROVISIONAL))
     ask_about(queue, make_result(1, state=State.PROVISIONAL), deadline_s=1.0)
     queue.pending(Tier.ROUTINE, after=0, through=10)
@@ -805,16 +858,16 @@ def test_no_hot_statement_reads_the_backlog(
     queue.remove(receipt(queue, (1, 1)))
     clock.now += 5
     queue.expire()
-    queue.next_position("test.npz")
+    queue.next_position("test.npz", BUNDLE)
     queue.usage()
     queue.last_seq()
-    queue._db.set_trace_callback(None)
+    queue._database.connection.set_trace_callback(None)
     verbs = ("SELECT", "INSERT", "UPDATE", "DELETE")
     statements = [text.strip() for text in seen if text.strip().startswith(verbs)]
     assert len(statements) > 15
     plans = {}
     for statement in statements:
-        rows = queue._all(f"EXPLAIN QUERY PLAN {statement}", ())
+        rows = queue._database.all(f"EXPLAIN QUERY PLAN {statement}", ())
         plans[statement] = "; ".join(str(row[3]) for row in rows)
     for statement, plan in plans.items():
         assert "SCAN rows" not in plan, (statement, plan)
@@ -833,7 +886,7 @@ def test_close_may_be_called_twice_and_waits_for_nothing(
     queue.put(make_result())
     queue.close()
     queue.close()
-    wait_until(lambda: not queue._flusher.is_alive(), "the thread ended", most_s=1)
+    wait_until(lambda: not queue._database._flusher.is_alive(), "the thread ended", most_s=1)
 
 
 def test_a_flush_that_failed_is_tried_again(

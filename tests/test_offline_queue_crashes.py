@@ -10,21 +10,23 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from conftest import BUNDLE
 from polling import wait_until
+from small_disk import take_all_room
 
 from edgeclin import wire
-from edgeclin.errors import EdgeclinError, QueueFull, QueueUnusable
-from edgeclin.offline_queue import OfflineQueue, Row
+from edgeclin.errors import BadFile, EdgeclinError, QueueFull, QueueUnusable
+from edgeclin.offline_queue import OfflineQueue, Row, look
 from edgeclin.records import Result, State, Tier
 
 MakeResult = Callable[..., Result]
@@ -66,7 +68,10 @@ def test_a_sigkill_in_the_middle_of_puts_loses_nothing_acknowledged(
             seq, identity, position = line.decode().split()
             acknowledged.append((int(seq), identity, int(position)))
         with OfflineQueue(path) as queue:
-            rows, next_position = every_row(queue), queue.next_position(result.source)
+            rows, next_position = (
+                every_row(queue),
+                queue.next_position(result.source, result.bundle),
+            )
             asked = {question.result for question in queue.questions(limit=100_000)}
         stored = {row.seq: (row.id, msgspec.json.decode(row.body)["position"]) for row in rows}
         for seq, identity, position in acknowledged:
@@ -139,6 +144,7 @@ def test_two_processes_that_start_at_once_share_one_queue(
     for number in range(25):
         path = tmp_path / f"{number}.db"
         if first != "nothing":
+            OfflineQueue(path).close()
             path.write_bytes(b"no database" * 1000)
         (epoch, seq, one), (other_epoch, other_seq, other) = pair.open(path)
         assert epoch == other_epoch
@@ -239,7 +245,7 @@ def test_a_routine_result_is_flushed_within_its_bound(
             wait_until(lambda: flushes, "a flush")
             assert flushes[0] - returned <= bound_s
         assert len(flushes) == 1
-        wait_until(lambda: not queue._dirty, "nothing is left to flush", most_s=1)
+        wait_until(lambda: not queue._database._dirty, "nothing is left to flush", most_s=1)
 
 
 def test_bulk_waits_longer_than_routine_and_an_urgent_result_flushes_for_all(
@@ -250,11 +256,11 @@ def test_bulk_waits_longer_than_routine_and_an_urgent_result_flushes_for_all(
         wait_until(lambda: flushes, "the flush of a routine result")
         flushes.clear()
         queue.put(make_result(1, tier=Tier.BULK))
-        assert set(queue._dirty) == {Tier.BULK}
-        assert not queue._closing.wait(0.1), "many turns of the flusher"
+        assert set(queue._database._dirty) == {Tier.BULK}
+        assert not queue._database._closing.wait(0.1), "many turns of the flusher"
         assert not flushes
         queue.put(make_result(2, tier=Tier.URGENT))
-        assert not queue._dirty
+        assert not queue._database._dirty
     assert len(flushes) == 1, "one at closing"
 
 
@@ -277,45 +283,10 @@ def test_a_flush_that_fails_is_told_and_the_next_one_is_tried(
                 queue.put(make_result(position))
                 assert tried.acquire(timeout=10)
         wait_until(lambda: "cannot be made safe from a power cut" in caplog.text, "an alarm")
-        assert queue._flusher.is_alive()
+        assert queue._database._flusher.is_alive()
 
 
 # -- full disks ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of three megabytes."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder = Path(tempfile.mkdtemp(prefix="edgeclin-disk-"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode != 0:
-        folder.rmdir()
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-    folder.rmdir()
-
-
-def take_all_room(disk: Path) -> Path:
-    """A file that leaves nothing of the disk."""
-    ballast = disk / "ballast"
-    descriptor = os.open(ballast, os.O_CREAT | os.O_WRONLY)
-    try:
-        for size in (65536, 4096, 1):
-            while True:
-                os.write(descriptor, b"x" * size)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-    return ballast
 
 
 @pytest.mark.parametrize("tier", list(Tier))
@@ -332,7 +303,7 @@ def test_a_full_disk_refuses_whole_results_and_all_is_well_once_there_is_room(
                 count += 1
         assert count > 10
         assert [row.seq for row in every_row(queue)] == list(range(1, count + 1))
-        assert queue.next_position("test.npz") == count
+        assert queue.next_position("test.npz", BUNDLE) == count
         assert queue.usage()[tier.value].count == count
         ballast.unlink()
         assert queue.put(make_result(count, tier=tier)).seq == count + 1
@@ -430,6 +401,7 @@ def test_a_damaged_database_is_set_aside_and_the_device_starts(
 
 def test_each_damaged_database_is_kept_beside_the_ones_before(tmp_path: Path) -> None:
     path = tmp_path / "q.db"
+    OfflineQueue(path).close()
     epochs = set()
     for number in range(1, 4):
         path.write_bytes(b"damage %d" % number * 100)
@@ -441,6 +413,7 @@ def test_each_damaged_database_is_kept_beside_the_ones_before(tmp_path: Path) ->
 
 def test_a_process_that_died_while_setting_aside_is_carried_on(tmp_path: Path) -> None:
     path = tmp_path / "q.db"
+    OfflineQueue(path).close()
     path.write_bytes(b"damage" * 1000)
     Path(f"{path}.corrupt-1-wal").write_bytes(b"its log, renamed already")
     with OfflineQueue(path):
@@ -478,7 +451,7 @@ def test_a_damaged_log_costs_only_what_it_held(
         assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
         assert 1 <= len(rows) < 20
         assert queue.epoch == epoch
-        assert queue.next_position("test.npz") == len(rows)
+        assert queue.next_position("test.npz", BUNDLE) == len(rows)
 
 
 def test_a_process_whose_queue_was_set_aside_stops_rather_than_put_where_nobody_reads(
@@ -533,12 +506,89 @@ def test_a_database_of_a_newer_edgeclin_is_left_as_it_is(
     assert not list(tmp_path.glob("*.corrupt-*"))
 
 
-@pytest.mark.parametrize("obstacle", ["a folder", "a file instead of the folder"])
-def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path, obstacle: str) -> None:
-    path = tmp_path / "there" / "q.db"
-    if obstacle == "a folder":
-        path.mkdir(parents=True)
-    else:
-        path.parent.write_bytes(b"")
+def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a file" / "q.db"
+    path.parent.write_bytes(b"")
     with pytest.raises(QueueUnusable, match=r"q\.db: the queue cannot be opened"):
         OfflineQueue(path)
+
+
+def _database_of_another_program(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE patients (name TEXT)")
+        connection.execute("INSERT INTO patients VALUES ('kept')")
+        connection.commit()
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("a letter\n"),
+    "one byte": lambda path: path.write_bytes(b"x"),
+    "zeros": lambda path: path.write_bytes(bytes(8192)),
+    "a database": _database_of_another_program,
+    "a bundle": lambda path: path.write_bytes(b"PK\x03\x04" * 400),
+}
+
+
+@pytest.mark.parametrize("kind", list(FOREIGN))
+@pytest.mark.parametrize("opening", [OfflineQueue, look])
+def test_a_file_that_is_no_queue_is_refused_and_left_as_it_is(
+    tmp_path: Path, kind: str, opening: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "mine"
+    FOREIGN[kind](path)
+    before = path.read_bytes()
+    with pytest.raises(BadFile) as caught:
+        opening(path)
+    assert str(caught.value) == (f"{path}: not an edgeclin queue; name another file in queue.path")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a named pipe"])
+@pytest.mark.parametrize("opening", [OfflineQueue, look])
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], opening: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "q.db")
+    with pytest.raises(BadFile, match="not a regular file"):
+        opening(tmp_path / "q.db")
+    assert [file.name for file in tmp_path.iterdir()] == ["q.db"]
+
+
+# -- looking on ---------------------------------------------------------------------------------
+
+
+def test_looking_at_a_queue_changes_nothing(tmp_path: Path, make_result: MakeResult) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+        queue.put(make_result(1, state=State.PROVISIONAL), noise(100_000))
+        assert look(path) == queue.standing(), "beside the process that writes"
+        seen = queue.standing()
+    (tmp_path / "q.db.payloads" / "left by a crash").write_bytes(b"")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert look(path) == seen
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_looking_at_a_damaged_queue_says_so_and_leaves_it(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+    path.write_bytes(b"damage" * 1000)
+    with pytest.raises(
+        QueueUnusable, match=r"q\.db: the queue cannot be read \(file is not a data"
+    ):
+        look(path)
+    assert path.read_bytes() == b"damage" * 1000
+
+
+def test_looking_at_a_queue_of_a_newer_edgeclin_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    OfflineQueue(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(QueueUnusable, match="schema 99, this edgeclin reads 1"):
+        look(path)

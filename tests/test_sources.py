@@ -43,6 +43,17 @@ def test_windows_of_all_recordings_are_numbered_through() -> None:
     ]
 
 
+def test_a_recording_shorter_than_a_window_is_an_arrival_that_cannot_be_judged() -> None:
+    preprocess = Preprocess(
+        Input(name="ecg", kind="signal", shape=(4,), preprocessing=(Window(length=4, hop=2),))
+    )
+    recordings = [np.arange(4), np.arange(3), np.arange(4)]
+    arrivals = list(ReplaySource(Dataset(Path("three"), recordings), preprocess).arrivals(0))
+    assert [position for position, _ in arrivals] == [0, 1, 2]
+    with pytest.raises(BadInput, match="3 samples, expected a window of 4"):
+        preprocess(arrivals[1][1])  # type: ignore[arg-type]
+
+
 def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
     slept: list[float] = []
     source = ReplaySource(

@@ -384,6 +384,21 @@ def test_a_deadline_makes_unreviewed_and_a_late_opinion_still_counts(
     assert [review.state for review in device.reviews()] == [State.UNREVIEWED, State.AMENDED]
 
 
+def test_only_a_question_that_is_still_asked_keeps_a_sync_from_its_end(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result(state=State.PROVISIONAL), np.zeros(140), deadline_s=10)
+    device.step()
+    device.receipt((1, 1))
+    device.step()
+    assert not device.agent.idle, "an opinion may come"
+    device.step(11)
+    device.receipt((1, device.queue.last_seq()))
+    device.step()
+    assert device.queue.usage()["questions"].count == 1, "remembered for a late opinion"
+    assert device.agent.idle
+
+
 def test_birth_state_and_health_are_retained_and_the_will_says_lost(device: Device) -> None:
     device.step()
     kept: list[Message] = []

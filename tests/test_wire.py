@@ -173,6 +173,14 @@ def test_another_schema_is_refused_by_its_number(schema: int) -> None:
         wire.decode(packed(body), wire.Receipt)
 
 
+@pytest.mark.parametrize("seq", [-1, 2**63, 2**70])
+def test_a_sequence_number_that_no_queue_gives_is_a_bad_message(seq: int, make_result: Any) -> None:
+    item = wire.Item(seq, "id", "result", msgspec.Raw(msgspec.json.encode(make_result())))
+    message = wire.encode(wire.Batch(epoch="e", items=(item,)))
+    with pytest.raises(BadMessage, match="seq"):
+        wire.decode(message, wire.Batch)
+
+
 def test_an_unknown_key_a_wrong_type_and_another_kind_are_refused() -> None:
     for change in ({"surprise": 1}, {"ranges": "1-64"}, {"epoch": None}, {"schema": "1"}):
         with pytest.raises(BadMessage, match="not a Receipt"):

@@ -70,15 +70,13 @@ def ingest(
     due = time.monotonic() + compact_every
     while not stop.wait(_POLL_S):
         if time.monotonic() >= due:
-            opened.compact()
+            worker.compact()
             due = time.monotonic() + compact_every
     worker.close()
-    opened.compact()
+    worker.compact()
     opened.close()
-    _print(
-        {"stored": worker.stored, "duplicates": worker.duplicates, "refused": worker.refused},
-        as_json,
-    )
+    counts = ("stored", "duplicates", "refused", "failed")
+    _print({name: getattr(worker, name) for name in counts}, as_json)
 
 
 @cloud.command()

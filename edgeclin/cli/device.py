@@ -96,6 +96,12 @@ def run(
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
         bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s)
+        if bedside.start:
+            click.echo(
+                f"{origin.name} goes on at sample {bedside.start}; this bundle has judged those "
+                "before it",
+                err=True,
+            )
 
         def alive() -> bool:
             since = bedside.busy_since
@@ -119,10 +125,13 @@ def _required(value: Path | str | None, what: str, config_path: Path) -> Path | 
 
 def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
     from edgeclin.datasets import open_dataset
+    from edgeclin.errors import EdgeclinError
     from edgeclin.sources import JsonLinesSource, ReplaySource
 
     if where == "-":
-        return JsonLinesSource(sys.stdin)
+        if sys.stdin is None:
+            raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
+        return JsonLinesSource(sys.stdin.buffer)  # bytes: one that is no text spoils one line only
     return ReplaySource(open_dataset(Path(where)), runtime.preprocess, rate)
 
 
@@ -200,18 +209,14 @@ def queue() -> None:
 @config_option
 @json_option
 def status(config_path: Path, as_json: bool) -> None:
-    """What waits for the cloud."""
+    """What waits for the cloud; changes nothing."""
     from edgeclin.config import load_config
-    from edgeclin.errors import BadFile
+    from edgeclin.offline_queue import look
 
-    config = load_config(config_path)
-    if not Path(config.queue.path).exists():
-        raise BadFile(config.queue.path, "no queue there yet", "`edgeclin run` makes it")
-    with open_queue(config) as opened:
-        usage, epoch, last = opened.usage(), opened.epoch, opened.last_seq()
+    standing = look(Path(load_config(config_path).queue.path))
     if as_json:
-        waiting = {name: {"count": u.count, "bytes": u.bytes} for name, u in usage.items()}
-        print_json({"epoch": epoch, "last_seq": last, "waiting": waiting})
+        print_json(standing)
         return
-    print_facts({"epoch": epoch, "last sequence number": last})
-    print_table(("waiting", "count", "bytes"), [(n, u.count, u.bytes) for n, u in usage.items()])
+    print_facts({"epoch": standing.epoch, "last sequence number": standing.last_seq})
+    rows = [(name, usage.count, usage.bytes) for name, usage in standing.waiting.items()]
+    print_table(("waiting", "count", "bytes"), rows)

@@ -6,7 +6,7 @@ import logging
 
 from edgeclin import wire
 from edgeclin.cloud.store import Store
-from edgeclin.errors import BadMessage
+from edgeclin.errors import BadMessage, StoreUnusable
 from edgeclin.transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,8 @@ class Ingest:
     """One ingest worker; run as many as needed on the shared subscription.
 
     Attributes:
-        stored, duplicates, refused: rows and messages since the start.
+        stored, duplicates, refused, failed: rows and messages since the start; what failed for
+            want of the store got no receipt, so its device sends it again.
     """
 
     def __init__(self, store: Store, transport: Transport) -> None:
@@ -25,6 +26,7 @@ class Ingest:
         self.stored = 0
         self.duplicates = 0
         self.refused = 0
+        self.failed = 0
 
     def open(self) -> None:
         """Begin to connect; the transport calls `handle` from then on."""
@@ -33,16 +35,27 @@ class Ingest:
     def handle(self, message: Message) -> None:
         """Store one message and send its receipt; what is no message of ours is only counted."""
         try:
-            topics, rest = wire.parse_topic(message.topic)
-            if rest.startswith("st/"):
-                status = wire.decode(message.payload, wire.Status)
-                self._store.add_status(topics, rest, status)
-                return
-            batch = wire.decode(message.payload, wire.Batch)
+            self._store_and_receipt(message)
         except BadMessage as exc:
             self.refused += 1
             log.warning("refused a message on %s: %s", message.topic, exc)
+        except StoreUnusable as exc:
+            self.failed += 1
+            log.error("ALARM: a message on %s was not stored: %s", message.topic, exc)
+
+    def compact(self) -> None:
+        """Move what is hot into Parquet; when that fails it stays hot for the next time."""
+        try:
+            self._store.compact()
+        except StoreUnusable as exc:
+            log.error("ALARM: nothing was compacted: %s", exc)
+
+    def _store_and_receipt(self, message: Message) -> None:
+        topics, rest = wire.parse_topic(message.topic)
+        if rest.startswith("st/"):
+            self._store.add_status(topics, rest, wire.decode(message.payload, wire.Status))
             return
+        batch = wire.decode(message.payload, wire.Batch)
         added = self._store.add(topics, batch)
         self.stored += added.stored
         self.duplicates += added.duplicates

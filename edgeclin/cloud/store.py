@@ -24,7 +24,7 @@ import msgspec
 
 from edgeclin import wire
 from edgeclin.cloud.tables import SCHEMAS, Table, flatten
-from edgeclin.errors import EdgeclinError, MissingExtra
+from edgeclin.errors import BadFile, MissingExtra, StoreUnusable
 from edgeclin.files import sync_directory, write_atomic
 
 try:
@@ -62,6 +62,7 @@ CREATE TABLE IF NOT EXISTS statuses (
     PRIMARY KEY (site, device, topic)
 ) WITHOUT ROWID;
 """
+_HOT = ("number", "id", "site", "device", "epoch", "seq", "kind", "received_at", "body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,16 @@ class Store:
     """One store folder.
 
     Raises:
-        EdgeclinError: the folder cannot be made or the index is not a database.
+        StoreUnusable: the folder cannot be made or the index is not a database; also from every
+            method, when the disk is full or fails. What was added before stays, and a call that
+            failed has changed nothing.
     """
 
     def __init__(self, folder: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.folder = Path(folder)
         self._clock = clock
         self._lock = threading.RLock()
-        try:
+        with self._translated():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
                 self.folder / "index.sqlite",
@@ -92,12 +95,10 @@ class Store:
                 timeout=30.0,
                 check_same_thread=False,
             )
-            with self._alone():
+            with self._alone(), self._lock:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.DatabaseError) as exc:
-            raise EdgeclinError(f"{self.folder}: the store cannot be opened ({exc})") from exc
 
     def add(self, topics: wire.Topics, batch: wire.Batch) -> Added:
         """Store each id of a batch once; durable when this returns."""
@@ -146,15 +147,17 @@ class Store:
 
     def statuses(self) -> list[tuple[str, str, str, float, wire.Status]]:
         """The latest statuses: site, device, topic, when it arrived, what it said."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT site, device, topic, received_at, body FROM statuses ORDER BY 1, 2, 3"
-            ).fetchall()
+        rows = self._all(
+            "SELECT site, device, topic, received_at, body FROM statuses ORDER BY 1, 2, 3"
+        )
         return [(*row[:4], msgspec.json.decode(row[4], type=wire.Status)) for row in rows]
 
     def compact(self) -> int:
-        """Move all hot rows into Parquet; return how many. Safe to kill at any moment."""
-        with self._alone():
+        """Move all hot rows into Parquet; return how many. Safe to kill at any moment.
+
+        Other threads and processes may `add` meanwhile.
+        """
+        with self._translated(), self._alone():
             self._sweep()
             rows = self._hot()
             partitions: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -171,15 +174,17 @@ class Store:
         return len(rows)
 
     def tables(self) -> dict[str, Table]:
-        """Every stored record by kind, hot and compacted, as of one moment."""
-        with self._alone():
-            parts = self._db.execute("SELECT path, kind FROM parts ORDER BY path").fetchall()
+        """Every stored record by kind, hot and compacted, as of one moment.
+
+        Raises:
+            BadFile: a Parquet file that the index lists is damaged or gone.
+        """
+        with self._translated(), self._alone():
+            parts = self._all("SELECT path, kind FROM parts ORDER BY path")
             hot = self._hot()
         found = {}
         for kind, schema in SCHEMAS.items():
-            files = [
-                pq.read_table(self.folder / path, schema=schema) for path, k in parts if k == kind
-            ]
+            files = [_read_part(self.folder / path, schema) for path, k in parts if k == kind]
             fresh = _table(kind, [row for row in hot if row["kind"] == kind])
             found[kind] = pa.concat_tables([*files, fresh])
         return found
@@ -191,7 +196,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._translated(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -203,15 +208,28 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes from opening and compacting meanwhile."""
-        with (self.folder / "compact.lock").open("w") as lock, self._lock:
+        """Keep others from opening and compacting meanwhile, but not from adding."""
+        with (self.folder / "compact.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What SQLite, Parquet or the disk cannot do becomes StoreUnusable."""
+        try:
+            yield
+        except StoreUnusable:
+            raise
+        except (OSError, sqlite3.Error, pa.ArrowException) as exc:
+            raise StoreUnusable(f"{self.folder}: the store cannot be used ({exc})") from exc
+
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        with self._translated(), self._lock:
+            return self._db.execute(query).fetchall()
+
     def _hot(self) -> list[dict[str, Any]]:
-        cursor = self._db.execute("SELECT * FROM hot ORDER BY number")
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        rows = self._all(f"SELECT {', '.join(_HOT)} FROM hot ORDER BY number")
+        return [dict(zip(_HOT, row, strict=True)) for row in rows]
 
     def _write_part(self, kind: str, day: str, site: str, rows: list[dict[str, Any]]) -> str:
         path = Path(kind) / f"day={day}" / f"site={site}" / f"{uuid.uuid4()}.parquet"
@@ -225,7 +243,7 @@ class Store:
         return str(path)
 
     def _sweep(self) -> None:
-        listed = {path for (path,) in self._db.execute("SELECT path FROM parts")}
+        listed = {path for (path,) in self._all("SELECT path FROM parts")}
         for kind in SCHEMAS:
             for file in (self.folder / kind).rglob("*.parquet"):
                 if str(file.relative_to(self.folder)) not in listed:
@@ -242,6 +260,15 @@ def _problem(item: wire.Item) -> str | None:
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         return str(exc)
     return None
+
+
+def _read_part(path: Path, schema: Any) -> Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except FileNotFoundError as exc:
+        raise BadFile(path, "is gone, although the index lists it", "put it back") from exc
+    except (OSError, pa.ArrowException) as exc:
+        raise BadFile(path, f"cannot be read ({exc})", "put back a copy of it") from exc
 
 
 def _table(kind: str, rows: list[dict[str, Any]]) -> Table:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
 from edgeclin.files import sync_directory, write_atomic
+
+log = logging.getLogger(__name__)
 
 INLINE_LIMIT = 64 * 1024
 
@@ -23,15 +26,17 @@ class PayloadFolder:
         write_atomic(self._folder / name, data, mode=0o600)
 
     def read(self, name: str) -> bytes | None:
-        """The payload of that name, or None when it was lost with a damaged disk."""
+        """The payload of that name, or None when a damaged disk has lost it."""
         try:
             return (self._folder / name).read_bytes()
-        except FileNotFoundError:
+        except OSError as exc:
+            log.error("ALARM: payload %s cannot be read: %s", name, exc)
             return None
 
-    def remove(self, name: str) -> None:
-        """Forget a payload whose row is gone."""
-        (self._folder / name).unlink(missing_ok=True)
+    def remove(self, name: str | None) -> None:
+        """Forget the payload of a row that is gone, if it had one."""
+        if name is not None:
+            (self._folder / name).unlink(missing_ok=True)
 
     def sweep(self, known: Collection[str]) -> None:
         """Remove files that a crash left between the file and its row.

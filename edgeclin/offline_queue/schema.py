@@ -8,11 +8,16 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from edgeclin.errors import QueueUnusable
+import uuid6
+
+from edgeclin.errors import BadFile, QueueUnusable
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
+APPLICATION_ID = int.from_bytes(b"eclq", "big")
+"""Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
+_MAGIC = b"SQLite format 3\0"
 _BELONGINGS = ("-wal", "-shm", ".payloads", "")
 """The database last: killed half-way, whoever opens it next finds it corrupt again and goes on."""
 
@@ -48,10 +53,12 @@ CREATE TABLE questions (
 );
 CREATE INDEX questions_by_state ON questions (state, deadline);
 
--- Where each source goes on after a crash; moves in the transaction that stores the result.
+-- Where each source goes on with a bundle; moves in the transaction that stores the result.
 CREATE TABLE positions (
-    source TEXT PRIMARY KEY,
-    next   INTEGER NOT NULL
+    source TEXT NOT NULL,
+    bundle TEXT NOT NULL,
+    next   INTEGER NOT NULL,
+    PRIMARY KEY (source, bundle)
 ) WITHOUT ROWID;
 
 -- Kept by triggers, so that no count ever reads the backlog. Tier 3 stands for questions.
@@ -86,11 +93,13 @@ def prepare(path: Path) -> None:
     takes its place. The check reads every page: half a second for a million rows.
 
     Raises:
+        BadFile: what stands at `path` is not a queue; it is left as it is.
         QueueUnusable: written by a newer edgeclin.
         sqlite3.OperationalError: not writable, locked, or the disk is full.
         OSError: the folder is not there or not writable.
     """
-    with Path(f"{path}.lock").open("w") as lock:
+    require_queue(path)
+    with _lock_file(path).open("w") as lock:
         # Also while setting aside: the second of two processes would else find the first one's
         # new database and set that aside too.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,6 +112,29 @@ def prepare(path: Path) -> None:
             _prepare(path)
 
 
+def require_queue(path: Path) -> None:
+    """Refuse what is not a queue; nothing, an empty file and a damaged queue may become one.
+
+    Raises:
+        BadFile: a file of another kind.
+        OSError: it cannot be read.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise BadFile(path, "not a regular file", "name another one in queue.path")
+    with path.open("rb") as file:
+        head = file.read(72)
+    ours = head.startswith(_MAGIC) and head[68:] == APPLICATION_ID.to_bytes(4, "big")
+    # Its lock tells that a file whose head is damaged was a queue once.
+    if head and not ours and not _lock_file(path).exists():
+        raise BadFile(path, "not an edgeclin queue", "name another file in queue.path")
+
+
+def _lock_file(path: Path) -> Path:
+    return Path(f"{path}.open.lock")
+
+
 def _prepare(path: Path) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -113,7 +145,9 @@ def _prepare(path: Path) -> None:
                 f"up to {VERSION}: upgrade edgeclin"
             )
         if version == 0:
+            # Before there is a log: the head of the file itself must tell what it is.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA journal_mode = WAL")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
@@ -147,6 +181,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 def _initial(db: Any) -> None:
     for statement in _statements(_INITIAL):
         db.execute(statement)
+    db.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),))
     db.execute("PRAGMA user_version = 1")
 
 

@@ -50,10 +50,12 @@ class Preprocess:
     def windows(self, recording: Sample) -> Iterator[Sample]:
         """The samples in a recording: its windows, or itself when no step cuts it.
 
+        A recording shorter than one window is a sample too, which cannot be judged.
+
         Args:
             recording: [samples] or [samples, leads] when the first step is `window`.
         """
-        if self._window is None:
+        if self._window is None or len(recording) < self._window.length:
             yield recording
             return
         for start in range(0, len(recording) - self._window.length + 1, self._window.hop):

@@ -1,0 +1,175 @@
+"""The queue's connection to SQLite: transactions as durable as their tier, errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeclin.errors import QueueFull, QueueUnusable
+from edgeclin.offline_queue import schema
+from edgeclin.records import Tier
+
+log = logging.getLogger(__name__)
+
+BULK_SYNC_S = 60.0
+FREE_PAGES = 256
+"""Free pages that the file keeps for the next backlog; those beyond go back to the disk."""
+_SHRINK_PAGES = 256
+"""At most so many at once, for a `put` of another process waits meanwhile."""
+_LEAST_TICK_S = 0.005
+
+
+class Database:
+    """One open queue file, for any thread of this process.
+
+    Args:
+        path: the SQLite file; made, checked or migrated first.
+        routine_sync_s: the most that a power cut may take of routine commits, in seconds.
+
+    Raises:
+        BadFile: something that is not a queue stands at `path`.
+        QueueUnusable: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, routine_sync_s: float) -> None:
+        self.path = path
+        self._routine_sync_s = routine_sync_s
+        self._lock = threading.RLock()
+        self._dirty: dict[Tier, float] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            schema.prepare(path)
+            self.connection = sqlite3.connect(
+                path, isolation_level=None, timeout=10.0, check_same_thread=False
+            )
+            self._inode = path.stat().st_ino
+            self.connection.execute("PRAGMA journal_mode = WAL")
+        except QueueUnusable:
+            raise
+        except (OSError, sqlite3.Error) as exc:
+            raise QueueUnusable(f"{path}: the queue cannot be opened ({exc})") from exc
+        self._closing = threading.Event()
+        self._flusher = threading.Thread(target=self._flush_in_time, daemon=True)
+        self._flusher.start()
+
+    @contextmanager
+    def transaction(self, tier: Tier) -> Iterator[sqlite3.Connection]:
+        """One transaction, as durable as the tier.
+
+        Raises:
+            QueueFull: the disk is full; nothing was changed.
+            QueueUnusable: SQLite failed, or another process has set the file aside.
+        """
+        with self._lock, self._translated():
+            db = self.connection
+            db.execute(f"PRAGMA synchronous = {'FULL' if tier is Tier.URGENT else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                self._check_in_place()
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            if tier is Tier.URGENT:
+                self._dirty.clear()
+            else:
+                self._dirty.setdefault(tier, time.monotonic())
+
+    def one(self, query: str, parameters: Sequence[object] = ()) -> tuple[int | str, ...] | None:
+        """The first row of a query, or None."""
+        with self._lock, self._translated():
+            found: tuple[int | str, ...] | None = self.connection.execute(
+                query, parameters
+            ).fetchone()
+            return found
+
+    def all(self, query: str, parameters: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
+        """Every row of a query."""
+        with self._lock, self._translated():
+            return self.connection.execute(query, parameters).fetchall()
+
+    def shrink(self) -> None:
+        """Give some of the free pages back to the disk.
+
+        Raises:
+            QueueFull: the disk is too full to move pages within the file.
+        """
+        with self._lock, self._translated():
+            (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+            if free > FREE_PAGES:
+                pages = min(free - FREE_PAGES, _SHRINK_PAGES)
+                # `execute` would stop after one page.
+                self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    def flush(self) -> None:
+        """Make every commit survive a power cut.
+
+        Raises:
+            OSError: the disk failed; what was not made safe stays due.
+        """
+        due = dict(self._dirty)
+        self._dirty.clear()
+        try:
+            with Path(f"{self.path}-wal").open("rb") as log_file:
+                os.fdatasync(log_file.fileno())
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._dirty.update(due)
+            raise
+
+    def close(self) -> None:
+        """Flush and let go of the file."""
+        self._closing.set()
+        self._flusher.join()
+        with self._lock:
+            self.flush()
+            self.connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """A full disk becomes QueueFull, and what else SQLite cannot do QueueUnusable."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as exc:
+            if _is_disk_full(exc):
+                raise QueueFull(f"{self.path}: the disk is full") from exc
+            if isinstance(exc, sqlite3.DatabaseError):
+                raise QueueUnusable(f"{self.path}: {exc}") from exc
+            raise
+
+    def _check_in_place(self) -> None:
+        """Refuse to write into a file that another process has set aside: nobody would read it."""
+        try:
+            here = self.path.stat().st_ino
+        except FileNotFoundError:
+            here = None
+        if here != self._inode:
+            raise QueueUnusable(f"{self.path}: another process has set this queue aside")
+
+    def _flush_in_time(self) -> None:
+        bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
+        while not self._closing.wait(max(self._routine_sync_s / 3, _LEAST_TICK_S)):
+            now = time.monotonic()
+            waiting = list(self._dirty.items())
+            # A third of the bound for the turn, a third for the age, a third for the disk.
+            if any(now - since >= bounds[tier] / 3 for tier, since in waiting):
+                try:
+                    self.flush()
+                except OSError as exc:
+                    log.error("ALARM: %s cannot be made safe from a power cut: %s", self.path, exc)
+
+
+def _is_disk_full(exc: Exception) -> bool:
+    if isinstance(exc, OSError):
+        return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "disk is full" in str(exc)

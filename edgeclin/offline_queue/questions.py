@@ -1,0 +1,224 @@
+"""Answers that wait for a second opinion: ask, settle what came, expire what did not."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import uuid6
+
+from edgeclin import states, wire
+from edgeclin.errors import QueueFull, QueueUnusable
+from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.payloads import INLINE_LIMIT, PayloadFolder
+from edgeclin.offline_queue.rows import insert_row
+from edgeclin.records import Result, Review, State, Tier
+from edgeclin.uptime import Uptime
+
+log = logging.getLogger(__name__)
+
+_KEPT_UNREVIEWED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One answer whose opinion has not come; `ask` is the encoded message that asks for it."""
+
+    seq: int
+    result: str
+    ask: bytes
+    remaining_s: float
+
+
+class Questions:
+    """The questions of one queue.
+
+    Args:
+        clock: seconds since 1970, for `made_at` alone.
+        uptime: seconds since boot, for deadlines.
+        boot: this boot's id.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        payloads: PayloadFolder,
+        clock: Callable[[], float],
+        uptime: Uptime,
+        boot: str,
+    ) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._clock = clock
+        self._uptime = uptime
+        self._boot = boot
+
+    def insert(
+        self,
+        db: sqlite3.Connection,
+        seq: int,
+        identity: str,
+        result: Result,
+        ask: bytes,
+        deadline_s: float,
+    ) -> None:
+        """Ask about a result, in the transaction that stores it; see `undo`."""
+        file = None
+        if len(ask) > INLINE_LIMIT:
+            file = identity
+            self._payloads.write(file, ask)
+        now = self._uptime()
+        db.execute(
+            """
+            INSERT INTO questions
+                (seq, result, label, state, boot, asked_at, deadline, ask, file, bytes)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            (
+                seq,
+                identity,
+                result.label,
+                result.state.value,
+                self._boot,
+                now,
+                now + deadline_s,
+                None if file else ask,
+                file,
+                len(ask),
+            ),
+        )
+
+    def sweep(self) -> None:
+        """Remove payloads that a crash left between the file and its row."""
+        # The lock of a write: another process may stand between its file and its row.
+        with self._database.transaction(Tier.BULK) as db:
+            files = db.execute("SELECT file FROM questions WHERE file IS NOT NULL").fetchall()
+            self._payloads.sweep({file for (file,) in files})
+
+    def undo(self, identity: str) -> None:
+        """After an error: forget the payload of a question whose transaction did not commit."""
+        try:
+            stored = self._database.one("SELECT 1 FROM questions WHERE result = ?", (identity,))
+        except (QueueFull, QueueUnusable):
+            return
+        if stored is None:
+            self._payloads.remove(identity)
+
+    def open(self, after: int, limit: int) -> list[Question]:
+        """Questions to ask, oldest first, whose deadline has not passed.
+
+        One whose payload is gone cannot be asked: it expires.
+        """
+        found: list[Question] = []
+        while len(found) < limit:
+            rows = self._database.all(
+                """
+                SELECT seq, result, ask, file, deadline FROM questions
+                WHERE seq > ? AND bytes > 0 AND boot = ? AND deadline > ? ORDER BY seq LIMIT ?
+                """,
+                (after, self._boot, self._uptime(), limit - len(found)),
+            )
+            if not rows:
+                break
+            for seq, result, ask, file, deadline in rows:
+                message = self._payloads.read(file) if file else ask
+                if message is not None:
+                    found.append(Question(seq, result, message, deadline - self._uptime()))
+                after = seq
+        return found
+
+    def settle(self, opinion: wire.Opinion) -> Review | None:
+        """Reconcile an opinion with the answer it is about, and queue the review."""
+        with self._database.transaction(Tier.ROUTINE) as db:
+            row = db.execute(
+                "SELECT seq, label, state, asked_at, boot, file FROM questions WHERE result = ?",
+                (opinion.result,),
+            ).fetchone()
+            if row is None:
+                return None
+            seq, label, before, asked_at, boot, file = row
+            state = states.review(State(before), label, opinion.label)
+            if state.value == before:
+                return None
+            waited = self._uptime() - asked_at if boot == self._boot else None
+            review = Review(
+                result=opinion.result,
+                state=state,
+                label=opinion.label if state is State.AMENDED else label,
+                edge_label=label,
+                reason=opinion.reason or f"the cloud's model says {opinion.label}",
+                made_at=self._clock(),
+                model=opinion.model,
+                confidence=opinion.confidence,
+                waited_s=None if waited is None else round(waited, 3),
+            )
+            _insert_review(db, review)
+            if state is State.UNREVIEWED:
+                _withdraw(db, seq)
+            else:
+                db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
+        self._payloads.remove(file)
+        return review
+
+    def expire(self) -> list[Review]:
+        """Turn provisional answers whose deadline has passed into unreviewed ones."""
+        now = self._uptime()
+        with self._database.transaction(Tier.ROUTINE) as db:
+            expired = db.execute(
+                """
+                SELECT seq, result, label, state, boot, asked_at, file FROM questions
+                WHERE state IN (?, ?) AND bytes > 0 AND (boot != ? OR deadline <= ?)
+                ORDER BY seq
+                """,
+                (State.PROVISIONAL.value, State.FINAL.value, self._boot, now),
+            ).fetchall()
+            reviews = []
+            for seq, result, label, state, boot, asked_at, _ in expired:
+                if State(state) is State.FINAL:
+                    db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
+                    continue
+                here = boot == self._boot
+                review = Review(
+                    result=result,
+                    state=states.advance(State(state), State.UNREVIEWED),
+                    label=label,
+                    edge_label=label,
+                    reason=f"no opinion came within {now - asked_at:.0f} s"
+                    if here
+                    else "the device restarted before an opinion came",
+                    made_at=self._clock(),
+                    waited_s=round(now - asked_at, 3) if here else None,
+                )
+                _insert_review(db, review)
+                _withdraw(db, seq)
+                reviews.append(review)
+            if reviews:
+                _forget_oldest_unreviewed(db)
+        for row in expired:
+            self._payloads.remove(row[-1])
+        return reviews
+
+
+def _insert_review(db: sqlite3.Connection, review: Review) -> None:
+    insert_row(db, str(uuid6.uuid7()), "review", Tier.ROUTINE, msgspec.json.encode(review))
+
+
+def _withdraw(db: sqlite3.Connection, seq: int) -> None:
+    """Stop asking, but remember the question: a late opinion still helps a person."""
+    db.execute(
+        "UPDATE questions SET state = ?, ask = NULL, file = NULL, bytes = 0 WHERE seq = ?",
+        (State.UNREVIEWED.value, seq),
+    )
+
+
+def _forget_oldest_unreviewed(db: sqlite3.Connection) -> None:
+    db.execute(
+        """
+        DELETE FROM questions WHERE state = ? AND seq <= (
+            SELECT seq FROM questions WHERE state = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)
+        """,
+        (State.UNREVIEWED.value, State.UNREVIEWED.value, _KEPT_UNREVIEWED),
+    )

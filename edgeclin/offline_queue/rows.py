@@ -1,0 +1,33 @@
+"""What waits for its receipt."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from edgeclin.records import Tier
+
+Kind: TypeAlias = Literal["result", "review", "drop"]
+
+TIERS = tuple(Tier)
+"""A tier's index here is its number in the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row that waits for its receipt; `body` is JSON."""
+
+    seq: int
+    id: str
+    kind: Kind
+    body: bytes
+
+
+def insert_row(db: sqlite3.Connection, identity: str, kind: Kind, tier: Tier, body: bytes) -> int:
+    """Add a row in an open transaction; returns its sequence number."""
+    cursor = db.execute(
+        "INSERT INTO rows (id, kind, tier, body) VALUES (?, ?, ?, ?)",
+        (identity, kind, TIERS.index(tier), body),
+    )
+    return int(cursor.lastrowid or 0)

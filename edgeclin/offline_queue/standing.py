@@ -1,0 +1,81 @@
+"""How a queue stands: what waits in it, read without changing anything."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from edgeclin.errors import BadFile, QueueUnusable
+from edgeclin.offline_queue import schema
+from edgeclin.offline_queue.rows import TIERS
+
+Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
+"""Runs one SELECT and returns all of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Rows and bytes that wait."""
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One moment of a queue.
+
+    Attributes:
+        last_seq: the newest sequence number ever given in this epoch.
+        waiting: usage by tier, and under `questions` what waits for an opinion.
+    """
+
+    epoch: str
+    last_seq: int
+    waiting: dict[str, Usage]
+
+
+def standing(query: Query) -> Standing:
+    """How the queue stands that `query` reads."""
+    ((epoch,),) = query("SELECT value FROM meta WHERE key = 'epoch'")
+    newest = query("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
+    names = [*(tier.value for tier in TIERS), "questions"]
+    rows = query("SELECT tier, count, bytes FROM usage ORDER BY tier")
+    return Standing(
+        epoch=epoch,
+        last_seq=newest[0][0] if newest else 0,
+        waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
+    )
+
+
+def look(path: Path) -> Standing:
+    """How the queue at `path` stands; changes nothing, beside the processes that use it.
+
+    Raises:
+        BadFile: no queue stands there.
+        QueueUnusable: it is damaged, cannot be read, or is of another schema.
+    """
+    try:
+        if not path.exists():
+            raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
+        schema.require_queue(path)
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10.0)
+        try:
+            connection.execute("BEGIN")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != schema.VERSION:
+                raise QueueUnusable(
+                    f"{path}: schema {version}, this edgeclin reads {schema.VERSION}; "
+                    "`edgeclin run` brings an older one up to date"
+                )
+            return standing(lambda select: connection.execute(select).fetchall())
+        finally:
+            connection.close()
+    except QueueUnusable:
+        raise
+    except (OSError, sqlite3.Error) as exc:
+        raise QueueUnusable(f"{path}: the queue cannot be read ({exc})") from exc
