@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,14 @@ import msgspec
 
 from edgeclin import keys
 from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
-from edgeclin.files import directory_atomic, write_atomic, writing
+from edgeclin.files import (
+    directory_atomic,
+    open_file,
+    reading,
+    require_file,
+    write_atomic,
+    writing,
+)
 from edgeclin.manifest import FileEntry, Manifest, check_file_name, parse_manifest
 
 MANIFEST = "manifest.json"
@@ -30,6 +39,9 @@ _MAX_TOTAL = 4 << 30
 _MAX_RATIO = 200
 """Weights and reports compress by less than a hundredth of this; a bomb by far more."""
 _CHUNK = 1 << 20
+_MAX_PROMISED = 0xFFFF
+_MAX_END = 22 + 0xFFFF
+"""The last record of a zip (APPNOTE.TXT, 4.3.16) and its longest comment."""
 
 
 class _Archive(Protocol):
@@ -202,16 +214,10 @@ def _signer(
 
 
 def _archive(path: Path) -> _Archive:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as exc:
-        raise BadBundle(path, "no such file") from exc
-    except (OSError, ValueError) as exc:
-        raise BadBundle(path, f"cannot be read ({exc})") from exc
-    if stat.S_ISDIR(mode):
-        return _Folder(path)
-    if not stat.S_ISREG(mode):
-        raise BadBundle(path, "neither a folder nor a file")
+    with reading(path, BadBundle):
+        if path.is_dir():
+            return _Folder(path)
+    require_file(path, BadBundle)
     return _Zip(path)
 
 
@@ -221,10 +227,8 @@ class _Folder:
 
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        try:
-            found = [(file, file.lstat()) for file in self._path.rglob("*")]
-        except OSError as exc:
-            raise BadBundle(self._path, f"cannot be read ({exc.strerror})") from exc
+        with reading(self._path, BadBundle):
+            found = [(file, file.lstat()) for file in _walk(self._path)]
         for file, facts in found:
             if stat.S_ISREG(facts.st_mode):
                 sizes[file.relative_to(self._path).as_posix()] = facts.st_size
@@ -234,10 +238,15 @@ class _Folder:
         return sizes
 
     def open(self, name: str) -> IO[bytes]:
-        try:
-            return (self._path / name).open("rb")
-        except OSError as exc:
-            raise BadBundle(self._path / name, f"cannot be read ({exc.strerror})") from exc
+        return open_file(self._path / name, BadBundle)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All that is in a folder; unlike `rglob` it leaves out nothing that it may not read."""
+    for entry in folder.iterdir():
+        yield entry
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry)
 
 
 class _Zip:
@@ -246,12 +255,25 @@ class _Zip:
         try:
             self._size = path.stat().st_size
             self._zip = zipfile.ZipFile(path)
+            self._promised = _promised(path)
         except Exception as exc:  # zipfile has no one error for damage
-            raise BadBundle(path, "neither a folder nor a readable zip file") from exc
+            raise BadBundle(
+                path,
+                "neither a folder nor a readable zip file",
+                "if it is a bundle it is damaged: fetch it again",
+            ) from exc
 
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        for entry in self._zip.infolist():
+        found = self._zip.infolist()
+        if self._promised != min(len(found), _MAX_PROMISED):
+            raise BadBundle(
+                self._path,
+                f"damaged: its zip directory tells of {self._promised} files and lists "
+                f"{len(found)}",
+                "fetch the bundle again",
+            )
+        for entry in found:
             _check_entry(entry, self._path)
             if entry.filename in sizes:
                 raise BadBundle(self._path / entry.filename, "stands twice in the zip")
@@ -261,6 +283,8 @@ class _Zip:
             raise BadBundle(
                 self._path, f"a zip bomb: it would unpack to over {_MAX_RATIO} times its size"
             )
+        for name in sizes:
+            self.open(name).close()  # a changed name is damage, not a file too few and one too many
         return sizes
 
     def open(self, name: str) -> IO[bytes]:
@@ -268,6 +292,15 @@ class _Zip:
             return self._zip.open(name)
         except Exception as exc:
             raise BadBundle(self._path / name, f"damaged in the zip ({exc})") from exc
+
+
+def _promised(path: Path) -> int:
+    """How many files the last record of a zip tells of, which zipfile does not compare."""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_END))
+        tail = file.read()
+    (count,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
+    return int(count)
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:

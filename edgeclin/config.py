@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import re
-from math import inf
 from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
 
 from edgeclin.errors import BadFile, EdgeclinError
 from edgeclin.records import Record, load_toml
 
 SCHEMA = 1
 _TOPIC_LEVEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DAY_S = 86_400
+
+FileName: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]
+Host: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\s\0]+\Z")]
+UInt16: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
+"""What MQTT 5 keeps in two bytes: the keep alive (3.1.2.10), the receive maximum (3.1.2.11.3)."""
 
 
 class QueueConfig(Record, frozen=True):
     """Where results wait, and how much room they may take."""
 
-    path: str
-    max_mb: int = 512
-    routine_sync_ms: int = 200
+    path: FileName
+    max_mb: Annotated[int, Meta(ge=1, le=1 << 24)] = 512
+    routine_sync_ms: Annotated[int, Meta(ge=0, le=60_000)] = 200
     """The most that a power cut may take of routine results, in milliseconds."""
 
 
 class BrokerConfig(Record, frozen=True):
     """How to reach an MQTT 5 broker. With `ca` the link is TLS, else plain TCP."""
 
-    host: str = "127.0.0.1"
-    port: int = 1883
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    keepalive_s: int = 20
-    reconnect_most_s: float = 30.0
+    host: Host = "127.0.0.1"
+    port: UInt16 = 1883
+    ca: FileName | None = None
+    certificate: FileName | None = None
+    key: FileName | None = None
+    keepalive_s: UInt16 = 20
+    reconnect_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 30.0
     """Upper bound of the exponential backoff between attempts to connect."""
 
 
 class OpinionConfig(Record, frozen=True):
     """How long a provisional answer waits for the cloud before a person must look."""
 
-    deadline_s: float = 60.0
+    deadline_s: Annotated[float, Meta(gt=0, le=(1 << 32) - 1)] = 60.0
+    """A question expires with it, and MQTT 5 counts that in four bytes (3.3.2.3.3)."""
 
 
 class SyncConfig(Record, frozen=True):
     """The send window of the agent."""
 
-    batch_results: int = 64
-    batch_bytes: int = 120 * 1024
-    window_batches: int = 8
-    receipt_timeout_s: float = 10.0
+    batch_results: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    batch_bytes: Annotated[int, Meta(ge=1, le=(1 << 28) - 1)] = 120 * 1024
+    """At most what MQTT 5 can say of a message's length (2.1.4)."""
+    window_batches: UInt16 = 8
+    receipt_timeout_s: Annotated[float, Meta(ge=0, le=_DAY_S)] = 10.0
 
 
 class DeviceConfig(Record, frozen=True):
@@ -57,9 +67,9 @@ class DeviceConfig(Record, frozen=True):
     site: str
     device: str
     queue: QueueConfig
-    bundle: str | None = None
-    trusted_keys: tuple[str, ...] = ()
-    source: str | None = None
+    bundle: FileName | None = None
+    trusted_keys: tuple[FileName, ...] = ()
+    source: FileName | None = None
     broker: BrokerConfig = BrokerConfig()
     opinions: OpinionConfig = OpinionConfig()
     sync: SyncConfig = SyncConfig()
@@ -69,7 +79,8 @@ def load_config(path: Path) -> DeviceConfig:
     """Read and check a `device.toml`.
 
     Raises:
-        BadFile: unknown key, wrong type, or a name that cannot stand in a topic.
+        BadFile: unknown key, wrong type, a value out of bounds, or a name that cannot stand in a
+            topic.
     """
     config = load_toml(path, DeviceConfig)
     if config.schema != SCHEMA:
@@ -79,7 +90,6 @@ def load_config(path: Path) -> DeviceConfig:
         check_topic_level("device", config.device)
     except EdgeclinError as exc:
         raise BadFile(path, str(exc)) from exc
-    _check_numbers(config, path)
     broker = config.broker
     if broker.ca is None and (broker.certificate is not None or broker.key is not None):
         raise BadFile(
@@ -90,29 +100,6 @@ def load_config(path: Path) -> DeviceConfig:
     if broker.certificate is None and broker.key is not None:
         raise BadFile(path, "broker.key without broker.certificate", "name the certificate")
     return config
-
-
-def _check_numbers(config: DeviceConfig, path: Path) -> None:
-    broker, sync = config.broker, config.sync
-    for what, value, least, most in (
-        ("queue.max_mb", config.queue.max_mb, 1, inf),
-        ("queue.routine_sync_ms", config.queue.routine_sync_ms, 0, inf),
-        ("broker.port", broker.port, 1, 65535),
-        ("broker.keepalive_s", broker.keepalive_s, 1, 65535),
-        ("broker.reconnect_most_s", broker.reconnect_most_s, 0.1, inf),
-        ("opinions.deadline_s", config.opinions.deadline_s, 0, inf),
-        ("sync.batch_results", sync.batch_results, 1, inf),
-        ("sync.batch_bytes", sync.batch_bytes, 1, inf),
-        ("sync.window_batches", sync.window_batches, 1, inf),
-        ("sync.receipt_timeout_s", sync.receipt_timeout_s, 0, inf),
-    ):
-        if not least <= value <= most or value == inf:
-            raise BadFile(
-                path,
-                f"{what} is {value}",
-                f"it must be a number of at least {least}"
-                + (f" and at most {most}" if most < inf else ""),
-            )
 
 
 def check_topic_level(what: str, name: str) -> None:

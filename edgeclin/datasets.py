@@ -183,11 +183,15 @@ class _ImageFiles:
 
     def marks(self) -> list[str]:
         """Name, size and time of change of each file."""
-        stats = [path.stat() for path in self._paths]
-        return [
-            f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}"
-            for path, stat in zip(self._paths, stats, strict=True)
-        ]
+        return [f"{path.parent.name}/{path.name} {_size_and_time(path)}" for path in self._paths]
+
+
+def _size_and_time(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "gone"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _from_folder(folder: Path) -> Dataset:

@@ -17,7 +17,9 @@ from typing import Literal
 
 from edgeclin.backends.registry import backend_names
 from edgeclin.config import DeviceConfig
-from edgeclin.keys import default_folder
+from edgeclin.errors import BadFile
+from edgeclin.files import reading
+from edgeclin.keys import default_folder, trusted_keys
 from edgeclin.records import Record
 from edgeclin.version import VERSION
 
@@ -113,8 +115,12 @@ def _mosquitto() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    while not folder.exists():
-        folder = folder.parent
+    try:
+        with reading(folder):
+            while not folder.exists():
+                folder = folder.parent
+    except BadFile as exc:
+        return _wrong("disk", exc)
     free = shutil.disk_usage(folder).free >> 20
     if not os.access(folder, os.W_OK):
         return Finding("disk", "wrong", f"{folder} is not writable", "mend its permissions")
@@ -124,27 +130,31 @@ def _disk(folder: Path) -> Finding:
 
 
 def _keys(config: DeviceConfig | None) -> Finding:
-    if config is not None and config.trusted_keys:
-        gone = [key for key in config.trusted_keys if not Path(key).is_file()]
-        if gone:
-            return Finding("keys", "wrong", f"{gone[0]} is not there", "copy the public key there")
-        return Finding("keys", "ok", ", ".join(config.trusted_keys))
     folder = default_folder()
-    found = sorted(folder.glob("*.pub")) if folder.is_dir() else []
+    named = [Path(key) for key in config.trusted_keys] if config is not None else []
+    try:
+        found = trusted_keys(named)
+    except BadFile as exc:
+        return _wrong("keys", exc)
     if not found:
         return Finding("keys", "missing", f"none in {folder}", "edgeclin keys new")
-    return Finding("keys", "ok", f"{len(found)} in {folder}")
+    where = ", ".join(map(str, named)) or str(folder)
+    return Finding("keys", "ok", f"{len(found)} trusted: {where}")
+
+
+def _wrong(what: str, problem: BadFile) -> Finding:
+    return Finding(what, "wrong", f"{problem.path}: {problem.problem}", problem.remedy)
 
 
 def _broker(host: str, port: int) -> Finding:
     try:
         with socket.create_connection((host, port), timeout=3):
             return Finding("broker", "ok", f"{host}:{port} accepts connections")
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # the latter for a name that no host can have
         return Finding(
             "broker",
             "wrong",
-            f"{host}:{port}: {exc.strerror or exc}",
+            f"{host}:{port}: {getattr(exc, 'strerror', None) or exc}",
             "results wait in the queue meanwhile",
         )
 
@@ -152,6 +162,9 @@ def _broker(host: str, port: int) -> Finding:
 def _bundle(path: str | None) -> Finding:
     if path is None:
         return Finding("bundle", "missing", "the configuration names none")
-    if not Path(path).exists():
-        return Finding("bundle", "wrong", f"{path} is not there", "copy the bundle there")
+    try:
+        with reading(Path(path)):
+            Path(path).stat()
+    except BadFile as exc:
+        return _wrong("bundle", exc)
     return Finding("bundle", "ok", f"{path} (check it with `edgeclin verify`)")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeclin.errors import BadFile
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -66,21 +70,63 @@ def writing(path: Path) -> Iterator[None]:
         raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
 
 
-def require_file(path: Path) -> None:
-    """Refuse a path at which no readable file stands.
+@contextmanager
+def reading(path: Path, error: type[BadFile] = BadFile) -> Iterator[None]:
+    """Say what could not be read, and why, in one sentence.
 
     Raises:
-        BadFile: nothing there, a folder, or not readable.
+        BadFile: or the leaf that `error` names, instead of an OSError from within the block.
     """
     try:
-        with path.open("rb"):
-            return
-    except IsADirectoryError as exc:
-        raise BadFile(path, "a folder, expected a file") from exc
+        yield
     except FileNotFoundError as exc:
-        raise BadFile(path, "no such file") from exc
+        raise error(exc.filename or path, "no such file") from exc
+    except IsADirectoryError as exc:
+        raise error(exc.filename or path, "a folder, expected a file") from exc
+    except PermissionError as exc:
+        raise error(
+            exc.filename or path,
+            f"cannot be read ({exc.strerror})",
+            "mend its permissions, or those of a folder above it",
+        ) from exc
     except OSError as exc:
-        raise BadFile(path, f"cannot be read ({exc.strerror})") from exc
+        raise error(exc.filename or path, f"cannot be read ({exc.strerror or exc})") from exc
+    except ValueError as exc:
+        if "\0" not in str(path):
+            raise
+        raise error(path, "cannot be read (a NUL in its name)") from exc
+
+
+def open_file(path: Path, error: type[BadFile] = BadFile) -> BinaryIO:
+    """Open a regular file; a pipe or a device could block for ever, or never end.
+
+    Raises:
+        BadFile: nothing there, not a regular file, or not readable.
+    """
+    with reading(path, error):
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            found = _KINDS.get(kind, "a device")
+            raise error(path, f"not a regular file but {found}", "name a file")
+        return path.open("rb")
+
+
+def require_file(path: Path, error: type[BadFile] = BadFile) -> None:
+    """Refuse a path at which no readable regular file stands; raises as `open_file` does."""
+    open_file(path, error).close()
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The bytes of a file that a person wrote or a key.
+
+    Raises:
+        BadFile: longer than `most` bytes, or as `open_file` has it.
+    """
+    with open_file(path) as file, reading(path):
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise BadFile(path, f"larger than {most >> 10} KiB", "is it the right file?")
+    return data
 
 
 def sync_directory(path: Path) -> None:

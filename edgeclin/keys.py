@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from edgeclin.errors import BadFile, UntrustedBundle
-from edgeclin.files import write_atomic
+from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
+from edgeclin.files import read_small, reading, write_atomic
 
 PAYLOAD_TYPE = "application/vnd.edgeclin.manifest+json"
+
+_MAX_KEY = 64 << 10
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_FETCH = "it is damaged or forged: fetch the bundle again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,18 @@ def new_key_pair(folder: Path, name: str = "default") -> KeyPair:
 
     Raises:
         BadFile: a key of that name exists (it is never overwritten), or `folder` is not writable.
+        EdgeclinError: a name that is more than a plain file name.
     """
+    if not _NAME.fullmatch(name):
+        raise EdgeclinError(
+            f"key name {name!r} must be 1 to 64 of the characters A-Z a-z 0-9 . _ - and begin with "
+            "none of . and -; choose another with --name"
+        )
     private_path, public_path = folder / f"{name}.key", folder / f"{name}.pub"
     for path in (private_path, public_path):
-        if path.exists():
-            raise BadFile(path, "a key of that name exists", "choose another with --name")
+        with reading(path):
+            if path.exists():
+                raise BadFile(path, "a key of that name exists", "choose another with --name")
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public_pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -78,7 +90,7 @@ def load_signer(path: Path) -> Any:
     """
     from securesystemslib.signer import CryptoSigner
 
-    pem = _read(path)
+    pem = read_small(path, _MAX_KEY)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
@@ -96,7 +108,7 @@ def load_public_key(path: Path) -> Any:
     """
     from securesystemslib.signer import SSlibKey
 
-    pem = _read(path)
+    pem = read_small(path, _MAX_KEY)
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as exc:
@@ -106,10 +118,25 @@ def load_public_key(path: Path) -> Any:
     return SSlibKey.from_crypto(key)
 
 
+def public_keys(folder: Path) -> list[Path]:
+    """Every `*.pub` in a key folder; none where there is no folder.
+
+    Raises:
+        BadFile: the folder cannot be read.
+    """
+    with reading(folder):
+        if not folder.exists():
+            return []
+        return sorted(path for path in folder.iterdir() if path.name.endswith(".pub"))
+
+
 def trusted_keys(paths: Sequence[Path]) -> list[Any]:
-    """The public keys at `paths`, or every `*.pub` of the default folder when there are none."""
-    found = list(paths) or sorted(default_folder().glob("*.pub"))
-    return [load_public_key(path) for path in found]
+    """The public keys at `paths`, or every `*.pub` of the default folder when there are none.
+
+    Raises:
+        BadFile: one of them, or the folder, cannot be read.
+    """
+    return [load_public_key(path) for path in paths or public_keys(default_folder())]
 
 
 def sign(payload: bytes, signer: Any) -> bytes:
@@ -125,7 +152,8 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
     """Check that a trusted key signed exactly `payload`; return that key's id.
 
     Raises:
-        UntrustedBundle: damaged envelope, another payload, or no signature by a trusted key.
+        UntrustedBundle: no signature by a trusted key.
+        BadBundle: damaged envelope, another payload, or a trusted key's name on a wrong signature.
     """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
@@ -133,9 +161,9 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
     try:
         parsed = Envelope.from_dict(json.loads(envelope))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise UntrustedBundle(path, "not a DSSE envelope") from exc
+        raise BadBundle(path, "not a DSSE envelope", _FETCH) from exc
     if parsed.payload_type != PAYLOAD_TYPE or parsed.payload != payload:
-        raise UntrustedBundle(path, "the signature is for another manifest.json")
+        raise BadBundle(path, "the signature is for another manifest.json", _FETCH)
     if not keys:
         raise UntrustedBundle(
             path, "no trusted public key to check the signature with", "name one with --trust"
@@ -143,16 +171,12 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
     try:
         return str(next(iter(parsed.verify(list(keys), 1))))
     except VerificationError as exc:
+        for key_id in sorted({key.keyid for key in keys} & set(parsed.signatures)):
+            problem = f"no valid signature by a trusted key, though {key_id[:12]} is named"
+            raise BadBundle(path, problem, _FETCH) from exc
         signers = ", ".join(sorted(str(key_id)[:12] for key_id in parsed.signatures)) or "nobody"
         raise UntrustedBundle(
             path,
             f"no valid signature by a trusted key (signed by {signers})",
             "trust the signer's public key with --trust, if you do",
         ) from exc
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise BadFile(path, f"cannot be read ({exc.strerror})") from exc

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeclin.errors import BadFile, UnknownProfile
+from edgeclin.files import reading
 from edgeclin.records import Record, load_toml
 
 SCHEMA = 1
@@ -87,12 +88,13 @@ def load_profile(name: str) -> Profile:
 
     Raises:
         UnknownProfile: neither a shipped profile nor a file.
-        BadFile: the file breaks a rule of the schema.
+        BadFile: the file cannot be read, or breaks a rule of the schema.
     """
     known = shipped()
     path = known.get(name, Path(name))
-    if name not in known and not path.is_file():
-        raise UnknownProfile(name, list(known))
+    with reading(path):
+        if not path.exists() or path.is_dir():
+            raise UnknownProfile(name, list(known))
     profile = load_toml(path, Profile)
     _check(profile, path)
     return profile

@@ -12,6 +12,9 @@ from typing import TypeVar
 import msgspec
 
 from edgeclin.errors import BadFile
+from edgeclin.files import read_small
+
+_MAX_TOML = 1 << 20
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,12 +109,9 @@ def load_toml(path: Path, kind: type[RecordType]) -> RecordType:
     Raises:
         BadFile: not there, not TOML, an unknown key, or a value of the wrong type.
     """
+    data = read_small(path, _MAX_TOML)
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError as exc:
-        raise BadFile(path, "no such file") from exc
-    except OSError as exc:
-        raise BadFile(path, f"cannot be read ({exc.strerror})") from exc
+        return msgspec.toml.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadFile(path, _lower_first(str(exc))) from exc
 

@@ -13,10 +13,12 @@ import numpy as np
 from edgeclin.backends import Backend, load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
-from edgeclin.errors import BadBundle, BadInput, SelfTestFailed
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadBundle, BadFile, BadInput, SelfTestFailed
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
+from edgeclin.steps import Decode
 
 
 class Runtime:
@@ -93,7 +95,34 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def reject(self, problem: BadInput, source: str, position: int) -> Result:
+    def require_fit(self, dataset: Dataset, *, recordings: bool = False) -> None:
+        """Refuse arrays [n, …] of which no sample could be judged, whatever its values.
+
+        Args:
+            recordings: its samples are still to be cut into windows, as `run` does.
+
+        Raises:
+            BadFile: says which shape or type was found and which is expected.
+        """
+        samples = dataset.samples
+        if not isinstance(samples, np.ndarray) or self._encoded(samples):
+            return
+        blank = np.zeros(samples.shape[1:], samples.dtype)
+        try:
+            self.preprocess(next(self.preprocess.windows(blank)) if recordings else blank)
+        except BadInput as exc:
+            raise BadFile(
+                dataset.path,
+                f"no sample of shape {list(blank.shape)} and type {blank.dtype} can be judged: "
+                f"{exc}",
+            ) from exc
+
+    def _encoded(self, samples: np.ndarray) -> bool:
+        """Whether they are images' bytes [n, bytes], of which each may be another picture."""
+        steps = self.bundle.manifest.inputs[0].preprocessing
+        return samples.ndim == 2 and any(isinstance(step, Decode) for step in steps)
+
+    def reject(self, problem: BadInput | BadFile, source: str, position: int) -> Result:
         """The result for a sample that could not be judged: a person must look."""
         return Result(
             bundle=self.bundle.digest,

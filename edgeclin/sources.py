@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from edgeclin.datasets import Dataset
-from edgeclin.errors import BadInput
+from edgeclin.errors import BadFile, BadInput
 from edgeclin.files import reading
 from edgeclin.preprocess import Preprocess
 
@@ -54,16 +54,20 @@ class ReplaySource:
 
     def arrivals(self, start: int) -> Iterator[Arrival]:
         began = time.monotonic()
-        windows = (
-            window for recording in self._dataset for window in self._preprocess.windows(recording)
-        )
-        for position, window in enumerate(windows):
+        for position, window in enumerate(self._windows()):
             if position < start:
                 continue
             due = began + (position - start) * self._interval
             if self._interval and due > (now := time.monotonic()):
                 self._sleep(due - now)
             yield position, window
+
+    def _windows(self) -> Iterator[np.ndarray | BadInput]:
+        for index in range(len(self._dataset)):
+            try:
+                yield from self._preprocess.windows(self._dataset[index])
+            except BadFile as exc:
+                yield BadInput(str(exc))
 
 
 class JsonLinesSource:

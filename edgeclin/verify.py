@@ -36,12 +36,14 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
     """Judge every sample of a labelled data set.
 
     Raises:
-        BadFile: the data set has no labels, or others than the bundle.
+        BadFile: the data set has no labels, or others than the bundle, or samples that it cannot
+            judge.
     """
     manifest = runtime.bundle.manifest
     truth = dataset.truth(manifest.output.labels)
     if truth is None:
         raise BadFile(dataset.path, "has no labels", "accuracy needs them")
+    runtime.require_fit(dataset)
     right, sure, latencies, rejected = [], [], [], 0
     for sample, label in zip(dataset, truth, strict=True):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unprivileged import NOBODY, closed
 
 from edgeclin.bundle import MANIFEST, SIGNATURE, Bundle, write_bundle
 from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
@@ -36,7 +38,6 @@ Entries = dict[str, bytes]
 Parts = tuple[Manifest, Entries]
 
 both_forms = pytest.mark.parametrize("form", ["zip", "folder"])
-NOBODY = 65534
 NOISE = os.urandom(48 << 10)
 
 
@@ -264,6 +265,43 @@ def test_every_single_changed_byte_of_a_folder_is_refused_with_the_file_s_name(
     assert Bundle.open(path, trust).signed_by == key_pair.key_id
 
 
+def test_a_changed_byte_never_makes_an_unsigned_bundle_of_a_signed_one(
+    tmp_path: Path, sound: bytes, trust: list[Any]
+) -> None:
+    """The last 2 KiB are the signature and the zip directory, which could lose or rename it."""
+    path = tmp_path / "changed.edgeclin"
+    directory = sound.index(b"PK\x01\x02")
+    for position in range(len(sound) - 2048, len(sound)):
+        masks = [*(1 << bit for bit in range(8)), 0xFF] if position >= directory else [0xFF]
+        for mask, allow_unsigned in itertools.product(masks, [False, True]):
+            changed = bytearray(sound)
+            changed[position] ^= mask
+            path.write_bytes(changed)
+            try:
+                assert Bundle.open(path, trust, allow_unsigned=allow_unsigned).signed_by
+            except BadBundle as exc:
+                assert not re.search(r"not signed|missing, although|not listed", str(exc)), exc
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 0xFFFF])
+def test_a_zip_directory_that_lists_more_or_less_than_it_tells_of_is_damage(
+    count: int, tmp_path: Path, sound: bytes, trust: list[Any]
+) -> None:
+    path = tmp_path / "b.edgeclin"
+    changed = bytearray(sound)
+    struct.pack_into("<H", changed, sound.rindex(b"PK\5\6") + 10, count)
+    path.write_bytes(changed)
+    reason = f"damaged: its zip directory tells of {count} files and lists 4; fetch"
+    refused(path, trust, path.name, reason, allow_unsigned=True)
+
+
+def test_a_zip_with_a_comment_is_read(tmp_path: Path, entries: Entries, trust: list[Any]) -> None:
+    path = pack(tmp_path / "b.edgeclin", entries)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"from the clinic"
+    assert Bundle.open(path, trust).signed_by
+
+
 @both_forms
 def test_unsigned_is_no_excuse_for_damage(
     form: Form, tmp_path: Path, entries: Entries, trust: list[Any]
@@ -480,7 +518,7 @@ def test_a_bundle_signed_by_another_key_opens_only_when_that_is_allowed(
 
 
 @both_forms
-def test_a_manifest_with_the_signature_of_another_one_opens_only_when_that_is_allowed(
+def test_a_manifest_with_the_signature_of_another_one_is_refused_whatever_is_allowed(
     form: Form,
     tmp_path: Path,
     key_pair: KeyPair,
@@ -493,9 +531,9 @@ def test_a_manifest_with_the_signature_of_another_one_opens_only_when_that_is_al
     evil = {**files, "engine.json": b'{"input_shape": [140, 1], "labels": 5, "gain": -8.0}'}
     forged = signed(key_pair, listing(manifest, evil), evil)
     path = lay(tmp_path, form, forged | {SIGNATURE: entries[SIGNATURE]})
-    problem = refused(path, trust, SIGNATURE, r"the signature is for another manifest\.json")
-    assert isinstance(problem, UntrustedBundle)
-    assert Bundle.open(path, trust, allow_unsigned=True).signed_by is None
+    for allow_unsigned in (False, True):
+        reason = r"the signature is for another manifest\.json; it is damaged or forged"
+        refused(path, trust, SIGNATURE, reason, allow_unsigned=allow_unsigned)
 
 
 @both_forms
@@ -503,12 +541,12 @@ def test_a_manifest_with_the_signature_of_another_one_opens_only_when_that_is_al
     "envelope",
     [b"", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"payload": 1}', b'{"payload": "*"}'],
 )
-def test_a_damaged_envelope_is_no_signature(
+def test_a_damaged_envelope_is_refused_whatever_is_allowed(
     form: Form, envelope: bytes, tmp_path: Path, entries: Entries, trust: list[Any]
 ) -> None:
     path = lay(tmp_path, form, entries | {SIGNATURE: envelope})
-    assert isinstance(refused(path, trust, SIGNATURE, "not a DSSE envelope"), UntrustedBundle)
-    assert Bundle.open(path, trust, allow_unsigned=True).signed_by is None
+    for allow_unsigned in (False, True):
+        refused(path, trust, SIGNATURE, "not a DSSE envelope", allow_unsigned=allow_unsigned)
 
 
 def test_without_trusted_keys_nothing_is_trusted(bundle_path: Path) -> None:
@@ -815,12 +853,24 @@ def test_what_is_not_there_or_no_bundle_is_one_sentence(tmp_path: Path) -> None:
         ("absent.edgeclin", "no such file"),
         ("text", "neither a folder nor a readable zip file"),
         ("text/below", "cannot be read"),
-        ("pipe", "neither a folder nor a file"),
+        ("pipe", "not a regular file but a named pipe"),
         ("empty", "is it a bundle?"),
         ("long" * 100, "cannot be read"),
         ("nul\0", "cannot be read"),
     ):
         refused(tmp_path / name, [], name[:20], reason, allow_unsigned=True)
+
+
+@pytest.mark.parametrize("inner", ["", "golden.npz", "deeper"])
+def test_a_bundle_folder_that_may_not_be_read_is_named(
+    inner: str, tmp_path: Path, entries: Entries, trust: list[Any]
+) -> None:
+    path = lay(tmp_path, "folder", entries)
+    (path / "deeper").mkdir()
+    Bundle.open(path, trust)  # an empty folder is no file
+    reason = r"cannot be read \(Permission denied\); mend its permissions"
+    with closed(path / inner):
+        refused(path, trust, str(path), reason)
 
 
 # Reading
@@ -860,7 +910,7 @@ def test_a_file_lost_or_linked_after_the_bundle_was_opened_is_refused_when_read(
     path = lay(tmp_path, "folder", entries)
     bundle = Bundle.open(path, trust)
     (path / "golden.npz").unlink()
-    with pytest.raises(BadBundle, match=r"golden\.npz: cannot be read"):
+    with pytest.raises(BadBundle, match=r"golden\.npz: no such file"):
         bundle.read("golden.npz")
     (tmp_path / "secret").write_bytes(b"secret")
     (path / "golden.npz").symlink_to(tmp_path / "secret")

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ECG
+from unprivileged import closed
 
 from edgeclin.cli import main
 from edgeclin.keys import KeyPair
@@ -146,6 +148,97 @@ def test_predict_takes_a_sample_or_a_data_set(run: Run, bundle_path: Path, tmp_p
     refused(run("predict", bundle_path, tmp_path / "none.npy"), 1, "no such file")
 
 
+def test_verify_says_who_signed_what_it_proves(
+    run: Run, bundle_path: Path, key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert json.loads(run("verify", bundle_path, "--json").output)["signed_by"] == key_pair.key_id
+    assert "every byte as signed; self-test" in run("verify", bundle_path).output
+    monkeypatch.setenv("EDGECLIN_KEYS", str(tmp_path / "empty"))
+    waived = ("verify", bundle_path, "--allow-unsigned")
+    assert json.loads(run(*waived, "--json").output)["signed_by"] is None
+    assert "every byte as listed, NOT SIGNED by a trusted key; self-test" in run(*waived).output
+
+
+def partly_broken(path: Path) -> Path:
+    samples = np.zeros((4, 140), np.float32)
+    samples[2, 7] = np.nan
+    np.savez(path, X=samples)
+    return path
+
+
+def test_predict_answers_all_but_the_samples_that_cannot_be_judged(
+    run: Run, bundle_path: Path, tmp_path: Path
+) -> None:
+    data = partly_broken(tmp_path / "d.npz")
+    done = run("predict", bundle_path, data, "--json")
+    refused(done, 1, "1 of 4 samples could not be judged")
+    results = json.loads(done.stdout)
+    assert [result["position"] for result in results] == [0, 1, 2, 3]
+    assert [result.get("label") is None for result in results] == [False, False, True, False]
+    assert results[2]["state"] == "unreviewed"
+    assert "rejected: 1 of 140 values are not finite" in results[2]["reason"]
+    shown = run("predict", bundle_path, data)
+    refused(shown, 1, "1 of 4 samples could not be judged")
+    row = shown.stdout.splitlines()[3]
+    assert row.startswith("2 ")
+    assert "unreviewed" in row
+    assert "not finite" in row
+    refused(run("predict", bundle_path, data, "--position", 2), 1, "1 of 1 samples")
+    assert run("predict", bundle_path, data, "--position", 3).exit_code == 0
+
+
+def test_predict_loses_no_image_to_another_one_s_shape(
+    run: Run, bundle_path: Path, tmp_path: Path
+) -> None:
+    """The fake engine of 140 values takes a file of 140 bytes as a beat."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, size in (("0.png", 140), ("1.png", 70), ("2.png", 140)):
+        (folder / name).write_bytes(bytes(size))
+    done = run("predict", bundle_path, folder, "--json")
+    refused(done, 1, "1 of 3 samples could not be judged")
+    states = [result["state"] for result in json.loads(done.stdout)]
+    assert states[1] == "unreviewed"
+    assert len(states) == 3
+
+
+def test_predict_loses_no_image_to_a_file_that_cannot_be_read(
+    run: Run, bundle_path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("0.png", "1.txt"):
+        (folder / name).write_bytes(bytes(140))
+    (folder / "labels.csv").write_text("file,label\n1.txt,a\n0.png,a\n")
+    done = run("predict", bundle_path, folder, "--json")
+    refused(done, 1, "1 of 2 samples could not be judged")
+    first, second = json.loads(done.stdout)
+    assert (first["position"], first["state"]) == (0, "unreviewed")
+    assert "1.txt: not a sample" in first["reason"]
+    assert second["label"]
+
+
+@pytest.mark.parametrize("command", ["predict", "verify"])
+def test_a_data_set_of_the_wrong_shape_is_refused_before_the_first_row(
+    run: Run, bundle_path: Path, tmp_path: Path, command: str
+) -> None:
+    data = tmp_path / "d.npz"
+    np.savez(data, X=np.zeros((5, 100)), y=np.zeros(5, int))
+    arguments = (data,) if command == "predict" else ("--validation", data)
+    done = run(command, bundle_path, *arguments)
+    refused(done, 1, "d.npz", "[100]", "[140, 1]")
+    assert not done.stdout
+
+
+def test_run_puts_nothing_into_the_queue_of_a_data_set_of_the_wrong_shape(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "d.npz"
+    np.savez(data, X=np.zeros((5, 100)))
+    refused(run("run", "--config", config, "--source", data), 1, "d.npz", "[100]", "[140, 1]")
+    refused(run("queue", "status", "--config", config), 1, "no queue there yet")
+
+
 def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None:
     refused(run("queue", "status", "--config", config), 1, "no queue there yet")
     done = run("run", "--config", config)
@@ -155,6 +248,7 @@ def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None
     assert sum(status["waiting"][tier]["count"] for tier in ("urgent", "routine", "bulk")) == 150
     again = run("run", "--config", config)
     assert again.exit_code == 0
+    assert "goes on at sample 150; this bundle has judged those before it" in again.stderr
     status = json.loads(run("queue", "status", "--config", config, "--json").output)
     assert status["last_seq"] == 150
 
@@ -166,6 +260,39 @@ def test_run_reads_json_lines_and_prints_results_as_lines(run: Run, config: Path
     assert [line["result"]["position"] for line in results] == [0, 1, 2]
     assert results[1]["result"]["state"] == "unreviewed"
     assert "rejected" in results[1]["result"]["reason"]
+
+
+def test_a_line_that_is_no_text_is_a_sample_that_cannot_be_judged(run: Run, config: Path) -> None:
+    beat = json.dumps([0.0] * 140).encode()
+    done = CliRunner().invoke(
+        main,
+        ["run", "--config", str(config), "--source", "-", "--json"],
+        input=beat + b"\n\xff\xfe\x00\n" + beat + b"\n",
+    )
+    assert done.exit_code == 0, done.exception
+    states = [json.loads(line)["result"]["state"] for line in done.stdout.splitlines()]
+    assert states[1] == "unreviewed"
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [("<&-", "standard input is closed"), ("0> /dev/null", "stdin: cannot be read")],
+)
+def test_a_standard_input_that_cannot_be_read_is_one_sentence(
+    config: Path, key_pair: KeyPair, redirection: str, words: str
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "edgeclin", "run",
+         "--config", str(config), "--source", "-", "--trust", str(key_pair.public)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edgeclin: ")
+    assert words in line
 
 
 def test_sync_waits_for_a_broker_that_is_not_there_and_ends_on_sigterm(
@@ -250,6 +377,8 @@ def test_keys_are_made_once_and_listed(run: Run, tmp_path: Path) -> None:
     made = json.loads(run("keys", "new", "--folder", tmp_path, "--json").output)
     assert oct(Path(made["private"]).stat().st_mode & 0o777) == "0o600"
     refused(run("keys", "new", "--folder", tmp_path), 1, "exists")
+    refused(run("keys", "new", "--folder", tmp_path / "a", "--name", "../evil"), 1, "'../evil'")
+    assert not (tmp_path / "a").exists()
     (listed,) = json.loads(run("keys", "list", "--folder", tmp_path, "--json").output)
     assert listed == {"public": made["public"], "id": made["id"]}
 
@@ -276,6 +405,29 @@ def test_doctor_tells_facts_and_what_to_install(run: Run, config: Path) -> None:
     assert "127.0.0.1:1" in with_config.output
 
 
+def test_doctor_names_what_it_may_not_read(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'schema = 1\nsite = "a"\ndevice = "b"\nbundle = "{folder}/b.edgeclin"\n'
+        f'trusted_keys = ["{folder}/k.pub"]\n[queue]\npath = "{folder}/queue/q.sqlite"\n'
+        '[broker]\nhost = "a..b"\n'
+    )
+    with closed(folder):
+        done = run("doctor", "--config", config, "--json")
+    assert done.exit_code == 4
+    wrong = {
+        entry["what"]: entry["detail"]
+        for entry in json.loads(done.output)
+        if entry["status"] == "wrong"
+    }
+    assert set(wrong) == {"disk", "keys", "broker", "bundle"}
+    for what in ("disk", "keys", "bundle"):
+        assert str(folder) in wrong[what]
+        assert "Permission denied" in wrong[what]
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         blocked = tmp_path / "file"
@@ -285,6 +437,54 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Pat
         target = tmp_path / "locked" / "keys"
         target.parent.mkdir(mode=0o500)
     refused(run("keys", "new", "--folder", target), 1, str(target))
+
+
+def test_what_may_not_be_read_is_one_sentence_of_every_command(
+    run: Run, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECLIN_KEYS", "/none")
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    shutil.copy(bundle_path, folder / "b.edgeclin")
+    shutil.copy(ECG / "data" / "validation.npz", folder / "d.npz")
+    commands = (
+        ("inspect", folder / "b.edgeclin"),
+        ("predict", bundle_path, folder / "d.npz"),
+        ("profiles", folder / "own.toml"),
+        ("keys", "list", "--folder", folder),
+        ("keys", "new", "--folder", folder),
+    )
+    for command in commands[:-1]:
+        run(*command)  # imports what it needs
+    for command in commands:
+        with closed(folder):
+            done = run(*command)
+        refused(done, 1, str(folder), "Permission denied")
+
+
+def test_a_permission_that_nobody_asked_about_is_one_sentence_all_the_same(tmp_path: Path) -> None:
+    @click.group(cls=type(main))
+    def group() -> None: ...
+
+    @group.command()
+    def look() -> None:
+        (tmp_path / "closed" / "file").exists()
+
+    (tmp_path / "closed").mkdir()
+    with closed(tmp_path / "closed"):
+        done = CliRunner().invoke(group, ["look"])
+    refused(done, 1, str(tmp_path / "closed" / "file"), "no permission to read or write it")
+
+
+def test_a_permission_without_a_file_stays_a_bug() -> None:
+    @click.group(cls=type(main))
+    def group() -> None: ...
+
+    @group.command()
+    def kill() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    assert isinstance(CliRunner().invoke(group, ["kill"]).exception, PermissionError)
 
 
 def test_a_report_of_no_store_is_refused(run: Run, tmp_path: Path) -> None:

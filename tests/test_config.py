@@ -134,16 +134,16 @@ def test_a_ca_alone_is_enough_for_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("queue.max_mb", ["0", "-1"]),
-        ("queue.routine_sync_ms", ["-1"]),
+        ("queue.max_mb", ["0", "-1", "16777217", f"{1 << 70}"]),
+        ("queue.routine_sync_ms", ["-1", "60001"]),
         ("broker.port", ["0", "-1", "65536"]),
         ("broker.keepalive_s", ["0", "65536"]),
-        ("broker.reconnect_most_s", ["0", "-1", "nan", "inf"]),
-        ("opinions.deadline_s", ["-1", "nan", "inf"]),
-        ("sync.batch_results", ["0", "-5"]),
-        ("sync.batch_bytes", ["0"]),
-        ("sync.window_batches", ["0"]),
-        ("sync.receipt_timeout_s", ["-1", "nan", "inf"]),
+        ("broker.reconnect_most_s", ["0", "-1", "nan", "inf", "86401"]),
+        ("opinions.deadline_s", ["0", "-1", "nan", "inf", "4294967296"]),
+        ("sync.batch_results", ["0", "-5", "10001"]),
+        ("sync.batch_bytes", ["0", "268435456"]),
+        ("sync.window_batches", ["0", "65536"]),
+        ("sync.receipt_timeout_s", ["-1", "nan", "inf", "86401"]),
     ],
 )
 def test_a_number_that_could_not_work_is_refused_by_its_name(
@@ -153,8 +153,47 @@ def test_a_number_that_could_not_work_is_refused_by_its_name(
     for value in values:
         text = re.sub(rf"^{key} = .*$", f"{key} = {value}", MOST, flags=re.M)
         assert text != MOST
-        with pytest.raises(BadFile, match=rf"{re.escape(name)} is {value}.*at least"):
+        with pytest.raises(BadFile, match=rf"expected .* [<>]=? .* at `\$\.{re.escape(name)}`"):
             load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("queue.max_mb", 1 << 24),
+        ("queue.routine_sync_ms", 60_000),
+        ("broker.port", 65535),
+        ("opinions.deadline_s", 4294967295),
+        ("sync.batch_results", 10_000),
+    ],
+)
+def test_the_largest_number_that_works_is_taken(tmp_path: Path, name: str, value: int) -> None:
+    table, key = name.split(".")
+    text = re.sub(rf"^{key} = .*$", f"{key} = {value}", MOST, flags=re.M)
+    assert getattr(getattr(load_config(written(tmp_path, text)), table), key) == value
+
+
+@pytest.mark.parametrize(
+    ("old", "where"),
+    [
+        ('"ecg.edgeclin"', "bundle"),
+        ('"clinic.pub"', "trusted_keys[0]"),
+        ('"test.npz"', "source"),
+        ('"queue.sqlite"', "queue.path"),
+        ('"broker.example"', "broker.host"),
+        ('"ca.pem"', "broker.ca"),
+        ('"bed.pem"', "broker.certificate"),
+        ('"bed.key"', "broker.key"),
+    ],
+)
+@pytest.mark.parametrize("new", ['""', r'"a\u0000b"'])
+def test_a_path_or_host_that_is_empty_or_holds_a_nul_is_refused_by_its_name(
+    tmp_path: Path, old: str, where: str, new: str
+) -> None:
+    assert MOST.count(old) == 1
+    with pytest.raises(BadFile, match=rf"expected .* at `\$\.{re.escape(where)}`") as caught:
+        load_config(written(tmp_path, MOST.replace(old, new)))
+    assert "\0" not in str(caught.value)
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

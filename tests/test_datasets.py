@@ -16,6 +16,7 @@ from conftest import ECG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from unprivileged import closed
 
 from edgeclin.datasets import Dataset, open_dataset, read_sample, sample_hash
 from edgeclin.errors import BadFile
@@ -301,6 +302,29 @@ def test_any_table_is_read_or_bad_and_nothing_else(
         return
     assert found.labels is not None
     assert all(isinstance(label, str) for label in found.labels)
+
+
+@pytest.mark.parametrize("inner", ["", "benign"])
+def test_a_folder_that_may_not_be_read_is_named_rather_than_left_out(
+    tmp_path: Path, inner: str
+) -> None:
+    folder = tmp_path / "cells"
+    images(folder, "benign/1.png", "malign/2.png")
+    assert len(open_dataset(folder)) == 2
+    with (
+        closed(folder / inner),
+        pytest.raises(BadFile, match=r"cannot be read \(Permission denied\); mend") as caught,
+    ):
+        open_dataset(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_table_that_is_no_file_is_not_taken_for_no_table(tmp_path: Path, kind: str) -> None:
+    images(tmp_path, "1.png")
+    (os.mkfifo if kind == "pipe" else os.mkdir)(tmp_path / "labels.csv")
+    with pytest.raises(BadFile, match=r"labels\.csv: (not a regular file|a folder)"):
+        open_dataset(tmp_path)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

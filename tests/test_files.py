@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from unprivileged import closed
 
-from edgeclin.errors import BadFile
-from edgeclin.files import directory_atomic, require_file, write_atomic
+from edgeclin.bundle import Bundle
+from edgeclin.config import load_config
+from edgeclin.datasets import open_dataset, read_sample
+from edgeclin.description import load_description
+from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.files import directory_atomic, reading, require_file, write_atomic
+from edgeclin.keys import load_public_key, load_signer
+from edgeclin.model_files import read_model
+from edgeclin.profiles import load_profile
 
 NOISE = os.urandom(48 << 10)
 
@@ -188,3 +199,115 @@ def test_a_path_without_a_readable_file_is_refused_with_its_name(tmp_path: Path)
     with pytest.raises(BadFile, match="cannot be read"):
         require_file(tmp_path / ("long" * 100))
     require_file(tmp_path / "file")
+    with pytest.raises(BadFile, match="a NUL in its name"):
+        require_file(tmp_path / "nul\0")
+
+
+# What a person may point at instead of a file
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "d.npz": open_dataset,
+    "s.npy": read_sample,
+    "s.png": read_sample,
+    "b.edgeclin": Bundle.open,
+    "k.pub": load_public_key,
+    "k.key": load_signer,
+    "m.keras": read_model,
+    "model.toml": load_description,
+    "device.toml": load_config,
+    "own.toml": lambda path: load_profile(str(path)),
+}
+every_reader = pytest.mark.parametrize("name", READERS)
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Fails rather than wait for ever."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it blocks")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(10)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(params=["null", "pipe", "socket"])
+def special(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Something that is neither a file nor a folder; a link to it does not hide what it is."""
+    path = tmp_path / "special"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        here = Path.cwd()
+        os.chdir(tmp_path)  # a socket's path must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("special")
+        os.chdir(here)
+    else:
+        path.symlink_to("/dev/null")
+    yield path
+
+
+@every_reader
+def test_what_could_block_or_never_end_is_refused_by_every_reader(
+    name: str, special: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.symlink_to(special)
+    with soon(), pytest.raises(BadFile, match="not a regular file but a") as caught:
+        READERS[name](path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_device_without_an_end_is_never_read() -> None:
+    for name, read in READERS.items():
+        if name not in ("d.npz", "s.npy", "s.png"):
+            with soon(), pytest.raises(BadFile, match="/dev/zero: not a regular file but a device"):
+                read(Path("/dev/zero"))
+
+
+@every_reader
+def test_a_folder_in_place_of_a_file_is_one_sentence(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    with pytest.raises(EdgeclinError) as caught:
+        READERS[name](path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["k.pub", "k.key", "model.toml", "device.toml", "own.toml"])
+def test_what_a_person_wrote_is_not_read_without_bound(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.touch()
+    os.truncate(path, 100 << 30)  # sparse: it takes no room
+    with soon(), pytest.raises(BadFile, match=r"larger than \d+ KiB"):
+        READERS[name](path)
+
+
+@every_reader
+def test_a_closed_folder_is_one_sentence_from_every_reader(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / name).touch()
+    with suppress(EdgeclinError):
+        READERS[name](folder / name)  # imports what it needs
+    with (
+        closed(folder),
+        pytest.raises(BadFile, match=r"cannot be read \(Permission denied\); mend") as caught,
+    ):
+        READERS[name](folder / name)
+    assert str(folder / name) in str(caught.value)
+
+
+def test_only_what_the_system_refused_is_called_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a bug"), reading(tmp_path):
+        raise ValueError("a bug")
+    with pytest.raises(BadFile, match="other: no such file"), reading(tmp_path):
+        (tmp_path / "other").stat()

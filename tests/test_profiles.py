@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from unprivileged import closed
 
 from edgeclin.errors import BadFile, UnknownProfile
 from edgeclin.profiles import EngineKind, Profile, load_profile, shipped
@@ -137,4 +138,15 @@ def test_a_figure_that_no_device_can_have_is_refused(
 ) -> None:
     path = own(tmp_path, figure, f"{figure.split(' = ')[0]} = {value}")
     with pytest.raises(BadFile, match=name):
+        load_profile(path)
+
+
+def test_a_profile_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    path = own(tmp_path / "closed")
+    load_profile(path)
+    with (
+        closed(tmp_path / "closed"),
+        pytest.raises(BadFile, match=r"own\.toml: cannot be read \(Permission denied\); mend"),
+    ):
         load_profile(path)

@@ -133,7 +133,7 @@ def test_a_wrong_toml_file_is_refused_with_its_name_and_the_reason(
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="no such file"):
         load_toml(tmp_path / "absent.toml", Little)
-    with pytest.raises(BadFile, match="directory"):
+    with pytest.raises(BadFile, match="a folder, expected a file"):
         load_toml(tmp_path, Little)
 
 

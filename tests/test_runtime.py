@@ -12,11 +12,15 @@ import pytest
 
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import Bundle, write_bundle
-from edgeclin.errors import BadInput, SelfTestFailed
+from edgeclin.datasets import Dataset
+from edgeclin.description import Input
+from edgeclin.errors import BadFile, BadInput, SelfTestFailed
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Manifest
+from edgeclin.preprocess import Preprocess
 from edgeclin.records import State, Tier
 from edgeclin.runtime import Runtime, read_golden, write_golden
+from edgeclin.steps import Decode, Step, Window
 
 Rewrite = Callable[..., Bundle]
 
@@ -149,6 +153,54 @@ def test_a_broken_sample_is_refused_with_its_reason(
     assert result.state is State.UNREVIEWED
     assert result.label is None
     assert words in result.reason
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (np.zeros((7, 100)), r"\[100\] and type float64.*shape \[100\], expected \[140, 1\]"),
+        (np.zeros((7, 140, 2)), r"shape \[140, 2\], expected \[140, 1\]"),
+        (np.full((7, 140), "x"), "values of type <U1, expected numbers"),
+        (np.zeros((7, 140), complex), "values of type complex128, expected numbers"),
+        (np.zeros(7), r"shape \[\], expected an array"),
+    ],
+)
+def test_arrays_of_which_no_sample_could_be_judged_are_refused_at_once(
+    bundle: Bundle, samples: np.ndarray, words: str
+) -> None:
+    with pytest.raises(BadFile, match=rf"d\.npz: no sample of shape .*{words}"):
+        Runtime(bundle).require_fit(Dataset(Path("d.npz"), samples))
+
+
+def test_a_data_set_of_which_some_sample_may_be_judged_fits(bundle: Bundle) -> None:
+    runtime = Runtime(bundle)
+    runtime.require_fit(Dataset(Path("d.npz"), np.full((3, 140), np.nan)))
+    runtime.require_fit(Dataset(Path("d"), [np.zeros(100), np.zeros(140)]))
+
+
+def with_steps(runtime: Runtime, *steps: Step) -> Runtime:
+    """The runtime with another preprocessing than its golden outputs had."""
+    spec = Input(name="x", kind="array", shape=(140, 1), preprocessing=steps)
+    runtime.preprocess = Preprocess(spec)
+    manifest = runtime.bundle.manifest
+    runtime.bundle.manifest = msgspec.structs.replace(manifest, inputs=(spec,))
+    return runtime
+
+
+def test_recordings_fit_when_their_windows_do(bundle: Bundle) -> None:
+    runtime = with_steps(Runtime(bundle), Window(length=140, hop=70))
+    long, short = (Dataset(Path("d.npz"), np.zeros((3, size))) for size in (1000, 100))
+    runtime.require_fit(long, recordings=True)
+    for dataset, recordings in ((long, False), (short, True), (short, False)):
+        with pytest.raises(BadFile, match="expected a window of 140"):
+            runtime.require_fit(dataset, recordings=recordings)
+
+
+def test_encoded_images_in_an_array_are_judged_one_by_one(bundle: Bundle) -> None:
+    """Zeros are no image, but another sample of the same shape may be one."""
+    pytest.importorskip("cv2", reason="the vision extra is not installed")
+    runtime = with_steps(Runtime(bundle), Decode())
+    runtime.require_fit(Dataset(Path("d.npz"), np.zeros((3, 500), np.uint8)))
 
 
 def test_golden_vectors_survive_the_round_trip(beats: np.ndarray) -> None:

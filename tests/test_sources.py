@@ -54,6 +54,27 @@ def test_a_recording_shorter_than_a_window_is_an_arrival_that_cannot_be_judged()
         preprocess(arrivals[1][1])  # type: ignore[arg-type]
 
 
+def test_an_image_that_vanishes_is_an_arrival_that_says_so(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    source = ReplaySource(open_dataset(tmp_path), PLAIN)
+    (tmp_path / "b.png").unlink()
+    found = [sample for _, sample in source.arrivals(0)]
+    assert [type(sample) for sample in found] == [np.ndarray, BadInput, np.ndarray]
+    assert "b.png: no such file" in str(found[1])
+
+
+def test_a_folder_has_another_name_when_its_images_are_others(tmp_path: Path) -> None:
+    names = set()
+    for content in (b"one", b"two", b"three"):
+        (tmp_path / "a.png").write_bytes(content)
+        names.add(ReplaySource(open_dataset(tmp_path), PLAIN).name)
+    (tmp_path / "b.png").write_bytes(b"four")
+    names.add(ReplaySource(open_dataset(tmp_path), PLAIN).name)
+    assert len(names) == 4
+    assert ReplaySource(open_dataset(tmp_path), PLAIN).name in names
+
+
 def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
     slept: list[float] = []
     source = ReplaySource(

@@ -22,6 +22,8 @@ class _Edgeclin(click.Group):
             click.echo(f"edgeclin: {exc}", err=True)
             ctx.exit(exc.exit_code)
         except PermissionError as exc:
+            if exc.filename is None:
+                raise
             click.echo(f"edgeclin: {exc.filename}: no permission to read or write it", err=True)
             ctx.exit(1)
 

@@ -17,9 +17,10 @@ from edgeclin.cli.output import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edgeclin.bundle import Bundle
+    from edgeclin.datasets import Dataset
+    from edgeclin.records import Result
+    from edgeclin.runtime import Runtime
 
 
 def open_bundle(path: Path, trust: tuple[Path, ...], allow_unsigned: bool) -> Bundle:
@@ -103,7 +104,8 @@ def verify(
     runtime = Runtime(opened)
     measured = None if dataset is None else measure(runtime, dataset)
     if as_json:
-        print_json({"digest": opened.digest, "self_test": "passed", "measured": measured})
+        facts = {"digest": opened.digest, "signed_by": opened.signed_by, "self_test": "passed"}
+        print_json(facts | {"measured": measured})
     else:
         proof = "signed" if opened.signed_by else "listed, NOT SIGNED by a trusted key"
         click.echo(f"{bundle}: every byte as {proof}; self-test passed")
@@ -136,18 +138,50 @@ def predict(
 
     DATA is one sample (.npy or an image) or a data set (.npz or a folder of images).
     """
+    from edgeclin.errors import BadFile, EdgeclinError
     from edgeclin.runtime import Runtime
 
-    samples = _samples(data, position)
+    dataset = _dataset(data)
+    if position is not None and not 0 <= position < len(dataset):
+        raise BadFile(data, f"has no sample {position}", f"it has {len(dataset)}, from 0")
     runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
-    results = [runtime.predict(sample, data.name, index) for index, sample in samples]
+    runtime.require_fit(dataset)
+    positions = range(len(dataset)) if position is None else [position]
+    results = [_judge(runtime, dataset, position) for position in positions]
     if as_json:
         print_json(results)
-        return
+    else:
+        _print_results(results)
+    rejected = sum(result.label is None for result in results)
+    if rejected:
+        raise EdgeclinError(f"{rejected} of {len(results)} samples could not be judged")
+
+
+def _dataset(data: Path) -> Dataset:
+    """A data set, or one sample as a data set of one."""
+    from edgeclin.datasets import Dataset, open_dataset, read_sample
+    from edgeclin.files import reading
+
+    with reading(data):
+        if data.is_file() and data.suffix != ".npz":
+            return Dataset(data, read_sample(data)[None])
+    return open_dataset(data)
+
+
+def _judge(runtime: Runtime, dataset: Dataset, position: int) -> Result:
+    from edgeclin.errors import BadFile, BadInput
+
+    try:
+        return runtime.predict(dataset[position], dataset.name, position)
+    except (BadInput, BadFile) as problem:
+        return runtime.reject(problem, dataset.name, position)
+
+
+def _print_results(results: list[Result]) -> None:
     rows = [
         (
             result.position,
-            result.label,
+            result.label or "none",
             f"{result.confidence:.3f}",
             result.state.value,
             result.tier.value,
@@ -158,20 +192,6 @@ def predict(
     print_table(("sample", "label", "confidence", "state", "tier", "reason"), rows)
     if results and results[0].unsigned_bundle:
         click.echo("warning: the bundle is not signed by a trusted key")
-
-
-def _samples(data: Path, position: int | None) -> list[tuple[int, np.ndarray]]:
-    from edgeclin.datasets import open_dataset, read_sample
-    from edgeclin.errors import BadFile
-
-    if data.is_file() and data.suffix != ".npz":
-        return [(0, read_sample(data))]
-    dataset = open_dataset(data)
-    if position is None:
-        return list(enumerate(dataset))
-    if not 0 <= position < len(dataset):
-        raise BadFile(data, f"has no sample {position}", f"it has {len(dataset)}, from 0")
-    return [(position, dataset[position])]
 
 
 @click.group()
@@ -200,12 +220,11 @@ def new(name: str, folder: Path | None, as_json: bool) -> None:
 @json_option
 def list_keys(folder: Path | None, as_json: bool) -> None:
     """List the public keys that this machine trusts by default."""
-    from edgeclin.keys import default_folder, load_public_key
+    from edgeclin.keys import default_folder, load_public_key, public_keys
 
     where = folder or default_folder()
     found = [
-        {"public": str(path), "id": load_public_key(path).keyid}
-        for path in sorted(where.glob("*.pub"))
+        {"public": str(path), "id": load_public_key(path).keyid} for path in public_keys(where)
     ]
     if as_json:
         print_json(found)

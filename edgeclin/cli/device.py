@@ -132,7 +132,9 @@ def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
         if sys.stdin is None:
             raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
         return JsonLinesSource(sys.stdin.buffer)  # bytes: one that is no text spoils one line only
-    return ReplaySource(open_dataset(Path(where)), runtime.preprocess, rate)
+    dataset = open_dataset(Path(where))
+    runtime.require_fit(dataset, recordings=True)
+    return ReplaySource(dataset, runtime.preprocess, rate)
 
 
 class _Tally:
