@@ -27,6 +27,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
 
     Raises:
         ConversionFailed: the model cannot be loaded, or has dynamic shapes or several inputs.
+        OSError: the folder cannot be written.
     """
     folder = Path(request.folder)
     report("loading the Keras model")
@@ -36,9 +37,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     np.save(folder / "source.npy", model.predict(validation, batch_size=_BATCH, verbose=0))
     report("making the float engine")
     exported = folder / "saved_model"
-    # `model.export` keeps the weights; `tf.saved_model.save` drops those of Keras 3 silently.
-    signature = [keras.InputSpec(shape=(1, *model.inputs[0].shape[1:]), dtype="float32")]
-    model.export(str(exported), input_signature=signature, verbose=False)
+    _export(model, exported)
     _write(folder / "float.tflite", tf.lite.TFLiteConverter.from_saved_model(str(exported)))
     tools = {name: version(name) for name in ("keras", "numpy")} | {"tensorflow": tf.__version__}
     if request.profile.numeric.precision == "float32":
@@ -99,6 +98,21 @@ def _load(path: Path) -> Any:
             "fixed one"
         )
     return model
+
+
+def _export(model: Any, folder: Path) -> None:
+    """Write a SavedModel with batch size 1.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # `model.export` keeps the weights; `tf.saved_model.save` drops those of Keras 3 silently.
+    signature = [keras.InputSpec(shape=(1, *model.inputs[0].shape[1:]), dtype="float32")]
+    try:
+        model.export(str(folder), input_signature=signature, verbose=False)
+    except (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError) as exc:
+        # TensorFlow's file system has errors of its own: "PATH; REASON [Op:NAME]".
+        raise OSError(exc.message.rpartition("; ")[2].partition(" [Op:")[0]) from exc
 
 
 def _int8_converter(exported: Path, request: Request, calibration: _Calibration) -> Any:

@@ -129,7 +129,8 @@ def read_sample(path: Path) -> np.ndarray:
     """
     require_file(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        with reading(path):
+            return np.frombuffer(path.read_bytes(), dtype=np.uint8)
     if path.suffix != ".npy":
         raise BadFile(path, "not a sample", "give a .npy file or an image")
     try:

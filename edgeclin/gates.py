@@ -11,6 +11,9 @@ INT8_MAE = 0.05
 """Both: mean absolute error relative to the range of the source's outputs."""
 AGREEMENT = 0.95
 """Least share of equal decisions; the metric's own gate is the stricter one."""
+LEAST_SAMPLES = 30
+"""Decisions on fewer samples prove nothing: a bootstrap of a handful of equal values has no width,
+so that a single lucky sample would be its own perfect interval."""
 WORST_GROUP_MARGIN = 0.1
 _RESAMPLES = 1000
 _SEED = 20261
@@ -20,7 +23,8 @@ class Gate(Record, frozen=True):
     """One measured comparison; `value` must not pass `limit` in the direction of `rule`.
 
     `low` and `high` are a 95 % interval from `_RESAMPLES` paired bootstrap resamples of the `n`
-    samples. For a metric it is the bound that is judged, not the point estimate.
+    samples. For a metric it is the bound that is judged, not the point estimate. With fewer than
+    `least` samples a gate is missed, whatever it measured.
     """
 
     stage: str
@@ -32,10 +36,15 @@ class Gate(Record, frozen=True):
     limit: float
     n: int
     passed: bool
+    least: int = 1
 
     @property
     def sentence(self) -> str:
-        return f"{self.stage}: {self.name} is {self.value:.4g} ({self.rule} {self.limit:g})"
+        measured = f"{self.stage}: {self.name} is {self.value:.4g} ({self.rule} {self.limit:g})"
+        if self.n >= self.least:
+            return measured
+        samples = "sample" if self.n == 1 else "samples"
+        return f"{measured} on {self.n} {samples}, at least {self.least} are needed"
 
 
 def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
@@ -76,7 +85,8 @@ def agreement_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: fl
         high=high,
         limit=limit,
         n=len(same),
-        passed=value >= limit,
+        passed=len(same) >= LEAST_SAMPLES and value >= limit,
+        least=LEAST_SAMPLES,
     )
 
 
@@ -100,7 +110,8 @@ def accuracy_gate(
         high=high,
         limit=-margin,
         n=len(truth),
-        passed=low >= -margin,
+        passed=len(truth) >= LEAST_SAMPLES and low >= -margin,
+        least=LEAST_SAMPLES,
     )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -106,3 +111,55 @@ def test_values_beyond_the_input_range_saturate_instead_of_wrapping(
     engine = engines["ecg_int8_io"]
     huge, bound = np.full((140, 1), 1e6, np.float32), np.full((140, 1), 1e3, np.float32)
     np.testing.assert_array_equal(engine.run(huge), engine.run(bound))
+
+
+# -- what LiteRT prints -------------------------------------------------------------------------
+
+TINY_RUN = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgeclin.backends import load_backend
+engine = load_backend("tflite", Path(sys.argv[1]).read_bytes())
+engine.run(np.zeros((140, 1), np.float32))
+"""
+
+
+def tiny_run(**options: object) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    model = Path(__file__).parent / "data" / "ecg_int8.tflite"
+    command = [sys.executable, "-c", TINY_RUN, str(model)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, **options)
+
+
+def test_loading_and_running_an_engine_prints_nothing() -> None:
+    done = tiny_run()
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_an_engine_runs_where_standard_error_is_closed() -> None:
+    assert tiny_run(preexec_fn=lambda: os.close(2)).returncode == 0
+
+
+def test_only_routine_lines_are_kept_from_standard_error_also_when_loading_fails(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    from edgeclin.backends.tflite import _routine_lines_logged
+
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ValueError, match="unprepared"), _routine_lines_logged():
+        os.write(2, b"INFO: a delegate\nERROR: node 3 failed\nINFO: more\nlast words")
+        raise ValueError("unprepared")
+    assert capfd.readouterr().err == "ERROR: node 3 failed\nlast words"
+    assert caplog.messages == ["a delegate", "more"]
+
+
+def test_engines_loaded_side_by_side_leave_standard_error_as_it_was() -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    model = (Path(__file__).parent / "data" / "ecg_int8.tflite").read_bytes()
+    before, descriptors = os.fstat(2), len(list(Path("/proc/self/fd").iterdir()))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: load_backend("tflite", model).close(), range(200)))
+    assert os.path.samestat(os.fstat(2), before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

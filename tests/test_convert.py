@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ECG
+from polling import wait_until
 
 from edgeclin.bundle import Bundle
 from edgeclin.cli import main
+from edgeclin.convert.request import Request
+from edgeclin.convert.worker import run_converter
 from edgeclin.datasets import open_dataset
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import ConversionFailed, EdgeclinError
 from edgeclin.keys import KeyPair
+from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime
 from edgeclin.verify import measure
 
@@ -41,8 +48,6 @@ def convert(key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch) -> Convert:
 
 
 def left_behind() -> set[Path]:
-    import tempfile
-
     return set(Path(tempfile.gettempdir()).glob("edgeclin-*"))
 
 
@@ -162,6 +167,21 @@ def test_without_validation_a_fifth_is_held_out(convert: Convert, tmp_path: Path
     assert "NOT SIGNED" in done.output
     calibration = json.loads((target / "calibration.json").read_bytes())
     assert (calibration["samples"], calibration["validation_samples"]) == (280, 70)
+    assert calibration["warnings"][-1].startswith("70 validation samples")
+    assert f"warning: {calibration['warnings'][-1]}" in done.output
+
+
+@pytest.mark.convert
+def test_five_validation_samples_prove_nothing(convert: Convert, tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    with np.load(VALIDATION) as arrays:
+        np.savez(tmp_path / "five.npz", X=arrays["X"][:5], y=arrays["y"][:5])
+    done = convert(
+        ECG / "edge.keras", *wanted(validation=tmp_path / "five.npz"), "--unsigned",
+        "-o", tmp_path / "x.edgeclin",
+    )  # fmt: skip
+    refused(done, 3, "2 gates missed", "on 5 samples, at least 30 are needed")
+    assert not (tmp_path / "x.edgeclin").exists()
 
 
 @pytest.mark.convert
@@ -203,17 +223,36 @@ def test_an_lstm_that_crashes_the_converter_is_an_error_or_a_bundle_never_a_cras
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
-@pytest.mark.convert
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, key_pair: KeyPair) -> None:
+# -- ended from outside ------------------------------------------------------------------------
+
+
+@dataclass
+class Converting:
+    """`edgeclin convert` in a process of its own, and the converter's process, which is held."""
+
+    process: subprocess.Popen[str]
+    worker: int
+    scratch: Path
+    bundle: Path
+
+    def worker_is_gone(self) -> bool:
+        try:
+            state = Path(f"/proc/{self.worker}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        return state == "Z"
+
+
+@pytest.fixture
+def converting(tmp_path: Path) -> Iterator[Converting]:
+    """A conversion whose converter never ends by itself, because it is stopped."""
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
-    scratch = tmp_path / "scratch"
+    scratch, bundle = tmp_path / "scratch", tmp_path / "x.edgeclin"
     scratch.mkdir()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "edgeclin", "convert", str(ECG / "edge.keras"),
-            "--profile", "cpu-x86_64", "--description", str(ECG / "edge.toml"),
-            "--calibration", str(TRAIN), "-o", str(tmp_path / "x.edgeclin"),
-            "--key", str(key_pair.private),
+            *map(str, wanted()), "-o", str(bundle), "--unsigned",
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -223,11 +262,115 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, key_pair: KeyPair) -> None
     assert process.stderr is not None
     while "starting the converter" not in process.stderr.readline():
         assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) == 1
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    worker = int(children)
+    os.kill(worker, signal.SIGSTOP)
+    yield Converting(process, worker, scratch, bundle)
+    for pid in (process.pid, worker):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGINT, os.kill), (signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["SIGINT", "Ctrl-C", "SIGTERM"],
+)
+def test_a_signal_ends_a_conversion_and_leaves_nothing_behind(
+    converting: Converting, number: signal.Signals, send: Callable[[int, int], None]
+) -> None:
+    send(converting.process.pid, number)
+    _, said = converting.process.communicate(timeout=30)
+    assert converting.process.returncode == 128 + number
+    assert said.splitlines()[-1] == f"edgeclin: stopped by {number.name}"
+    assert "Traceback" not in said
+    assert converting.worker_is_gone()
+    assert not list(converting.scratch.iterdir())
+    assert not converting.bundle.exists()
+
+
+@pytest.mark.convert
+def test_a_converter_does_not_outlive_a_conversion_that_is_killed(converting: Converting) -> None:
+    converting.process.kill()
+    wait_until(converting.worker_is_gone, "the end of the converter")
+    assert not converting.bundle.exists()
+
+
+def test_a_converter_whose_conversion_has_ended_already_does_not_begin(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    worker = ["edgeclin.convert.worker", "tflite_from_keras", str(tmp_path), str(ended.pid)]
+    done = subprocess.run(
+        [sys.executable, "-m", *worker], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr, "it looked for its request"
+
+
+# -- no room -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "full_disk", ["no room for the file", "no room on the disk"], indirect=True
+)
+def test_a_full_temporary_folder_is_one_sentence_and_left_empty(
+    convert: Convert, full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    done = convert(ECG / "edge.keras", *wanted(), "-o", tmp_path / "x.edgeclin")
+    refused(done, 1, f"temporary folder {full_disk}", "free space there", "TMPDIR")
+    assert not list(full_disk.iterdir())
+    assert not (tmp_path / "x.edgeclin").exists()
+
+
+def test_a_temporary_folder_that_is_not_there_is_one_sentence(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    done = convert(ECG / "edge.keras", *wanted(), "-o", tmp_path / "x.edgeclin")
+    refused(done, 1, f"temporary folder {tmp_path / 'gone'}", "TMPDIR")
+
+
+@pytest.mark.convert
+def test_a_converter_that_finds_no_room_says_so_in_one_sentence(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    # The model and the samples fit, and what TensorFlow exports does not.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90 << 10, hard))
+    try:
+        done = convert(
+            ECG / "edge.keras", *wanted(calibration=VALIDATION), "-o", tmp_path / "x.edgeclin"
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(done, 1, "tflite_from_keras", f"folder {scratch} (File too large)", "TMPDIR")
+    assert "starting the converter" in done.stderr
     assert not list(scratch.iterdir())
-    assert not list(tmp_path.glob("*.edgeclin*"))
+
+
+@pytest.mark.convert
+def test_a_file_that_a_converter_cannot_write_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    samples = tmp_path / "samples.npy"
+    np.save(samples, np.zeros((2, 140, 1), np.float32))
+    request = Request(
+        model=shutil.copy(ECG / "edge.keras", tmp_path),
+        folder=str(tmp_path),
+        profile=load_profile("cpu-x86_64"),
+        calibration=str(samples),
+        validation=str(samples),
+    )
+    (tmp_path / "source.npy").mkdir()
+    said = f"^tflite_from_keras: .* temporary folder {tmp_path.parent} .Is a directory.*TMPDIR"
+    with pytest.raises(ConversionFailed, match=said):
+        run_converter("tflite_from_keras", request, lambda _: None)
 
 
 # -- refused before any converter starts -------------------------------------------------------
@@ -293,7 +436,10 @@ def test_a_missing_signing_key_is_refused_before_the_long_work(
 def test_a_converter_killed_by_a_signal_is_an_error_message(tmp_path: Path) -> None:
     from edgeclin.convert.worker import _outcome
 
-    (tmp_path / "converter.log").write_text("first\nlast words\n")
+    (tmp_path / "converter.log").write_text(
+        "first\nlast words\nWARNING: All log messages before absl::InitializeLog() is called\n"
+        "I0000 00:00:1.2 3 port.cc:153] oneDNN is on\n<frozen runpy>:128: RuntimeWarning: twice\n"
+    )
     with pytest.raises(EdgeclinError, match="killed by SIGSEGV: last words"):
         _outcome("tflite_from_keras", tmp_path, -signal.SIGSEGV)
     shutil.rmtree(tmp_path)

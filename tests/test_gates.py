@@ -58,7 +58,7 @@ def test_outputs_that_are_not_finite_miss_and_can_still_be_written(bad: float, w
 
 
 def test_agreement_is_the_share_of_equal_decisions() -> None:
-    source, engine = answers(0, 1, 2, 0), answers(0, 1, 2, 1)
+    source, engine = answers(*[0, 1, 2, 0] * 10), answers(*[0, 1, 2, 1] * 10)
     gate = agreement_gate("int8", source, engine, limit=0.75)
     assert gate.value == 0.75
     assert gate.passed
@@ -82,6 +82,28 @@ def test_an_engine_that_answers_as_its_source_loses_nothing_however_bad_both_are
     gate = accuracy_gate("int8", wrong, wrong, truth, margin=0.0)
     assert (gate.value, gate.low, gate.high) == (0.0, 0.0, 0.0)
     assert gate.passed
+
+
+@pytest.mark.parametrize("n", [1, 5, 29, 30])
+def test_no_decision_gate_passes_on_a_handful_of_samples(n: int) -> None:
+    truth = np.zeros(n, int)
+    same = answers(*truth)
+    found = (
+        agreement_gate("int8", same, same, limit=0.95),
+        accuracy_gate("int8", same, same, truth, margin=0.02),
+    )
+    for gate in found:
+        assert (gate.low, gate.high) == (gate.value, gate.value), "the interval has no width"
+        assert gate.passed is (n >= 30)
+        needed = f" on {n} sample{'s' * (n > 1)}, at least 30 are needed"
+        assert gate.sentence.endswith(needed) is (n < 30)
+
+
+def test_the_error_of_one_sample_is_judged_as_it_is() -> None:
+    one = np.array([[0.0, 1.0]])
+    gate = error_gate("int8", one, one, limit=0.05)
+    assert gate.passed
+    assert "needed" not in gate.sentence
 
 
 def test_a_better_engine_passes() -> None:
@@ -142,5 +164,5 @@ def test_a_large_validation_set_needs_little_memory() -> None:
 
 
 def test_a_gate_says_what_it_measured_in_one_sentence() -> None:
-    gate = agreement_gate("int8", answers(0, 1), answers(0, 0), limit=0.95)
+    gate = agreement_gate("int8", answers(*[0, 1] * 20), answers(*[0, 0] * 20), limit=0.95)
     assert gate.sentence == "int8: decision agreement is 0.5 (at least 0.95)"

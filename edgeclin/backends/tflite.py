@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +20,9 @@ try:
 except ImportError as exc:
     raise MissingExtra("LiteRT, which executes TFLite engines,", "tflite") from exc
 
+log = logging.getLogger(__name__)
+_stderr_lock = threading.Lock()
+
 
 class TFLiteBackend:
     """One LiteRT interpreter with one input and one output, batch size 1."""
@@ -22,7 +30,8 @@ class TFLiteBackend:
     def __init__(self, model: bytes, threads: int = 1) -> None:
         try:
             self._interpreter = Interpreter(model_content=model, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with _routine_lines_logged():
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as exc:
             raise EngineUnavailable(f"LiteRT cannot load the engine: {exc}") from exc
         inputs, outputs = (
@@ -45,6 +54,35 @@ class TFLiteBackend:
 
     def close(self) -> None:
         del self._interpreter
+
+
+@contextmanager
+def _routine_lines_logged() -> Iterator[None]:
+    """Log LiteRT's INFO lines, which it prints whatever its settings; let all others through.
+
+    It prints from C++ on descriptor 2, which belongs to the whole process: what other threads print
+    meanwhile is held back until the block ends, what a process that they start then prints is lost,
+    and so is what was said before a crash within the block.
+    """
+    with _stderr_lock:
+        try:
+            descriptor = os.dup(2)
+        except OSError:  # a service may have closed it
+            yield
+            return
+        held_by = os.memfd_create("stderr")
+        with os.fdopen(descriptor, "wb", 0) as stderr, os.fdopen(held_by, "rb") as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(stderr.fileno(), 2)
+                held.seek(0)
+                for line in held:
+                    if line.startswith(b"INFO: "):
+                        log.info("%s", line[6:].decode(errors="replace").rstrip())
+                    else:
+                        stderr.write(line)
 
 
 def _spec(details: dict[str, Any]) -> TensorSpec:

@@ -71,6 +71,7 @@ def convert(
     Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle.
     """
     from edgeclin import convert as converting
+    from edgeclin.cli.signals import stopping
     from edgeclin.convert.pipeline import default_output
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
@@ -99,11 +100,12 @@ def convert(
         allow_failed_gates=allow_failed_gates,
     )
     steps = _Steps(quiet=as_json)
-    try:
-        converted = converting.convert(job, steps)
-    except Exception:
-        steps.end("failed")
-        raise
+    with stopping():
+        try:
+            converted = converting.convert(job, steps)
+        except BaseException:
+            steps.end("failed")
+            raise
     steps.end("done")
     if as_json:
         print_json(_facts(converted))
@@ -156,7 +158,7 @@ def print_gates(gates: tuple[Gate, ...]) -> None:
             f"{gate.value:.3g}",
             f"[{gate.low:.3g}, {gate.high:.3g}]",
             f"{gate.rule} {gate.limit:g}",
-            gate.n,
+            gate.n if gate.n >= gate.least else f"{gate.n}, needs {gate.least}",
             "passed" if gate.passed else "MISSED",
         )
         for gate in gates

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+import click
+
+_BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
 def stop_event(waiting: Callable[[], bool] = lambda: False) -> threading.Event:
@@ -23,6 +28,30 @@ def stop_event(waiting: Callable[[], bool] = lambda: False) -> threading.Event:
         if waiting():
             raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _BOTH:
         signal.signal(number, ask)
     return stop
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """SIGINT and SIGTERM raise SystemExit in the block, so that it cleans up after itself.
+
+    The exit status is the shell's: 128 and the signal's number. A second signal kills at once.
+    """
+    stopped_by: list[str] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        stopped_by.append(signal.Signals(number).name)
+        for each in _BOTH:
+            signal.signal(each, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in _BOTH}
+    try:
+        yield
+    finally:
+        for name in stopped_by:
+            click.echo(f"edgeclin: stopped by {name}", err=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,6 +21,7 @@ from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.worker import require_converter, run_converter
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Task
@@ -88,7 +88,7 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
 
     Raises:
         GateMissed: an engine differs too much from its source (unless that is allowed).
-        ConversionFailed: the converter crashed or refused.
+        ConversionFailed: the converter crashed or refused, or the temporary folder is full.
         EngineUnavailable: no converter or backend for this profile and model.
         BadFile: model, data or description do not fit together.
     """
@@ -107,8 +107,8 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         calibrating.refuse_overlap(calibration, validation)
     truth = validation.truth(job.description.output.labels)
     calibration.truth(job.description.output.labels)
-    with tempfile.TemporaryDirectory(prefix="edgeclin-") as name:
-        return _convert_in(Path(name), job, converter, calibration, validation, truth, progress)
+    with scratch_folder() as folder:
+        return _convert_in(folder, job, converter, calibration, validation, truth, progress)
 
 
 def _convert_in(

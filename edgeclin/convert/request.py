@@ -18,7 +18,6 @@ from edgeclin.records import Record
 
 REQUEST = "request.json"
 OUTCOME = "outcome.json"
-PROBLEM = "problem.txt"
 LOG = "converter.log"
 
 

@@ -311,6 +311,7 @@ def summarise(demo: Demo, outage_s: float, broker: str) -> dict[str, Any]:
 def _keras_accuracy(truth: np.ndarray) -> float:
     """The trained model itself, before any conversion, on the test beats."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself at every level
     import keras
 
     from edgeclin.datasets import open_dataset
