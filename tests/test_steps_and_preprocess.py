@@ -175,24 +175,35 @@ def test_clip_bounds_every_value(recording: np.ndarray, bounds: list[float]) -> 
     leads=st.integers(0, 3),
     length=st.integers(1, 20),
     hop=st.integers(1, 20),
-    samples=st.integers(0, 90),
+    more=st.integers(0, 70),
 )
 def test_windows_are_every_full_window_and_no_other(
-    leads: int, length: int, hop: int, samples: int
+    leads: int, length: int, hop: int, more: int
 ) -> None:
+    samples = length + more
     recording = np.arange(samples * max(1, leads)).reshape((samples, leads) if leads else samples)
     preprocess = prepare((length, max(1, leads)), steps.Window(length=length, hop=hop))
-    expected = (
-        np.lib.stride_tricks.sliding_window_view(recording, length, axis=0)[::hop]
-        if samples >= length
-        else np.empty((0, length))
-    )
+    expected = np.lib.stride_tricks.sliding_window_view(recording, length, axis=0)[::hop]
     got = list(preprocess.windows(recording))
     assert len(got) == len(expected)
     for window, wanted in zip(got, expected, strict=True):
         # sliding_window_view puts the window's axis last.
         np.testing.assert_array_equal(window, wanted if not leads else wanted.T)
         assert preprocess(window).shape == (length, max(1, leads))
+
+
+@quick
+@given(leads=st.integers(0, 3), length=st.integers(1, 20), data=st.data())
+def test_a_recording_shorter_than_a_window_is_one_sample_that_cannot_be_judged(
+    leads: int, length: int, data: st.DataObject
+) -> None:
+    samples = data.draw(st.integers(0, length - 1))
+    recording = np.zeros((samples, leads) if leads else samples)
+    preprocess = prepare((length, max(1, leads)), steps.Window(length=length, hop=1))
+    (only,) = preprocess.windows(recording)
+    assert only is recording
+    with pytest.raises(BadInput):
+        preprocess(only)
 
 
 def test_without_a_window_step_a_recording_is_one_sample() -> None:
