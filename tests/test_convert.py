@@ -312,12 +312,14 @@ def test_a_converter_whose_conversion_has_ended_already_does_not_begin(tmp_path:
 # -- no room -----------------------------------------------------------------------------------
 
 
+@pytest.mark.convert
 @pytest.mark.parametrize(
     "full_disk", ["no room for the file", "no room on the disk"], indirect=True
 )
 def test_a_full_temporary_folder_is_one_sentence_and_left_empty(
     convert: Convert, full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
     monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
     done = convert(ECG / "edge.keras", *wanted(), "-o", tmp_path / "x.edgeclin")
     refused(done, 1, f"temporary folder {full_disk}", "free space there", "TMPDIR")
