@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -36,20 +37,25 @@ SUFFIX = ".edgeclin"
 
 _MAX_MANIFEST = 8 << 20
 _MAX_TOTAL = 4 << 30
-_MAX_RATIO = 200
-"""Weights and reports compress by less than a hundredth of this; a bomb by far more."""
 _CHUNK = 1 << 20
+_DOS_1980 = 1 << 5 | 1
+"""The first day that a zip file can name."""
 _MAX_PROMISED = 0xFFFF
 _MAX_END = 22 + 0xFFFF
 """The last record of a zip (APPNOTE.TXT, 4.3.16) and its longest comment."""
 
 
 class _Archive(Protocol):
-    """The files of a bundle, however they are kept. `open` raises BadBundle for damage."""
+    """The files of a bundle, however they are kept. Each method raises BadBundle for damage.
+
+    `check_layout` judges the bytes that belong to none of the files.
+    """
 
     def sizes(self) -> dict[str, int]: ...
 
     def open(self, name: str) -> IO[bytes]: ...
+
+    def check_layout(self) -> None: ...
 
 
 class Bundle:
@@ -100,6 +106,7 @@ class Bundle:
             raise BadBundle(path / MANIFEST, str(exc)) from exc
         bundle = cls(path, archive, manifest, hashlib.sha256(payload).hexdigest(), signed_by)
         bundle._check_files(sizes)
+        archive.check_layout()
         return bundle
 
     def read(self, name: str) -> bytes:
@@ -178,18 +185,35 @@ def write_bundle(
     return path
 
 
-def _zip(content: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in content.items():
-            entry = zipfile.ZipInfo(name)  # its fixed date keeps equal bundles equal
-            entry.compress_type = method
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)
-    packed = buffer.getvalue()
-    if sum(map(len, content.values())) > _MAX_RATIO * len(packed):
-        return _zip(content, zipfile.ZIP_STORED)  # or it would be taken for a bomb
-    return packed
+def _zip(content: Mapping[str, bytes]) -> bytes:
+    """A zip file of which every byte is given by the files, so that no other one is sound."""
+    entries = [(name, len(data), zlib.crc32(data)) for name, data in content.items()]
+    heads, directory = _layout(entries)
+    files = (head + data for head, data in zip(heads, content.values(), strict=True))
+    return b"".join(files) + directory
+
+
+def _layout(entries: Sequence[tuple[str, int, int]]) -> tuple[list[bytes], bytes]:
+    """What a zip file holds beside its files (APPNOTE.TXT, 4.3): nothing compressed, no dates.
+
+    Args:
+        entries: name, size and CRC-32 of each file.
+
+    Returns:
+        the head of each file, and the directory at the end.
+    """
+    heads, directory, offset = [], b"", 0
+    for name, size, crc in entries:
+        encoded = name.encode()
+        flags = 0 if name.isascii() else 0x800
+        facts = (20, flags, 0, 0, _DOS_1980, crc, size, size, len(encoded))
+        heads.append(struct.pack("<4s5H3L2H", b"PK\3\4", *facts, 0) + encoded)
+        made_by, rest = 3 << 8 | 20, (0, 0, 0, 0, 0o644 << 16, offset)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", made_by, *facts, *rest) + encoded
+        offset += len(heads[-1]) + size
+    count = len(entries)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), offset, 0)
+    return heads, directory + end
 
 
 def _signer(
@@ -240,6 +264,9 @@ class _Folder:
     def open(self, name: str) -> IO[bytes]:
         return open_file(self._path / name, BadBundle)
 
+    def check_layout(self) -> None:
+        """A folder holds nothing beside its files."""
+
 
 def _walk(folder: Path) -> Iterator[Path]:
     """All that is in a folder; unlike `rglob` it leaves out nothing that it may not read."""
@@ -253,7 +280,6 @@ class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._size = path.stat().st_size
             self._zip = zipfile.ZipFile(path)
             self._promised = _promised(path)
         except Exception as exc:  # zipfile has no one error for damage
@@ -273,16 +299,19 @@ class _Zip:
                 f"{len(found)}",
                 "fetch the bundle again",
             )
+        if found and found[0].header_offset:
+            # A file in the bundle that is a zip itself, such as golden.npz, found in what is left.
+            raise BadBundle(
+                self._path,
+                "damaged: a zip begins only within it",
+                "fetch the bundle again",
+            )
         for entry in found:
             _check_entry(entry, self._path)
             if entry.filename in sizes:
                 raise BadBundle(self._path / entry.filename, "stands twice in the zip")
             sizes[entry.filename] = entry.file_size
         _check_total(sizes, self._path)
-        if sum(sizes.values()) > _MAX_RATIO * self._size:
-            raise BadBundle(
-                self._path, f"a zip bomb: it would unpack to over {_MAX_RATIO} times its size"
-            )
         for name in sizes:
             self.open(name).close()  # a changed name is damage, not a file too few and one too many
         return sizes
@@ -292,6 +321,25 @@ class _Zip:
             return self._zip.open(name)
         except Exception as exc:
             raise BadBundle(self._path / name, f"damaged in the zip ({exc})") from exc
+
+    def check_layout(self) -> None:
+        entries = self._zip.infolist()
+        heads, directory = _layout([(e.filename, e.file_size, e.CRC) for e in entries])
+        with self._path.open("rb") as file:
+            for entry, head in zip(entries, heads, strict=True):
+                if file.read(len(head)) != head:
+                    raise BadBundle(
+                        self._path / entry.filename,
+                        "damaged: its head in the zip is not as edgeclin writes it",
+                        "fetch the bundle again",
+                    )
+                file.seek(entry.file_size, os.SEEK_CUR)
+            if file.read(len(directory) + 1) != directory:
+                raise BadBundle(
+                    self._path,
+                    "damaged: its zip directory is not as edgeclin writes it",
+                    "fetch the bundle again",
+                )
 
 
 def _promised(path: Path) -> int:
@@ -313,8 +361,8 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
         check_file_name(name)
     except EdgeclinError as exc:
         raise BadBundle(path, str(exc)) from exc
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise BadBundle(path / name, "compressed otherwise than by deflate")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise BadBundle(path / name, "compressed, as a zip bomb is and a bundle is not")
     if entry.flag_bits & 1:
         raise BadBundle(path / name, "encrypted, which a bundle is not")
 

@@ -202,12 +202,18 @@ def _from_folder(folder: Path) -> Dataset:
     # Not `glob`, which leaves out without a word what it may not read.
     subfolders = [entry for entry in folder.iterdir() if entry.is_dir()]
     paths = sorted(file for subfolder in subfolders for file in _images(subfolder))
+    beside = sorted(_images(folder))
+    if paths and beside:
+        raise BadFile(
+            beside[0],
+            f"stands beside subfolders of images, such as {paths[0].parent.name}",
+            "keep to one of the two",
+        )
     if paths:
         return Dataset(folder, _ImageFiles(paths), tuple(file.parent.name for file in paths))
-    paths = sorted(_images(folder))
-    if not paths:
+    if not beside:
         raise BadFile(folder, "no images in it, nor in its subfolders")
-    return Dataset(folder, _ImageFiles(paths))
+    return Dataset(folder, _ImageFiles(beside))
 
 
 def _from_table(folder: Path, table: Path) -> Dataset:
@@ -237,5 +243,6 @@ def _from_table(folder: Path, table: Path) -> Dataset:
 
 def _images(folder: Path) -> Iterator[Path]:
     for file in folder.iterdir():
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir():
+            require_file(file)
             yield file

@@ -82,8 +82,8 @@ class GateMissed(EdgeclinError, RuntimeError):
 
     exit_code = 3
 
-    def __init__(self, missed: Sequence[str]) -> None:
-        self.missed = tuple(missed)
+    def __init__(self, missed: Sequence[str], gates: Sequence[object] = ()) -> None:
+        self.missed, self.gates = tuple(missed), tuple(gates)
         super().__init__(
             f"{len(self.missed)} gate{'s' * (len(self.missed) != 1)} missed, no bundle was "
             f"written: {'; '.join(self.missed)}"

@@ -145,6 +145,11 @@ def sign(payload: bytes, signer: Any) -> bytes:
 
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
     envelope.sign(signer)
+    return _spelt(envelope)
+
+
+def _spelt(envelope: Any) -> bytes:
+    """The one spelling of an envelope that counts."""
     return json.dumps(envelope.to_dict(), indent=1).encode() + b"\n"
 
 
@@ -169,7 +174,7 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
             path, "no trusted public key to check the signature with", "name one with --trust"
         )
     try:
-        return str(next(iter(parsed.verify(list(keys), 1))))
+        signer = str(next(iter(parsed.verify(list(keys), 1))))
     except VerificationError as exc:
         for key_id in sorted({key.keyid for key in keys} & set(parsed.signatures)):
             problem = f"no valid signature by a trusted key, though {key_id[:12]} is named"
@@ -180,3 +185,6 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
             f"no valid signature by a trusted key (signed by {signers})",
             "trust the signer's public key with --trust, if you do",
         ) from exc
+    if envelope != _spelt(parsed):
+        raise BadBundle(path, "not spelt as edgeclin spells an envelope", _FETCH)
+    return signer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from edgeclin.datasets import Dataset
 from edgeclin.errors import BadFile, BadInput
 from edgeclin.files import reading
 from edgeclin.preprocess import Preprocess
+
+MAX_LINE = 64 << 20
 
 Arrival: TypeAlias = "tuple[int, np.ndarray | BadInput]"
 """A position in the source and the raw sample there, or why there is none."""
@@ -71,22 +73,33 @@ class ReplaySource:
 
 
 class JsonLinesSource:
-    """Standard input: one JSON array of numbers a line."""
+    """Standard input: one JSON array of numbers a line, of at most `MAX_LINE` bytes."""
 
     name = "stdin"
 
-    def __init__(self, lines: Iterable[str | bytes]) -> None:
-        self._lines = lines
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
 
     def arrivals(self, start: int) -> Iterator[Arrival]:
         with reading(Path(self.name)):
-            for offset, line in enumerate(line for line in self._lines if line.strip()):
+            for offset, line in enumerate(line for line in self._lines() if line.strip()):
                 yield start + offset, _parse(line)
 
+    def _lines(self) -> Iterator[bytes]:
+        while line := self._stream.readline(MAX_LINE + 1):
+            yield line
+            while len(line) > MAX_LINE and not line.endswith(b"\n"):
+                line = self._stream.readline(MAX_LINE + 1)
 
-def _parse(line: str | bytes) -> np.ndarray | BadInput:
+
+def _parse(line: bytes) -> np.ndarray | BadInput:
+    if len(line) > MAX_LINE:
+        return BadInput(f"a line of over {MAX_LINE >> 20} MiB")
     try:
-        sample = np.asarray(json.loads(line), dtype=np.float32)
+        sample = np.asarray(json.loads(line))
     except (ValueError, TypeError, RecursionError) as exc:
         return BadInput(f"not a JSON array of numbers ({exc})")
-    return sample if sample.ndim else BadInput("a single number, expected an array")
+    if not sample.ndim or sample.dtype.kind not in "iuf":
+        return BadInput("not a JSON array of numbers")
+    with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
+        return sample.astype(np.float32)

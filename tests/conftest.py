@@ -27,6 +27,7 @@ from edgeclin.runtime import write_golden
 
 ROOT = Path(__file__).parent.parent
 ECG = ROOT / "examples" / "ecg"
+FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 BUNDLE = "b" * 64
 """The digest of the bundle that made the results of `make_result`."""
 
@@ -140,12 +141,8 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             patch.setattr(os, "fsync", _no_space)
             yield folder
     elif request.param == "no room for the file":
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, hard))
-        try:
-            yield folder
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, FILE_SIZE[1]))
+        yield folder
     else:
         mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
@@ -154,6 +151,13 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             yield folder
         finally:
             subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Lift a limit as soon as the test ends: its report may go into a larger file."""
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, FILE_SIZE)
 
 
 def _no_space(_: int) -> None:

@@ -28,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unprivileged import NOBODY, closed
 
+from edgeclin import bundle as bundle_module
 from edgeclin.bundle import MANIFEST, SIGNATURE, Bundle, write_bundle
 from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
 from edgeclin.keys import KeyPair, load_signer, new_key_pair, sign
@@ -54,10 +55,12 @@ def lay(folder: Path, form: Form, entries: Mapping[str, bytes]) -> Path:
 
 def pack(path: Path, entries: Mapping[str, bytes] | list[tuple[Any, bytes]]) -> Path:
     listed = entries.items() if isinstance(entries, Mapping) else entries
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
         warnings.simplefilter("ignore")  # duplicate names are what some tests want
         for name, data in listed:
-            archive.writestr(name, data)
+            entry = name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name)
+            entry.external_attr = entry.external_attr or 0o644 << 16
+            archive.writestr(entry, data)
     return path
 
 
@@ -219,31 +222,22 @@ def regions(data: bytes) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_every_single_changed_byte_of_a_zip_is_refused_or_changes_nothing(
-    tmp_path: Path, sound: bytes, trust: list[Any], key_pair: KeyPair, manifest_and_files: Parts
+def test_every_single_changed_byte_of_a_zip_is_refused_with_the_file_s_name(
+    tmp_path: Path, sound: bytes, trust: list[Any]
 ) -> None:
-    """All positions: dates and the like in zip headers mean nothing, and must stay meaningless."""
-    path, files = tmp_path / "changed.edgeclin", manifest_and_files[1]
+    path = tmp_path / "changed.edgeclin"
     path.write_bytes(sound)
-    digest = Bundle.open(path, trust).digest
+    assert Bundle.open(path, trust).signed_by
     owner = {
         position: name
         for name, (start, end) in regions(sound).items()
         for position in range(start, end)
     }
-    opened: list[int] = []
     for position in range(len(sound)):
         path.write_bytes(flipped(sound, position))
-        try:
-            bundle = Bundle.open(path, trust)
-        except BadBundle as exc:
-            assert owner.get(position, path.name) in str(exc)
-            continue
-        opened.append(position)
-        assert (bundle.digest, bundle.signed_by) == (digest, key_pair.key_id)
-        assert contents(bundle) == files
-    # Some packed bytes are another spelling of the same content, but very few.
-    assert len([position for position in opened if position in owner]) < 0.01 * len(owner)
+        with pytest.raises(BadBundle) as caught:
+            Bundle.open(path, trust)
+        assert owner.get(position, path.name) in str(caught.value)
 
 
 def test_every_single_changed_byte_of_a_folder_is_refused_with_the_file_s_name(
@@ -253,14 +247,11 @@ def test_every_single_changed_byte_of_a_folder_is_refused_with_the_file_s_name(
     for name, data in entries.items():
         for position in range(len(data)):
             (path / name).write_bytes(flipped(data, position))
-            try:
-                bundle = Bundle.open(path, trust)
-            except BadBundle as exc:
-                assert str(path / name) in str(exc) or (name == MANIFEST and MANIFEST in str(exc))
-                continue
-            # The envelope's own spelling (white space, unused fields) is no content.
-            assert name == SIGNATURE
-            assert bundle.signed_by == key_pair.key_id
+            with pytest.raises(BadBundle) as caught:
+                Bundle.open(path, trust)
+            assert str(path / name) in str(caught.value) or (
+                name == MANIFEST and MANIFEST in str(caught.value)
+            )
         (path / name).write_bytes(data)
     assert Bundle.open(path, trust).signed_by == key_pair.key_id
 
@@ -295,11 +286,51 @@ def test_a_zip_directory_that_lists_more_or_less_than_it_tells_of_is_damage(
     refused(path, trust, path.name, reason, allow_unsigned=True)
 
 
-def test_a_zip_with_a_comment_is_read(tmp_path: Path, entries: Entries, trust: list[Any]) -> None:
-    path = pack(tmp_path / "b.edgeclin", entries)
-    with zipfile.ZipFile(path, "a") as archive:
+def deflated(entries: Entries, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+
+
+def dated(entries: Entries, path: Path) -> None:
+    pack(path, [(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), d) for name, d in entries.items()])
+
+
+def commented(entries: Entries, path: Path) -> None:
+    with zipfile.ZipFile(pack(path, entries), "a") as archive:
         archive.comment = b"from the clinic"
-    assert Bundle.open(path, trust).signed_by
+
+
+def headed(entries: Entries, path: Path) -> None:
+    path.write_bytes(b"MZ\x90" + pack(path, entries).read_bytes())
+
+
+def tailed(entries: Entries, path: Path) -> None:
+    path.write_bytes(pack(path, entries).read_bytes() + b"\n")
+
+
+@pytest.mark.parametrize("allow_unsigned", [False, True])
+@pytest.mark.parametrize("otherwise", [deflated, dated, commented, headed, tailed])
+def test_the_same_files_in_a_zip_that_is_packed_otherwise_are_refused(
+    otherwise: Callable[[Entries, Path], None],
+    allow_unsigned: bool,
+    tmp_path: Path,
+    entries: Entries,
+    trust: list[Any],
+) -> None:
+    """Or there were bytes in a signed bundle that may be changed."""
+    path = tmp_path / "b.edgeclin"
+    otherwise(entries, path)
+    refused(path, trust, path.name, "damaged|zip", allow_unsigned=allow_unsigned)
+
+
+def test_a_bundle_is_a_zip_as_the_standard_has_it(
+    tmp_path: Path, entries: Entries, trust: list[Any]
+) -> None:
+    """Packed by another program, without compression or dates, it is the same to the byte."""
+    names = {**entries, "\u00fc.txt": b"a name beyond ASCII"}
+    assert pack(tmp_path / "b.zip", names).read_bytes() == bundle_module._zip(names)
+    assert Bundle.open(pack(tmp_path / "b.edgeclin", entries), trust)
 
 
 @both_forms
@@ -718,15 +749,7 @@ def test_a_compression_that_a_device_need_not_have_is_refused(
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
-    refused(path, trust, MANIFEST, "compressed otherwise than by deflate", allow_unsigned=True)
-
-
-def test_an_uncompressed_zip_is_read(tmp_path: Path, entries: Entries, trust: list[Any]) -> None:
-    path = tmp_path / "b.edgeclin"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    assert Bundle.open(path, trust)
+    refused(path, trust, MANIFEST, "compressed, as a zip bomb is", allow_unsigned=True)
 
 
 # Bombs
@@ -771,9 +794,10 @@ def bomb(key_pair: KeyPair, manifest_and_files: Parts) -> bytes:
     manifest, files = manifest_and_files
     files = {**files, "zeros.bin": bytes(64 << 20)}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in signed(key_pair, listing(manifest, files), files).items():
-            archive.writestr(name, data)
+            packed = zipfile.ZIP_DEFLATED if name == "zeros.bin" else zipfile.ZIP_STORED
+            archive.writestr(name, data, packed)
     return buffer.getvalue()
 
 
@@ -781,7 +805,7 @@ def test_a_zip_bomb_is_refused_by_its_header(tmp_path: Path, bomb: bytes, trust:
     path = tmp_path / "b.edgeclin"
     path.write_bytes(bomb)
     with little_memory():
-        refused(path, trust, path.name, "a zip bomb.*200 times")
+        refused(path, trust, "zeros.bin", "as a zip bomb is")
 
 
 @pytest.mark.parametrize("crc", [None, zlib.crc32(bytes(100))])
@@ -794,7 +818,7 @@ def test_a_zip_bomb_whose_header_lies_is_refused_by_its_bytes(
     path = tmp_path / "b.edgeclin"
     path.write_bytes(lying)
     with little_memory():
-        refused(path, trust, "zeros.bin", "damaged|its bytes are not those")
+        refused(path, trust, "zeros.bin", "as a zip bomb is|damaged")
 
 
 @both_forms

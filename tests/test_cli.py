@@ -356,8 +356,24 @@ def test_a_target_that_cannot_be_written_is_one_sentence(run: Run, tmp_path: Pat
 
 
 def test_a_rate_or_number_of_threads_below_its_least_is_wrong_usage(run: Run, config: Path) -> None:
-    for option in (("--rate", "-5"), ("--rate", "0"), ("--threads", "0")):
+    for option in (("--rate", "-5"), ("--rate", "1e-12"), ("--rate", "nan"), ("--threads", "0")):
         assert run("run", "--config", config, *option).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [["profiles"], ["--help"], ["keys", "list", "--json"]])
+def test_a_full_standard_output_is_one_sentence(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgeclin", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "edgeclin: standard output cannot be written (No space left on device)\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "sync", "queue status"])

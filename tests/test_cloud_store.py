@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -429,25 +431,39 @@ def test_results_are_stored_while_others_are_compacted(
     store.close()
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut short", "text", "another table"])
-def test_a_parquet_file_that_cannot_be_read_is_named(
+def one_bit(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    return bytes(changed)
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "cut short": lambda part: part.write_bytes(part.read_bytes()[:-20]),
+    "one bit": lambda part: part.write_bytes(one_bit(part.read_bytes())),
+    "text": lambda part: part.write_text("no table"),
+    "a folder": lambda part: (part.unlink(), part.mkdir()),
+}
+
+
+@pytest.mark.parametrize("harm", list(HARMS))
+def test_a_parquet_file_that_was_harmed_is_named(
     tmp_path: Path, make_result: Make, harm: str
 ) -> None:
     store = Store(tmp_path)
     store.add(TOPICS, batch(make_result, 1))
     store.compact()
     (part,) = parts(tmp_path)
-    if harm == "gone":
-        part.unlink()
-    elif harm == "cut short":
-        part.write_bytes(part.read_bytes()[:-20])
-    elif harm == "text":
-        part.write_text("no table")
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        pa.parquet.write_table(pa.table({"seq": ["text"]}), part)
-    with pytest.raises(BadFile, match=f"^{part}: (is gone|cannot be read)"):
+    HARMS[harm](part)
+    with pytest.raises(BadFile, match=f"^{part}: (its bytes are not|no such file|a folder)"):
         store.tables()
     store.close()
+
+
+def test_the_index_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        connection.execute("CREATE TABLE patients (name TEXT)")
+    before = (tmp_path / "index.sqlite").read_bytes()
+    with pytest.raises(StoreUnusable, match=r"index\.sqlite is not that of an edgeclin store"):
+        Store(tmp_path)
+    assert (tmp_path / "index.sqlite").read_bytes() == before

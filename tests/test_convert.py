@@ -148,7 +148,12 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
         "--calibration", flat, "--validation", VALIDATION, "-o", target,
     )  # fmt: skip
     before = left_behind()
-    refused(convert(*arguments), 3, "INT8 engine", "no bundle was written")
+    missed = convert(*arguments)
+    refused(missed, 3, "INT8 engine", "no bundle was written")
+    assert "MISSED" in missed.stdout
+    facts = json.loads(convert(*arguments, "--json").stdout)
+    assert facts["bundle"] is None
+    assert {gate["passed"] for gate in facts["gates"]} == {False, True}
     assert not target.exists()
     assert convert(*arguments, "--allow-failed-gates").exit_code == 0
     assert Bundle.open(target, trust).manifest.gates_missed

@@ -50,7 +50,7 @@ def pae(payload: bytes, kind: str = PAYLOAD_TYPE) -> bytes:
 
 def envelope(payload: bytes, signatures: Any, kind: str = PAYLOAD_TYPE) -> bytes:
     body = {"payload": base64.b64encode(payload).decode(), "payloadType": kind}
-    return json.dumps(body | {"signatures": signatures}).encode()
+    return json.dumps(body | {"signatures": signatures}, indent=1).encode() + b"\n"
 
 
 def private_key(pair: KeyPair) -> Ed25519PrivateKey:
@@ -93,6 +93,22 @@ def test_an_envelope_made_with_the_standard_alone_is_accepted(
 ) -> None:
     made = envelope(PAYLOAD, [signature(key_pair, pae(PAYLOAD))])
     assert verify(made, PAYLOAD, trust, WHERE) == key_pair.key_id
+
+
+def test_the_same_envelope_spelt_otherwise_is_refused(key_pair: KeyPair, trust: list[Any]) -> None:
+    """Or there were bytes in a signed bundle that may be changed."""
+    made = sign(PAYLOAD, load_signer(key_pair.private))
+    facts = json.loads(made)
+    padded = facts["signatures"][0]["sig"]  # ends in two pad characters and four unused bits
+    last = chr(ord(padded[-3]) + 1)
+    for other in (
+        json.dumps(facts).encode(),
+        made + b"\n",
+        made.replace(b": ", b":\t"),
+        made.replace(padded.encode(), (padded[:-3] + last + "==").encode()),
+    ):
+        with pytest.raises(BadBundle, match="not spelt as edgeclin spells an envelope"):
+            verify(other, PAYLOAD, trust, WHERE)
 
 
 def test_one_of_several_signers_is_enough(

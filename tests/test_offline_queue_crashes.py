@@ -544,6 +544,36 @@ def test_a_file_that_is_no_queue_is_refused_and_left_as_it_is(
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+def test_the_database_of_another_program_in_the_place_of_a_queue_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "q.db"
+    OfflineQueue(path).close()
+    path.unlink()
+    _database_of_another_program(path)
+    before = path.read_bytes()
+    with pytest.raises(BadFile, match="not an edgeclin queue"):
+        OfflineQueue(path)
+    assert path.read_bytes() == before
+
+
+def test_a_queue_has_one_set_of_locks_and_payloads_by_whatever_name_it_is_opened(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path, link = tmp_path / "q.db", tmp_path / "link.db"
+    link.symlink_to("q.db")
+    with OfflineQueue(link) as queue, queue.claim("run"):
+        queue.put(make_result(state=State.PROVISIONAL), noise(100_000))
+        with OfflineQueue(path) as other:
+            with pytest.raises(QueueUnusable, match="another `edgeclin run`"), other.claim("run"):
+                pass
+            assert len(other.questions()) == 1
+        assert look(link) == look(path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "link.db", "q.db", "q.db.open.lock", "q.db.run.lock", "q.db.payloads",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a named pipe"])
 @pytest.mark.parametrize("opening", [OfflineQueue, look])
 def test_what_is_no_file_is_refused_at_once(
@@ -568,7 +598,8 @@ def test_looking_at_a_queue_changes_nothing(tmp_path: Path, make_result: MakeRes
     (tmp_path / "q.db.payloads" / "left by a crash").write_bytes(b"")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert look(path) == seen
-    assert {file: file.read_bytes() for file in before} == before
+    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert after == before
 
 
 def test_looking_at_a_damaged_queue_says_so_and_leaves_it(

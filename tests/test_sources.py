@@ -86,12 +86,36 @@ def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
 
 
 def test_lines_are_numbered_on_from_the_start() -> None:
-    source = JsonLinesSource(io.StringIO("[1, 2]\n\n[3]\n"))
+    source = JsonLinesSource(io.BytesIO(b"[1, 2]\n\n[3]\n"))
     assert [position for position, _ in source.arrivals(7)] == [7, 8]
 
 
-@pytest.mark.parametrize("line", ["{}", "[", "null", "3", '["a"]', "[[1], [2, 3]]", "[1,]"])
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "[", "null", "3", '["a"]', '["1.5"]', "[true]", "[[1], [2, 3]]", "[1,]", "[1e999999]x"],
+)
 def test_a_line_that_is_no_sample_is_an_arrival_that_says_why(line: str) -> None:
-    arrivals = list(JsonLinesSource(io.StringIO(f"[1]\n{line}\n[2]\n")).arrivals(0))
+    arrivals = list(JsonLinesSource(io.BytesIO(f"[1]\n{line}\n[2]\n".encode())).arrivals(0))
     assert isinstance(arrivals[1][1], BadInput)
     assert isinstance(arrivals[2][1], np.ndarray)
+
+
+def test_a_number_beyond_float32_is_infinite_without_a_word(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    ((_, sample),) = JsonLinesSource(io.BytesIO(b"[1e300, -1e300, 1]\n")).arrivals(0)
+    assert isinstance(sample, np.ndarray)
+    assert sample.tolist() == [float("inf"), float("-inf"), 1.0]
+    assert not recwarn.list
+
+
+def test_a_line_without_end_takes_no_more_memory_than_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.sources.MAX_LINE", 100)
+    lines = b"[" + b" " * 1000 + b"1]\n[2]\n" + b"[" + b"1," * 500
+    first, second, third = JsonLinesSource(io.BytesIO(lines)).arrivals(0)
+    assert isinstance(first[1], BadInput)
+    assert isinstance(second[1], np.ndarray)
+    assert isinstance(third[1], BadInput)
+    assert [position for position, _ in (first, second, third)] == [0, 1, 2]

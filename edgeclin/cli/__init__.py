@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import sys
 from typing import Any
 
 import click
@@ -14,6 +17,19 @@ from edgeclin.version import VERSION
 
 class _Edgeclin(click.Group):
     """Turns every EdgeclinError into one line and its exit code; a bug stays a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC or exc.filename is not None:
+                raise
+            click.echo(f"edgeclin: standard output cannot be written ({exc.strerror})", err=True)
+            os._exit(1)  # Python would try to write what is left, and fail again
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgeclin.cli.output import FILE, json_option, print_facts, print_json, trust_options
+from edgeclin.cli.output import FILE, Number, json_option, print_facts, print_json, trust_options
 
 if TYPE_CHECKING:
     from edgeclin.transport.mqtt import MQTTTransport
@@ -41,7 +41,7 @@ def cloud() -> None:
 @click.option("--store", type=FILE, required=True, help="The store's folder; made if absent.")
 @click.option(
     "--compact-every",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1, max=86_400),
     default=60.0,
     show_default=True,
     help="Seconds between moves from the index into Parquet.",

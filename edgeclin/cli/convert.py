@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -75,7 +76,7 @@ def convert(
     from edgeclin.convert.pipeline import default_output
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
-    from edgeclin.errors import EdgeclinError
+    from edgeclin.errors import EdgeclinError, GateMissed
     from edgeclin.model_files import read_model
     from edgeclin.profiles import load_profile
 
@@ -103,6 +104,10 @@ def convert(
     with stopping():
         try:
             converted = converting.convert(job, steps)
+        except GateMissed as exc:
+            steps.end("missed a gate")
+            _show_gates(exc.gates, as_json)
+            raise
         except BaseException:
             steps.end("failed")
             raise
@@ -149,7 +154,7 @@ class _Steps:
         self._began = None
 
 
-def print_gates(gates: tuple[Gate, ...]) -> None:
+def print_gates(gates: Sequence[Gate]) -> None:
     """A table of gates."""
     rows = [
         (
@@ -164,6 +169,13 @@ def print_gates(gates: tuple[Gate, ...]) -> None:
         for gate in gates
     ]
     print_table(("stage", "gate", "value", "95 % interval", "rule", "n", ""), rows)
+
+
+def _show_gates(gates: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"bundle": None, "gates": gates})
+    else:
+        print_gates(gates)
 
 
 def _print(converted: Converted, signed: bool) -> None:

@@ -13,6 +13,7 @@ import click
 
 from edgeclin.cli.output import (
     FILE,
+    Number,
     json_option,
     print_facts,
     print_json,
@@ -52,7 +53,7 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 @click.option("--source", help="Data file, folder, or - for JSON lines on standard input.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0.001, max=1e6),
     help="Replay this many samples a second (default: all speed).",
 )
 @click.option(
@@ -96,7 +97,7 @@ def run(
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
         bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s)
-        if bedside.start:
+        if bedside.start and where != "-":
             click.echo(
                 f"{origin.name} goes on at sample {bedside.start}; this bundle has judged those "
                 "before it",

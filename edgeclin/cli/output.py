@@ -14,6 +14,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
+class Number(click.FloatRange):
+    """A number within bounds; click itself takes NaN to be within all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 def json_option(command: Command) -> Command:
     """`--json`, as the parameter `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")(command)
@@ -42,9 +52,10 @@ def print_json(value: Any) -> None:
 
 
 def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
-    """Aligned `name  value` lines."""
+    """Aligned `name  value` lines; four decimals are enough for a reader."""
     width = max((len(name) for name in facts), default=0)
-    for name, value in facts.items():
+    for name, fact in facts.items():
+        value = round(fact, 4) if isinstance(fact, float) else fact
         click.echo(f"{indent}{name:<{width}}  {value}")
 
 

@@ -89,7 +89,7 @@ def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str
         ),
         (
             "Confidence",
-            "Calibrated confidence of the edge's answers, by what became of them.",
+            "Calibrated confidence of the edge's answers, by what became of them (linear up to 10).",
             _confidence(outcomes),
         ),
         (
@@ -146,7 +146,8 @@ def _confidence(outcomes: list[dict[str, Any]]) -> str:
     axes.hist(
         values,
         bins=np.linspace(0, 1, 41),
-        stacked=True,
+        histtype="step",
+        linewidth=1.6,
         label=[f"{state.value} ({len(group)})" for state, group in zip(shown, values, strict=True)],
         color=[_COLOURS[state] for state in shown],
     )

@@ -8,6 +8,7 @@ crash and holds nothing that is not still hot. Several processes may share one s
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import sqlite3
 import threading
@@ -25,7 +26,7 @@ import msgspec
 from edgeclin import wire
 from edgeclin.cloud.tables import SCHEMAS, Table, flatten
 from edgeclin.errors import BadFile, MissingExtra, StoreUnusable
-from edgeclin.files import sync_directory, write_atomic
+from edgeclin.files import reading, sync_directory, write_atomic
 
 try:
     import pyarrow as pa
@@ -51,8 +52,9 @@ CREATE TABLE IF NOT EXISTS set_aside (
     id TEXT PRIMARY KEY, site TEXT, device TEXT, epoch TEXT, seq INTEGER,
     kind TEXT, received_at REAL, body BLOB, reason TEXT
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parts (path TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL)
-    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    path TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, sha256 TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS watermarks (
     site TEXT, device TEXT, epoch TEXT, seq INTEGER NOT NULL,
     PRIMARY KEY (site, device, epoch)
@@ -62,6 +64,8 @@ CREATE TABLE IF NOT EXISTS statuses (
     PRIMARY KEY (site, device, topic)
 ) WITHOUT ROWID;
 """
+_APPLICATION_ID = int.from_bytes(b"ecls", "big")
+"""Stands in the head of the index: https://www.sqlite.org/fileformat2.html#application_id"""
 _HOT = ("number", "id", "site", "device", "epoch", "seq", "kind", "received_at", "body")
 
 
@@ -96,6 +100,7 @@ class Store:
                 check_same_thread=False,
             )
             with self._alone(), self._lock:
+                self._require_store()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(_SCHEMA)
@@ -164,12 +169,11 @@ class Store:
             for row in rows:
                 key = (row["kind"], _day(row["received_at"]), row["site"])
                 partitions.setdefault(key, []).append(row)
-            parts = [
-                (self._write_part(*key, members), key[0], len(members))
-                for key, members in partitions.items()
-            ]
+            parts = [self._write_part(*key, members) for key, members in partitions.items()]
             with self._transaction() as db:
-                db.executemany("INSERT INTO parts (path, kind, rows) VALUES (?, ?, ?)", parts)
+                db.executemany(
+                    "INSERT INTO parts (path, kind, rows, sha256) VALUES (?, ?, ?, ?)", parts
+                )
                 db.executemany("DELETE FROM hot WHERE number = ?", [(r["number"],) for r in rows])
         return len(rows)
 
@@ -180,11 +184,15 @@ class Store:
             BadFile: a Parquet file that the index lists is damaged or gone.
         """
         with self._translated(), self._alone():
-            parts = self._all("SELECT path, kind FROM parts ORDER BY path")
+            parts = self._all("SELECT path, kind, sha256 FROM parts ORDER BY path")
             hot = self._hot()
         found = {}
         for kind, schema in SCHEMAS.items():
-            files = [_read_part(self.folder / path, schema) for path, k in parts if k == kind]
+            files = [
+                _read_part(self.folder / path, schema, sha256)
+                for path, k, sha256 in parts
+                if k == kind
+            ]
             fresh = _table(kind, [row for row in hot if row["kind"] == kind])
             found[kind] = pa.concat_tables([*files, fresh])
         return found
@@ -231,16 +239,29 @@ class Store:
         rows = self._all(f"SELECT {', '.join(_HOT)} FROM hot ORDER BY number")
         return [dict(zip(_HOT, row, strict=True)) for row in rows]
 
-    def _write_part(self, kind: str, day: str, site: str, rows: list[dict[str, Any]]) -> str:
+    def _require_store(self) -> None:
+        """Make a new index ours, and refuse one of another program before anything is written."""
+        (identity,) = self._db.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+        if identity != _APPLICATION_ID and tables:
+            raise StoreUnusable(f"{self.folder}: index.sqlite is not that of an edgeclin store")
+        if identity != _APPLICATION_ID:
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+
+    def _write_part(
+        self, kind: str, day: str, site: str, rows: list[dict[str, Any]]
+    ) -> tuple[str, str, int, str]:
+        """Path, kind, rows and SHA-256 of a new file of rows."""
         path = Path(kind) / f"day={day}" / f"site={site}" / f"{uuid.uuid4()}.parquet"
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         pq.write_table(_table(kind, rows), buffer, compression="zstd")
-        write_atomic(target, buffer.getvalue())
+        data = buffer.getvalue()
+        write_atomic(target, data)
         for parent in path.parents:
             sync_directory(self.folder / parent)
-        return str(path)
+        return str(path), kind, len(rows), hashlib.sha256(data).hexdigest()
 
     def _sweep(self) -> None:
         listed = {path for (path,) in self._all("SELECT path FROM parts")}
@@ -262,13 +283,12 @@ def _problem(item: wire.Item) -> str | None:
     return None
 
 
-def _read_part(path: Path, schema: Any) -> Table:
-    try:
-        return pq.read_table(path, schema=schema)
-    except FileNotFoundError as exc:
-        raise BadFile(path, "is gone, although the index lists it", "put it back") from exc
-    except (OSError, pa.ArrowException) as exc:
-        raise BadFile(path, f"cannot be read ({exc})", "put back a copy of it") from exc
+def _read_part(path: Path, schema: Any, sha256: str) -> Table:
+    with reading(path):
+        data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BadFile(path, "its bytes are not those that were written", "put back a copy of it")
+    return pq.read_table(pa.BufferReader(data), schema=schema)
 
 
 def _table(kind: str, rows: list[dict[str, Any]]) -> Table:

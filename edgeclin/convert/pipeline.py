@@ -141,7 +141,7 @@ def _convert_in(
     verified = _verify(folder, job, outcome, judged, truth, validation.groups)
     missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
     if missed and not job.allow_failed_gates:
-        raise GateMissed(missed)
+        raise GateMissed(missed, verified.gates)
     progress("writing the bundle")
     golden = _golden(validation, verified)
     manifest = _manifest(job, outcome, verified, golden, missed)

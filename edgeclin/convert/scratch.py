@@ -18,9 +18,9 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         ConversionFailed: it cannot be made, or the block raised an OSError: the disk is full.
     """
-    place: Path | str = os.environ.get("TMPDIR", "/tmp")
+    # Python itself would take another folder without a word when this one cannot be used.
+    place = os.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
-        place = tempfile.gettempdir()
         with tempfile.TemporaryDirectory(prefix="edgeclin-", dir=place) as name:
             yield Path(name)
     except OSError as exc:

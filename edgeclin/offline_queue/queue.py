@@ -26,6 +26,7 @@ from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, insert_row
+from edgeclin.offline_queue.schema import real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
@@ -74,12 +75,12 @@ class OfflineQueue:
         uptime: Uptime = uptime,
         boot: str | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = real_path(path)
         self._max_bytes = max_bytes
         self._clock = clock
         self._database = Database(self.path, routine_sync_s)
         try:
-            payloads = PayloadFolder(Path(f"{path}.payloads"))
+            payloads = PayloadFolder(Path(f"{self.path}.payloads"))
             self._questions = Questions(self._database, payloads, clock, uptime, boot or boot_id())
             self._questions.sweep()
             self.epoch = self.standing().epoch
@@ -220,7 +221,7 @@ class OfflineQueue:
         return standing(self._database.all)
 
     def usage(self) -> dict[str, Usage]:
-        """What waits, by tier, and under `questions` what waits for an opinion."""
+        """What waits, by tier, and under `questions` what still waits for an opinion."""
         return self.standing().waiting
 
     def last_seq(self) -> int:

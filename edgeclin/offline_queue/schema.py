@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ CREATE TABLE positions (
     PRIMARY KEY (source, bundle)
 ) WITHOUT ROWID;
 
--- Kept by triggers, so that no count ever reads the backlog. Tier 3 stands for questions.
+-- Kept by triggers, so that no count ever reads the backlog. Tier 3 stands for questions
+-- that are still asked.
 CREATE TABLE usage (
     tier  INTEGER PRIMARY KEY,
     count INTEGER NOT NULL,
@@ -77,10 +79,11 @@ END;
 CREATE TRIGGER questions_in AFTER INSERT ON questions BEGIN
     UPDATE usage SET count = count + 1, bytes = bytes + NEW.bytes WHERE tier = 3;
 END;
-CREATE TRIGGER questions_change AFTER UPDATE OF bytes ON questions BEGIN
-    UPDATE usage SET bytes = bytes + NEW.bytes - OLD.bytes WHERE tier = 3;
+CREATE TRIGGER questions_withdrawn AFTER UPDATE OF bytes ON questions
+WHEN OLD.bytes > 0 AND NEW.bytes = 0 BEGIN
+    UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3;
 END;
-CREATE TRIGGER questions_out AFTER DELETE ON questions BEGIN
+CREATE TRIGGER questions_out AFTER DELETE ON questions WHEN OLD.bytes > 0 BEGIN
     UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3;
 END;
 """
@@ -112,6 +115,11 @@ def prepare(path: Path) -> None:
             _prepare(path)
 
 
+def real_path(path: Path | str) -> Path:
+    """The one name of a queue: its locks, log and payloads stand beside the file itself."""
+    return Path(os.path.realpath(path))
+
+
 def require_queue(path: Path) -> None:
     """Refuse what is not a queue; nothing, an empty file and a damaged queue may become one.
 
@@ -125,9 +133,10 @@ def require_queue(path: Path) -> None:
         raise BadFile(path, "not a regular file", "name another one in queue.path")
     with path.open("rb") as file:
         head = file.read(72)
-    ours = head.startswith(_MAGIC) and head[68:] == APPLICATION_ID.to_bytes(4, "big")
+    database = head.startswith(_MAGIC) and len(head) == 72
+    ours = database and head[68:] == APPLICATION_ID.to_bytes(4, "big")
     # Its lock tells that a file whose head is damaged was a queue once.
-    if head and not ours and not _lock_file(path).exists():
+    if head and not ours and (database or not _lock_file(path).exists()):
         raise BadFile(path, "not an edgeclin queue", "name another file in queue.path")
 
 
@@ -145,9 +154,11 @@ def _prepare(path: Path) -> None:
                 f"up to {VERSION}: upgrade edgeclin"
             )
         if version == 0:
-            # Before there is a log: the head of the file itself must tell what it is.
+            # Before there is a log, and at once: the head of the file must always tell what it is.
+            connection.execute("BEGIN")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":

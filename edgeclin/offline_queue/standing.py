@@ -31,7 +31,7 @@ class Standing:
 
     Attributes:
         last_seq: the newest sequence number ever given in this epoch.
-        waiting: usage by tier, and under `questions` what waits for an opinion.
+        waiting: usage by tier, and under `questions` what still waits for an opinion.
     """
 
     epoch: str
@@ -59,11 +59,12 @@ def look(path: Path) -> Standing:
         BadFile: no queue stands there.
         QueueUnusable: it is damaged, cannot be read, or is of another schema.
     """
+    path = schema.real_path(path)
     try:
-        if not path.exists():
-            raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
         schema.require_queue(path)
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10.0)
+        if not path.exists() or not path.stat().st_size:
+            raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
+        connection = sqlite3.connect(f"file:{quote(str(path))}?{_mode(path)}", uri=True, timeout=10)
         try:
             connection.execute("BEGIN")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -79,3 +80,8 @@ def look(path: Path) -> Standing:
         raise
     except (OSError, sqlite3.Error) as exc:
         raise QueueUnusable(f"{path}: the queue cannot be read ({exc})") from exc
+
+
+def _mode(path: Path) -> str:
+    """Without a log nobody has the file open, and SQLite need not make one to read it."""
+    return "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"

@@ -105,9 +105,7 @@ class SyncAgent:
     @property
     def idle(self) -> bool:
         """Whether nothing waits for a receipt or an opinion."""
-        waiting = self._queue.usage()
-        rows = sum(waiting[tier.value].count for tier in Tier)
-        return rows == 0 and waiting["questions"].bytes == 0
+        return not any(usage.count for usage in self._queue.usage().values())
 
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
@@ -156,7 +154,8 @@ class SyncAgent:
         self._next_health = now
         self._transport.publish(self._status("online", self._topics.birth))
         self._transport.publish(self._status("online", self._topics.state))
-        log.info("connected; backlog: %s", self._queue.usage())
+        waiting = {name: usage.count for name, usage in self._queue.usage().items()}
+        log.info("connected; waiting: %s", waiting)
 
     def _resend(self, now: float) -> None:
         for flight in self._window.overdue(now):
@@ -280,4 +279,4 @@ class SyncAgent:
 
 
 def _log_review(review: Review) -> None:
-    log.info("result %s is now %s", review.result, review.state.value)
+    log.debug("result %s is now %s", review.result, review.state.value)

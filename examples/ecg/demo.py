@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ def deliver(demo: Demo) -> None:
 
 def _follow(demo: Demo, done: Callable[[int], bool], label: str) -> None:
     """A progress bar over the beats judged so far."""
-    with click.progressbar(length=demo.beats, label=f"  {label}") as bar:
+    with click.progressbar(length=demo.beats, label=f"  {label}", show_eta=False) as bar:
         while True:
             position = _position(demo)
             bar.update(position - bar.pos)
@@ -241,7 +242,7 @@ def _position(demo: Demo) -> int:
         return 0
     import sqlite3
 
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         try:
             row = connection.execute("SELECT next FROM positions").fetchone()
         except sqlite3.OperationalError:  # the tables are being made
