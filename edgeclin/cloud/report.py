@@ -89,7 +89,7 @@ def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str
         ),
         (
             "Confidence",
-            "Calibrated confidence of the edge's answers, by what became of them (linear up to 10).",
+            "Calibrated confidence of the edge's answers, by what became of them (linear to 10).",
             _confidence(outcomes),
         ),
         (
