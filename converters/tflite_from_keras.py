@@ -1,9 +1,8 @@
-"""Keras 3 models to TFLite, float and full-integer INT8, by TensorFlow's own converter."""
+"""Keras models to float TFLite, by TensorFlow's own converter."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ _BATCH = 64
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
-    """Make a float and, unless the profile is float, an INT8 engine with batch size 1.
+    """Make a float engine with batch size 1 and ask the Keras model itself.
 
     Raises:
         ConversionFailed: the model cannot be loaded, or has dynamic shapes or several inputs.
@@ -32,53 +31,15 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     folder = Path(request.folder)
     report("loading the Keras model")
     model = _load(Path(request.model))
-    validation = np.load(request.validation, mmap_mode="r")
+    samples = np.load(request.samples, mmap_mode="r")
     report("asking the Keras model itself")
-    np.save(folder / "source.npy", model.predict(validation, batch_size=_BATCH, verbose=0))
+    np.save(folder / "answers.npy", model.predict(samples, batch_size=_BATCH, verbose=0))
     report("making the float engine")
     exported = folder / "saved_model"
     _export(model, exported)
     _write(folder / "float.tflite", tf.lite.TFLiteConverter.from_saved_model(str(exported)))
     tools = {name: version(name) for name in ("keras", "numpy")} | {"tensorflow": tf.__version__}
-    if request.profile.numeric.precision == "float32":
-        return Outcome(
-            float_engine="float.tflite",
-            engine="float.tflite",
-            precision="float32",
-            source_outputs="source.npy",
-            method="none",
-            tools=tools,
-        )
-    calibration = _Calibration(np.load(request.calibration, mmap_mode="r"))
-    report(f"calibrating and quantising with {len(calibration.samples)} samples")
-    _write(folder / "int8.tflite", _int8_converter(exported, request, calibration))
-    return Outcome(
-        float_engine="float.tflite",
-        engine="int8.tflite",
-        precision="int8",
-        source_outputs="source.npy",
-        method="min/max (TFLiteConverter)",
-        tools=tools,
-        calibrated=calibration.consumed,
-        calibrated_sha256=calibration.digest.hexdigest(),
-    )
-
-
-class _Calibration:
-    """Samples for the quantiser, counted and hashed as it consumes them."""
-
-    def __init__(self, samples: np.ndarray) -> None:
-        self.samples = samples
-        self.consumed = 0
-        self.digest = hashlib.sha256()
-
-    def __call__(self) -> Iterator[list[np.ndarray]]:
-        for index in range(len(self.samples)):
-            sample = np.ascontiguousarray(self.samples[index])
-            if index >= self.consumed:
-                self.consumed += 1
-                self.digest.update(sample.tobytes())
-            yield [sample[np.newaxis]]
+    return Outcome(file="float.tflite", answers="answers.npy", tools=tools)
 
 
 def _load(path: Path) -> Any:
@@ -113,17 +74,6 @@ def _export(model: Any, folder: Path) -> None:
     except (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError) as exc:
         # TensorFlow's file system has errors of its own: "PATH; REASON [Op:NAME]".
         raise OSError(exc.message.rpartition("; ")[2].partition(" [Op:")[0]) from exc
-
-
-def _int8_converter(exported: Path, request: Request, calibration: _Calibration) -> Any:
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(exported))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = calibration
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    io = tf.dtypes.as_dtype(request.profile.numeric.io)
-    converter.inference_input_type = io
-    converter.inference_output_type = io
-    return converter
 
 
 def _write(path: Path, converter: Any) -> None:

@@ -53,8 +53,7 @@ def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float)
     Args:
         source, engine: float [n, outputs] for the same samples.
     """
-    scale = float(np.ptp(source)) or 1.0
-    per_sample = np.abs(source - engine).mean(axis=1) / scale
+    per_sample = _relative(source, engine)
     value = float(per_sample.mean())
     low, high = _interval(per_sample)
     finite = bool(np.isfinite(source).all() and np.isfinite(engine).all())
@@ -69,6 +68,17 @@ def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float)
         n=len(source),
         passed=finite and value <= limit,
     )
+
+
+def relative_error(source: np.ndarray, engine: np.ndarray) -> float:
+    """The same figure alone; infinite where a value is not finite."""
+    value = float(_relative(source, engine).mean())
+    return value if np.isfinite(value) else float("inf")
+
+
+def _relative(source: np.ndarray, engine: np.ndarray) -> np.ndarray:
+    scale = float(np.ptp(source)) or 1.0
+    return np.abs(source - engine).mean(axis=1) / scale
 
 
 def agreement_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:

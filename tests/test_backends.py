@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,16 +19,27 @@ from edgeclin.backends import Backend, load_backend
 from edgeclin.backends.registry import backend_names
 from edgeclin.errors import EngineUnavailable
 
+DATA = Path(__file__).parent / "data"
 FAKE = msgspec.json.encode({"input_shape": [140, 1], "labels": 5})
 
 
-@pytest.fixture(params=["fake", "ecg_int8", "ecg_int8_io", "ecg_float"])
+ENGINES = {
+    "ecg_int8.tflite": "ai_edge_litert",
+    "ecg_int8_io.tflite": "ai_edge_litert",
+    "ecg_float.tflite": "ai_edge_litert",
+    "ecg_float.onnx": "onnxruntime",
+    "ecg_qdq.onnx": "onnxruntime",
+}
+"""Files in tests/data, and what executes each."""
+
+
+@pytest.fixture(params=["fake", *ENGINES])
 def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "fake":
         return load_backend("fake", FAKE)
-    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
-    model = Path(__file__).parent / "data" / f"{request.param}.tflite"
-    return load_backend("tflite", model.read_bytes())
+    pytest.importorskip(ENGINES[request.param], reason="its extra is not installed")
+    model = DATA / request.param
+    return load_backend(model.suffix[1:], model.read_bytes())
 
 
 def test_a_backend_states_what_it_takes_and_gives(backend: Backend) -> None:
@@ -118,6 +130,7 @@ def test_values_beyond_the_input_range_saturate_instead_of_wrapping(
 TINY_RUN = """
 import sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from edgeclin.backends import load_backend
 engine = load_backend("tflite", Path(sys.argv[1]).read_bytes())
@@ -163,3 +176,62 @@ def test_engines_loaded_side_by_side_leave_standard_error_as_it_was() -> None:
         list(pool.map(lambda _: load_backend("tflite", model).close(), range(200)))
     assert os.path.samestat(os.fstat(2), before)
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+# -- ONNX Runtime ------------------------------------------------------------------------------
+
+
+def onnx_model(**changes: Any) -> bytes:
+    """x [1, 4] times 2 plus 1."""
+    onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    helper, kind = onnx.helper, changes.get("kind", onnx.TensorProto.FLOAT)
+    shape = changes.get("shape", [1, 4])
+    constants = [
+        helper.make_tensor(name, kind, [1], [value]) for name, value in (("two", 2), ("one", 1))
+    ]
+    outputs = [helper.make_tensor_value_info("y", kind, shape)]
+    if changes.get("outputs") == 2:
+        outputs.append(helper.make_tensor_value_info("z", kind, shape))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "two"], ["z"]),
+            helper.make_node("Add", ["z", "one"], ["y"]),
+        ],
+        "affine",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        outputs,
+        constants,
+    )
+    opset = [helper.make_opsetid("", 15)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+
+
+def test_an_onnx_engine_answers_and_says_what_executes_it() -> None:
+    backend = load_backend("onnx", onnx_model())
+    assert (backend.input.shape, backend.output.shape) == ((4,), (4,))
+    assert backend.version.startswith("ONNX Runtime ")
+    answer = backend.run(np.array([0, 1, 2, 3], np.float32))
+    np.testing.assert_array_equal(answer, [1, 3, 5, 7])
+    assert answer.dtype == np.float32
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": [1, "n"]}, "dynamic shape"),
+        ({"outputs": 2}, "1 inputs and 2 outputs"),
+        ({"kind": 11}, "double"),
+    ],
+)
+def test_an_onnx_engine_of_another_kind_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(EngineUnavailable, match=words):
+        load_backend("onnx", onnx_model(**changes))
+
+
+@pytest.mark.parametrize("model", [b"", b"no model", b"\x08\x07"])
+def test_bytes_that_are_no_onnx_model_are_refused_in_one_sentence(model: bytes) -> None:
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    with pytest.raises(EngineUnavailable, match="ONNX Runtime cannot load the engine"):
+        load_backend("onnx", model)

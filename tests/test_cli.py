@@ -58,10 +58,11 @@ def refused(result: Result, code: int, *words: str) -> None:
         assert word in lines[0]
 
 
-def test_profiles_lists_the_ten_of_the_design(run: Run) -> None:
+def test_profiles_lists_the_ten_boards_and_the_cpu_of_onnx_runtime(run: Run) -> None:
     names = {profile["name"] for profile in json.loads(run("profiles", "--json").output)}
     assert names == {
         "cpu-x86_64",
+        "cpu-x86_64-onnx",
         "cpu-arm64",
         "raspberry-pi-4",
         "raspberry-pi-5",

@@ -103,12 +103,16 @@ def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: 
     bundle = Bundle.open(converted[0], trust)
     verification = json.loads(bundle.read("verification.json"))
     stages = {(gate["stage"], gate["name"]) for gate in verification["gates"]}
-    assert {stage for stage, _ in stages} == {"float engine", "INT8 engine"}
+    assert {stage for stage, _ in stages} == {"float TFLite", "INT8 engine"}
     assert all(gate["passed"] and gate["n"] == 150 for gate in verification["gates"])
     calibration = json.loads(bundle.read("calibration.json"))
     assert calibration["consumed"] == calibration["samples"] == 350
     assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
     assert "350 calibration samples" in calibration["warnings"][0]
+    assert set(calibration["method_errors"]) == {"min-max", "percentile", "mse", "entropy"}
+    best = min(calibration["method_errors"], key=calibration["method_errors"].__getitem__)
+    assert calibration["method"] == best
+    assert 0 < calibration["instability"] < 0.2
     sbom = json.loads(bundle.read("sbom.json"))
     assert sbom["bomFormat"] == "CycloneDX"
     assert {"tensorflow", "keras", "edgeclin"} <= {part["name"] for part in sbom["components"]}
@@ -371,11 +375,11 @@ def test_a_file_that_a_converter_cannot_write_is_one_sentence(tmp_path: Path) ->
         model=shutil.copy(ECG / "edge.keras", tmp_path),
         folder=str(tmp_path),
         profile=load_profile("cpu-x86_64"),
-        calibration=str(samples),
-        validation=str(samples),
+        samples=str(samples),
     )
-    (tmp_path / "source.npy").mkdir()
-    said = f"^tflite_from_keras: .* temporary folder {tmp_path.parent} .Is a directory.*TMPDIR"
+    (tmp_path / "answers.npy").mkdir()
+    place = tmp_path.parents[1]
+    said = f"^tflite_from_keras: .* temporary folder {place} .Is a directory.*TMPDIR"
     with pytest.raises(ConversionFailed, match=said):
         run_converter("tflite_from_keras", request, lambda _: None)
 

@@ -13,6 +13,7 @@ from edgeclin.profiles import EngineKind, Profile, load_profile, shipped
 
 PROMISED = {
     "cpu-x86_64",
+    "cpu-x86_64-onnx",
     "cpu-arm64",
     "raspberry-pi-4",
     "raspberry-pi-5",

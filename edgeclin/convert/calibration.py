@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
@@ -31,6 +32,10 @@ class CalibrationRecord(Record, frozen=True):
     consumed: int
     consumed_sha256: str
     method: str
+    method_errors: dict[str, float]
+    """Relative MAE on the validation samples, by every method that was tried."""
+    instability: float
+    """How far two disjoint halves of the samples disagree about a tensor's range (median)."""
     input_low: float
     input_high: float
     validation_outside: float
@@ -120,31 +125,28 @@ def record(
     validation: Dataset,
     prepared: np.ndarray,
     prepared_validation: np.ndarray,
-    outcome: Outcome,
+    quantised: Quantised | None,
 ) -> CalibrationRecord:
-    """Compare what the quantiser consumed with what it was given, and note the facts.
+    """Compare what calibration consumed with what it was given, and note the facts.
 
     Raises:
         ConversionFailed: it consumed other samples, or not all of them.
     """
-    expected = hashlib.sha256()
-    for sample in prepared:
-        expected.update(np.ascontiguousarray(sample).tobytes())
-    quantised = outcome.precision == "int8"
-    if quantised and outcome.calibrated_sha256 != expected.hexdigest():
-        raise ConversionFailed(
-            f"calibration consumed {outcome.calibrated} samples, and not the {len(prepared)} that "
-            "it was given: its ranges cannot be trusted"
-        )
+    if quantised is not None:
+        _refuse_other_samples(prepared, quantised.calibration)
     low, high = float(prepared.min()), float(prepared.max())
     outside = (prepared_validation < low) | (prepared_validation > high)
     return CalibrationRecord(
         dataset=calibration.name,
         samples=len(calibration),
         sample_sha256=tuple(calibration.hashes()),
-        consumed=outcome.calibrated,
-        consumed_sha256=outcome.calibrated_sha256,
-        method=outcome.method,
+        consumed=0 if quantised is None else quantised.calibration.consumed,
+        consumed_sha256="" if quantised is None else quantised.calibration.consumed_sha256,
+        method="none" if quantised is None else quantised.method.value,
+        method_errors={}
+        if quantised is None
+        else {method.value: error for method, error in quantised.errors.items()},
+        instability=0.0 if quantised is None else quantised.instability,
         input_low=low,
         input_high=high,
         validation_outside=float(outside.mean()),
@@ -153,10 +155,21 @@ def record(
         validation=validation.name,
         validation_samples=len(validation),
         warnings=(
-            *(_of_calibration(calibration) if quantised else ()),
+            *(_of_calibration(calibration) if quantised is not None else ()),
             *_of_validation(validation),
         ),
     )
+
+
+def _refuse_other_samples(prepared: np.ndarray, seen: Outcome) -> None:
+    expected = hashlib.sha256()
+    for sample in prepared:
+        expected.update(np.ascontiguousarray(sample).tobytes())
+    if seen.consumed_sha256 != expected.hexdigest():
+        raise ConversionFailed(
+            f"calibration consumed {seen.consumed} samples, and not the {len(prepared)} that "
+            "it was given: its ranges cannot be trusted"
+        )
 
 
 def _of_calibration(calibration: Dataset) -> list[str]:

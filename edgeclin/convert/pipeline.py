@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from edgeclin import gates
-from edgeclin.backends import Backend, load_backend
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
-from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.quantising import Quantised, quantise
+from edgeclin.convert.ranges import Method
+from edgeclin.convert.routes import FORM, route
 from edgeclin.convert.scratch import scratch_folder
-from edgeclin.convert.worker import require_converter, run_converter
+from edgeclin.convert.stages import BACKEND, TITLE, Progress, Stage, Workshop
+from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Task
 from edgeclin.errors import BadFile, ConversionFailed, EngineUnavailable, GateMissed
@@ -30,7 +31,7 @@ from edgeclin.gates import Gate
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
 from edgeclin.preprocess import Preprocess
-from edgeclin.profiles import EngineKind, Profile
+from edgeclin.profiles import Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
@@ -39,9 +40,6 @@ GOLDEN_SAMPLES = 16
 _GOLDEN_STEPS = 8
 """XNNPACK and the built-in kernels were seen up to 7 steps of 1/255 of the range apart."""
 _FLOAT_GOLDEN = 1e-3
-_BACKENDS = {EngineKind.TFLITE: "tflite"}
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,8 @@ class Conversion:
     validation: Dataset | None
     output: Path
     signer: Any | None
+    methods: tuple[Method, ...] = tuple(Method)
+    """Ways to choose ranges; with several the one that measures best is kept."""
     allow_failed_gates: bool = False
 
 
@@ -93,12 +93,13 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         BadFile: model, data or description do not fit together.
     """
     facts = read_model(job.model)
-    if job.profile.engine not in _BACKENDS:
+    form = FORM.get(job.profile.engine)
+    if form is None:
         raise EngineUnavailable(
             f"profile {job.profile.name} needs a {job.profile.engine.value} engine, which this "
-            f"version cannot make; it makes: {', '.join(kind.value for kind in _BACKENDS)}"
+            f"version cannot make; it makes: {', '.join(kind.value for kind in FORM)}"
         )
-    converter = require_converter(job.profile.engine.value, facts.source)
+    way = route(facts.source, form, converter_names())
     _check_fit(job, facts)
     calibration, validation = job.calibration, job.validation
     if validation is None:
@@ -108,13 +109,14 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
     truth = validation.truth(job.description.output.labels)
     calibration.truth(job.description.output.labels)
     with scratch_folder() as folder:
-        return _convert_in(folder, job, converter, calibration, validation, truth, progress)
+        return _convert_in(folder, job, facts, way, calibration, validation, truth, progress)
 
 
 def _convert_in(
     folder: Path,
     job: Conversion,
-    converter: str,
+    facts: ModelFacts,
+    way: tuple[str, ...],
     calibration: Dataset,
     validation: Dataset,
     truth: np.ndarray | None,
@@ -126,37 +128,37 @@ def _convert_in(
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / "calibration.npy")
     judged = calibrating.prepare(validation, preprocess, folder / "validation.npy")
-    progress("starting the converter")
-    model = shutil.copy(job.model, folder)
-    request = Request(
-        model=str(model),
-        folder=str(folder),
-        profile=job.profile,
-        calibration=str(folder / "calibration.npy"),
-        validation=str(folder / "validation.npy"),
+    workshop = Workshop(folder, job.profile, progress)
+    source, stages = workshop.float_stages(
+        Stage(facts.source, job.model), way, folder / "validation.npy"
     )
-    outcome = run_converter(converter, request, progress)
-    record = calibrating.record(calibration, validation, prepared, judged, outcome)
-    progress("verifying the engines on held-out samples")
-    verified = _verify(folder, job, outcome, judged, truth, validation.groups)
+    _check_outputs(source, job)
+    quantised = None
+    if job.profile.numeric.precision == "int8":
+        quantised = quantise(
+            workshop, stages[-1], source, folder / "calibration.npy", judged, job.methods
+        )
+    record = calibrating.record(calibration, validation, prepared, judged, quantised)
+    progress("judging the engines on held-out samples")
+    verified = _verify(job, source, stages, quantised, truth, validation.groups)
     missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
     if missed and not job.allow_failed_gates:
         raise GateMissed(missed, verified.gates)
     progress("writing the bundle")
     golden = _golden(validation, verified)
-    manifest = _manifest(job, outcome, verified, golden, missed)
-    engine = (folder / outcome.engine).read_bytes()
+    manifest = _manifest(job, workshop.tools, verified, golden, missed)
+    engine = verified.stage.path.read_bytes()
     verification = Verification(
         validation=validation.name,
         samples=len(validation),
         machine=f"{platform.system()} {platform.machine()}",
-        engine=verified.engine_version,
-        float_bytes=(folder / outcome.float_engine).stat().st_size,
+        engine=verified.stage.engine,
+        float_bytes=stages[-1].path.stat().st_size,
         engine_bytes=len(engine),
         gates=verified.gates,
     )
     files = {
-        "engine.tflite": engine,
+        manifest.primary.file: engine,
         "golden.npz": golden.data,
         "calibration.json": _json(record),
         "verification.json": _json(verification),
@@ -173,64 +175,71 @@ def _convert_in(
         path=path,
         manifest=manifest,
         gates=verified.gates,
-        warnings=record.warnings,
+        warnings=(*record.warnings, *_of_floats(quantised)),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
     )
 
 
+def _of_floats(quantised: Quantised | None) -> list[str]:
+    if quantised is None or not quantised.floats:
+        return []
+    counted = ", ".join(
+        f"{count} {name}" for name, count in sorted(Counter(quantised.floats).items())
+    )
+    return [f"the quantiser left operators in float: {counted}"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    gates: tuple[Gate, ...]
+    """The engine that goes into the bundle, judged."""
+
+    stage: Stage
     outputs: np.ndarray
+    precision: Literal["int8", "float32"]
+    gates: tuple[Gate, ...]
     confidence: Confidence
-    engine_version: str
 
 
 def _verify(
-    folder: Path,
     job: Conversion,
-    outcome: Outcome,
-    judged: np.ndarray,
+    source: np.ndarray,
+    stages: Sequence[Stage],
+    quantised: Quantised | None,
     truth: np.ndarray | None,
     groups: tuple[str, ...] | None,
 ) -> _Verified:
-    """Run every stage's engine over the validation samples and judge it by its gates."""
+    """Judge every stage's answers to the validation samples by its gates."""
     description = job.description
-    source = np.load(folder / outcome.source_outputs).reshape(len(judged), -1)
-    _check_outputs(source, job)
-    backend = _BACKENDS[job.profile.engine]
-    exact, exact_version = _outputs(backend, folder / outcome.float_engine, judged)
-    found = [gates.error_gate("float engine", source, exact, gates.FLOAT_EXPORT_MAE)]
-    outputs, engine_version = exact, exact_version
-    if outcome.precision == "int8":
-        outputs, engine_version = _outputs(backend, folder / outcome.engine, judged)
-        found.append(gates.error_gate("INT8 engine", source, outputs, gates.INT8_MAE))
-    stage = f"{'INT8' if outcome.precision == 'int8' else 'float'} engine"
+    found = [
+        gates.error_gate(
+            f"float {TITLE[stage.form]}", source, stage.outputs, gates.FLOAT_EXPORT_MAE
+        )
+        for stage in stages
+        if stage.outputs is not None
+    ]
+    engine = stages[-1] if quantised is None else quantised.stage
+    outputs = engine.outputs
+    assert outputs is not None
+    name = "float engine" if quantised is None else "INT8 engine"
+    if quantised is not None:
+        found.append(gates.error_gate(name, source, outputs, gates.INT8_MAE))
     logits = to_logits(outputs, description.output.activation)
     reference = to_logits(source, description.output.activation)
     margin = description.metric.margin
-    found.append(gates.agreement_gate(stage, reference, logits, gates.AGREEMENT))
+    found.append(gates.agreement_gate(name, reference, logits, gates.AGREEMENT))
     doubt = description.doubt
     confidence = unfitted_confidence(doubt.max_error, doubt.audit_share)
     if truth is not None:
-        found.append(gates.accuracy_gate(stage, reference, logits, truth, margin))
+        found.append(gates.accuracy_gate(name, reference, logits, truth, margin))
         if groups is not None:
             worst = gates.worst_group_gate(
-                stage, reference, logits, truth, np.array(groups), gates.WORST_GROUP_MARGIN
+                name, reference, logits, truth, np.array(groups), gates.WORST_GROUP_MARGIN
             )
             found.append(worst)
         confidence = fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
-    return _Verified(tuple(found), outputs, confidence, engine_version)
-
-
-def _outputs(backend: str, engine: Path, judged: np.ndarray) -> tuple[np.ndarray, str]:
-    loaded: Backend = load_backend(backend, engine.read_bytes())
-    try:
-        rows = [loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged]
-        return np.stack(rows), loaded.version
-    finally:
-        loaded.close()
+    precision = job.profile.numeric.precision
+    return _Verified(engine, outputs, precision, tuple(found), confidence)
 
 
 def _check_fit(job: Conversion, facts: ModelFacts) -> None:
@@ -284,15 +293,14 @@ def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
         rank[members] = np.arange(len(members))
     chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
     spread = float(np.ptp(verified.outputs)) or 1.0
-    quantised = any(gate.stage == "INT8 engine" for gate in verified.gates)
-    tolerance = spread * (_GOLDEN_STEPS / 255 if quantised else _FLOAT_GOLDEN)
+    tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision == "int8" else _FLOAT_GOLDEN)
     data = write_golden([validation[index] for index in chosen], verified.outputs[chosen])
     return _GoldenVectors(data, len(chosen), tolerance)
 
 
 def _manifest(
     job: Conversion,
-    outcome: Outcome,
+    tools: Mapping[str, str],
     verified: _Verified,
     golden: _GoldenVectors,
     missed: tuple[str, ...],
@@ -309,9 +317,9 @@ def _manifest(
         profile=job.profile,
         engines=(
             Engine(
-                backend=_BACKENDS[job.profile.engine],
-                file="engine.tflite",
-                precision=outcome.precision,
+                backend=BACKEND[verified.stage.form],
+                file=f"engine{verified.stage.path.suffix}",
+                precision=verified.precision,
             ),
         ),
         inputs=description.inputs,
@@ -320,7 +328,7 @@ def _manifest(
         confidence=verified.confidence,
         golden=Golden(file="golden.npz", samples=golden.samples, tolerance=golden.tolerance),
         gates_missed=missed,
-        tools={"edgeclin": VERSION, "ai-edge-litert": version("ai-edge-litert"), **outcome.tools},
+        tools={"edgeclin": VERSION, **tools},
         licence=description.provenance.licence,
         source=description.provenance.source,
         files={},

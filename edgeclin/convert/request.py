@@ -1,17 +1,22 @@
 """What a converter is asked for and what it answers: files in a folder, facts in JSON.
 
 A converter is a function found by the entry-point group `edgeclin.converters` under the name
-`<target>_from_<source>`. It runs in a process of its own, so that its crash is an error message:
+`<what it makes>_from_<what it takes>`. It runs in a process of its own, so that its crash is an
+error message:
 
     def convert(request: Request, report: Callable[[str], None]) -> Outcome
 
 It reads `request.model` (a copy), writes below `request.folder`, calls `report` with a few words
-as each stage begins, and raises ConversionFailed for what a user can understand.
+as each stage begins, and raises ConversionFailed for what a user can understand. There are three
+kinds, by what they make:
+
+- a float model of another format (`tflite_from_keras`): also asks the source model itself about
+  `request.samples`;
+- `ranges_from_…`: statistics of every tensor over `request.samples`;
+- a quantised engine (`int8_tflite_from_tflite`): applies `request.ranges` by the profile's rules.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
@@ -22,28 +27,27 @@ LOG = "converter.log"
 
 
 class Request(Record, frozen=True):
-    """One conversion. Arrays are prepared samples, float32 [n, …], as `.npy` files."""
+    """One conversion. `samples` are prepared ones, float32 [n, …], as a `.npy` file."""
 
     model: str
     folder: str
     profile: Profile
-    calibration: str
-    validation: str
+    samples: str = ""
+    ranges: str = ""
+    """What `edgeclin.convert.ranges.write_ranges` wrote."""
 
 
 class Outcome(Record, frozen=True):
     """What a converter made; paths are below the request's folder.
 
-    `source_outputs` holds the source model's own answers for the validation samples, float32
-    [n, outputs]. `calibrated` and `calibrated_sha256` count and hash the samples that the
-    quantiser really consumed, in order, each once however often it was read.
+    `answers` holds the source model's own outputs for the samples, float32 [n, outputs].
+    `consumed` and `consumed_sha256` count and hash the samples that a calibration really took in,
+    in order. `floats` names the operators that a quantiser left in float.
     """
 
-    float_engine: str
-    engine: str
-    precision: Literal["int8", "float32"]
-    source_outputs: str
-    method: str
+    file: str
     tools: dict[str, str]
-    calibrated: int = 0
-    calibrated_sha256: str = ""
+    answers: str = ""
+    consumed: int = 0
+    consumed_sha256: str = ""
+    floats: tuple[str, ...] = ()

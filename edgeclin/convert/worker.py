@@ -17,7 +17,7 @@ import msgspec
 
 from edgeclin.convert.request import LOG, OUTCOME, REQUEST, Outcome, Request
 from edgeclin.convert.scratch import unusable
-from edgeclin.errors import ConversionFailed, EdgeclinError, EngineUnavailable
+from edgeclin.errors import ConversionFailed, EdgeclinError
 
 GROUP = "edgeclin.converters"
 _PR_SET_PDEATHSIG = 1
@@ -28,21 +28,6 @@ _ROUTINE = re.compile(r"[IW]\d{4} |WARNING: |.*Warning: ")
 def converter_names() -> list[str]:
     """The names of all installed converters."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
-
-
-def require_converter(target: str, source: str) -> str:
-    """The converter that makes `target` engines from `source` models.
-
-    Raises:
-        EngineUnavailable: none is installed.
-    """
-    name = f"{target.replace('-', '_')}_from_{source}"
-    if name not in converter_names():
-        raise EngineUnavailable(
-            f"no converter makes {target} engines from {source} models yet; there are: "
-            f"{', '.join(converter_names()) or 'none'}"
-        )
-    return name
 
 
 def run_converter(name: str, request: Request, progress: Callable[[str], None]) -> Outcome:
@@ -121,7 +106,7 @@ def main(name: str, folder: Path, parent: int) -> None:
         tell("problem", str(exc))
         sys.exit(1)
     except OSError as exc:
-        tell("problem", str(unusable(folder.parent, exc)))
+        tell("problem", str(unusable(folder.parents[1], exc)))
         sys.exit(1)
 
 

@@ -1,0 +1,68 @@
+"""Float TFLite models to ONNX, by tf2onnx."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeclin.backends.tflite import TFLiteBackend
+from edgeclin.convert.request import Outcome, Request
+from edgeclin.errors import ConversionFailed, MissingExtra
+
+try:
+    import tf2onnx
+except ImportError as exc:
+    raise MissingExtra("tf2onnx, which makes ONNX models,", "convert") from exc
+
+OPSET = 15
+"""TensorRT 8.5 to 11 all take 13 to 17."""
+
+
+def convert(request: Request, report: Callable[[str], None]) -> Outcome:
+    """Make an ONNX model and ask the TFLite model itself.
+
+    Raises:
+        ConversionFailed: an operator has no ONNX form.
+    """
+    folder = Path(request.folder)
+    report("asking the TFLite model itself")
+    source = TFLiteBackend(Path(request.model).read_bytes(), threads=2)
+    samples = np.load(request.samples, mmap_mode="r")
+    np.save(folder / "answers.npy", np.stack([source.run(np.array(one)) for one in samples]))
+    report("making the ONNX model")
+    try:
+        model, _ = tf2onnx.convert.from_tflite(request.model, opset=OPSET)
+    except (ValueError, RuntimeError, KeyError, NotImplementedError) as exc:
+        lines = str(exc).strip().splitlines() or [type(exc).__name__]
+        raise ConversionFailed(f"tf2onnx refuses the model: {lines[-1]}") from exc
+    _shorten_names(model.graph)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return Outcome(file="model.onnx", answers="answers.npy", tools={"tf2onnx": version("tf2onnx")})
+
+
+def _shorten_names(graph: Any) -> None:
+    """TFLite names a fused tensor after every operator in it: keep the first of them.
+
+    In a small model such names are longer than its weights.
+    """
+    short = {"": ""}
+    taken: Counter[str] = Counter()
+
+    def name(long: str) -> str:
+        if long not in short:
+            first = long.split(";")[0]
+            short[long] = f"{first}__{taken[first]}" if taken[first] else first
+            taken[first] += 1
+        return short[long]
+
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = name(value.name)
+    for node in graph.node:
+        node.input[:] = [name(tensor) for tensor in node.input]
+        node.output[:] = [name(tensor) for tensor in node.output]
+        node.name = node.output[0]

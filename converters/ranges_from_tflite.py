@@ -1,0 +1,17 @@
+"""The ranges of a float TFLite model's tensors, seen by LiteRT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from edgeclin.convert.collecting import collect
+from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.taps.tflite import TFLiteTap
+
+
+def convert(request: Request, report: Callable[[str], None]) -> Outcome:
+    """Statistics of every tensor over the calibration samples."""
+    tap = TFLiteTap(Path(request.model), threads=2)
+    return collect(tap, request, report, {"ai-edge-litert": version("ai-edge-litert")})

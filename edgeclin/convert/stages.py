@@ -1,0 +1,98 @@
+"""The stages of a conversion: each converter's work in a folder of its own, and what it answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeclin.backends import Backend, load_backend
+from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.routes import made_by
+from edgeclin.convert.worker import run_converter
+from edgeclin.profiles import Profile
+
+BACKEND = {"tflite": "tflite", "onnx": "onnx", "static_onnx": "onnx"}
+"""What executes each form on this machine."""
+TITLE = {"tflite": "TFLite", "onnx": "ONNX", "static_onnx": "static ONNX"}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One form of the model, and its answers to the validation samples.
+
+    Attributes:
+        form: such as `tflite`.
+        outputs: float32 [n, outputs], or None where only its own framework could ask it.
+    """
+
+    form: str
+    path: Path
+    outputs: np.ndarray | None = None
+    engine: str = ""
+
+
+class Workshop:
+    """Runs converters one after the other, each in a folder of its own below `folder`."""
+
+    def __init__(self, folder: Path, profile: Profile, progress: Progress) -> None:
+        self.folder = folder
+        self._profile = profile
+        self._progress = progress
+        self.tools: dict[str, str] = {}
+        self._count = 0
+
+    def run(self, converter: str, model: Path, **request: str) -> tuple[Path, Outcome]:
+        """Run a converter on a copy of a model; returns what it made, and what it says of it."""
+        self._count += 1
+        folder = self.folder / f"{self._count}-{converter}"
+        folder.mkdir()
+        copy = folder / model.name
+        if model.is_dir():
+            shutil.copytree(model, copy)
+        else:
+            shutil.copy(model, copy)
+        asked = Request(model=str(copy), folder=str(folder), profile=self._profile, **request)
+        outcome = run_converter(converter, asked, self._progress)
+        self.tools.update(outcome.tools)
+        return folder / outcome.file, outcome
+
+    def float_stages(
+        self, source: Stage, converters: Sequence[str], validation: Path
+    ) -> tuple[np.ndarray, list[Stage]]:
+        """Go the whole way through float forms.
+
+        Returns:
+            the source model's own answers, float32 [n, outputs], and every stage after it; where
+            there is nothing to convert the source itself is the only stage.
+        """
+        judged = np.load(validation, mmap_mode="r")
+        if not converters:
+            asked = ask(source.form, source.path, judged)
+            assert asked.outputs is not None
+            return asked.outputs, [asked]
+        answers, stages, here = None, [], source.path
+        for converter in converters:
+            self._progress(f"starting the converter {converter}")
+            here, outcome = self.run(converter, here, samples=str(validation))
+            if answers is None:
+                answers = np.load(here.parent / outcome.answers).reshape(len(judged), -1)
+            form = made_by(converter)
+            stages.append(ask(form, here, judged) if form in BACKEND else Stage(form, here))
+        assert answers is not None
+        return answers, stages
+
+
+def ask(form: str, path: Path, judged: np.ndarray) -> Stage:
+    """Execute a model or an engine on every validation sample, on this machine."""
+    loaded: Backend = load_backend(BACKEND[form], path.read_bytes())
+    try:
+        rows = [loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged]
+        return Stage(form, path, np.stack(rows), loaded.version)
+    finally:
+        loaded.close()
