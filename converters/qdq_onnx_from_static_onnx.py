@@ -22,6 +22,16 @@ except ImportError as exc:
     raise MissingExtra("onnx and onnxruntime, which quantise ONNX models,", "convert") from exc
 
 _ENGINE = "qdq.onnx"
+_NO_ARITHMETIC = {
+    "DequantizeLinear",
+    "Flatten",
+    "Identity",
+    "QuantizeLinear",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 
 
@@ -67,8 +77,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
 
 
 def _left_in_float(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Operators that take a float tensor which was not dequantised, or give one that nobody
-    quantises, other than those that convert."""
+    """Operators that compute on float tensors which were not dequantised for them."""
     dequantised = {
         name
         for node in model.graph.node
@@ -79,7 +88,7 @@ def _left_in_float(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(
         node.op_type
         for node in model.graph.node
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+        if node.op_type not in _NO_ARITHMETIC
         and not any(name in dequantised for name in node.input)
         and any(name and name not in constants for name in node.input)
     )

@@ -47,6 +47,13 @@ def describe(model: Path, output: Path | None) -> None:
 @click.option(
     "--validation", type=FILE, help="Held-out samples (default: a fifth of the calibration)."
 )
+@click.option(
+    "--calibration-method",
+    type=click.Choice(["auto", "min-max", "percentile", "mse", "entropy"]),
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen; auto compares all and keeps the one that measures best.",
+)
 @click.option("--description", type=FILE, help="model.toml (default: beside MODEL, if there).")
 @click.option("-o", "--output", type=FILE, help="The bundle: NAME.edgeclin, or a folder.")
 @click.option("--key", type=FILE, help="Private key (default: default.key of your key folder).")
@@ -60,6 +67,7 @@ def convert(
     profile: str,
     calibration: Path | None,
     validation: Path | None,
+    calibration_method: str,
     description: Path | None,
     output: Path | None,
     key: Path | None,
@@ -74,6 +82,7 @@ def convert(
     from edgeclin import convert as converting
     from edgeclin.cli.signals import stopping
     from edgeclin.convert.pipeline import default_output
+    from edgeclin.convert.ranges import Method
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import EdgeclinError, GateMissed
@@ -98,6 +107,7 @@ def convert(
         validation=None if validation is None else open_dataset(validation),
         output=output or default_output(described, device),
         signer=None if unsigned else _signer(key),
+        methods=tuple(Method) if calibration_method == "auto" else (Method(calibration_method),),
         allow_failed_gates=allow_failed_gates,
     )
     steps = _Steps(quiet=as_json)

@@ -165,7 +165,7 @@ def _convert_in(
         "sbom.json": write_sbom(
             manifest.name,
             manifest.version,
-            _sha256(job.model.read_bytes()),
+            _model_sha256(job.model),
             _sha256(engine),
             manifest.tools,
         ),
@@ -342,6 +342,17 @@ def default_output(description: Description, profile: Profile) -> Path:
 
 def _json(value: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def _model_sha256(model: Path) -> str:
+    """Of a file's bytes, or of a folder's files with their names."""
+    if not model.is_dir():
+        return _sha256(model.read_bytes())
+    files = sorted(file for file in model.rglob("*") if file.is_file())
+    listing = [
+        f"{file.relative_to(model).as_posix()} {_sha256(file.read_bytes())}" for file in files
+    ]
+    return _sha256("\n".join(listing).encode())
 
 
 def _sha256(data: bytes) -> str:

@@ -1,0 +1,47 @@
+"""Which format a model file has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeclin.errors import BadFile
+from edgeclin.files import reading, require_file
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
+from edgeclin.model_files.keras import read_keras, read_keras_h5
+from edgeclin.model_files.onnx import read_onnx
+from edgeclin.model_files.saved_model import GRAPH, read_saved_model
+from edgeclin.model_files.tflite import read_tflite
+
+_LFS = b"version https://git-lfs.github.com"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+_TFLITE = b"TFL3"
+
+
+def read_model(path: Path) -> ModelFacts:
+    """Say what a model is: a file, or the folder of a SavedModel.
+
+    Raises:
+        BadFile: nothing there, not a model, or of a format that cannot be converted; says what
+            was found instead.
+        MissingExtra: what reads this format is not installed.
+    """
+    with reading(path):
+        if path.is_dir():
+            if not (path / GRAPH).is_file():
+                raise BadFile(path, f"a folder without {GRAPH} in it", CONVERTIBLE)
+            return read_saved_model(path)
+    require_file(path)
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(_LFS):
+        raise BadFile(path, "a Git LFS pointer, not the model", "fetch it with `git lfs pull`")
+    if head[4:8] == _TFLITE:
+        return read_tflite(path)
+    if head.startswith(_HDF5):
+        return read_keras_h5(path)
+    if head.startswith(_ZIP):
+        return read_keras(path)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    raise BadFile(path, "not a model file that edgeclin knows", CONVERTIBLE)
