@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeclin.backends.registry import backend_names
+from edgeclin.bundle import Bundle
 from edgeclin.config import DeviceConfig
 from edgeclin.errors import BadFile
 from edgeclin.files import reading
@@ -163,8 +164,14 @@ def _bundle(path: str | None) -> Finding:
     if path is None:
         return Finding("bundle", "missing", "the configuration names none")
     try:
-        with reading(Path(path)):
-            Path(path).stat()
+        engine = Bundle.open(path, allow_unsigned=True).manifest.primary
     except BadFile as exc:
         return _wrong("bundle", exc)
+    if engine.state != "ready":
+        return Finding(
+            "bundle",
+            "ok",
+            f"{path}: its {engine.backend} engine is {engine.state}, the CPU twin runs instead",
+            "compile it where the Edge TPU compiler is, and convert again",
+        )
     return Finding("bundle", "ok", f"{path} (check it with `edgeclin verify`)")

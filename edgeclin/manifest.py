@@ -26,13 +26,15 @@ class FileEntry(Record, frozen=True):
 class Engine(Record, frozen=True):
     """One executable form of the model.
 
-    `backend` names the entry point of `edgeclin.backends` that executes it.
+    `backend` names the entry point of `edgeclin.backends` that executes it. One that is not
+    compiled cannot run yet: its CPU twin does.
     """
 
     backend: str
     file: str
     precision: Literal["int8", "float32"]
     role: Literal["primary", "cpu-twin"] = "primary"
+    state: Literal["ready", "not compiled"] = "ready"
 
 
 class Confidence(Record, frozen=True):
@@ -96,6 +98,14 @@ class Manifest(Record, frozen=True):
     def primary(self) -> Engine:
         return next(engine for engine in self.engines if engine.role == "primary")
 
+    @property
+    def executable(self) -> Engine:
+        """The primary engine, or its CPU twin when that one is not compiled."""
+        return next(engine for engine in self._by_rank() if engine.state == "ready")
+
+    def _by_rank(self) -> list[Engine]:
+        return sorted(self.engines, key=lambda engine: engine.role != "primary")
+
     def to_json(self) -> bytes:
         """The canonical bytes, which the signature covers."""
         return rfc8785.dumps(msgspec.to_builtins(self))
@@ -140,6 +150,8 @@ def _check(manifest: Manifest) -> None:
             raise EdgeclinError(f"it names {file}, which its list of files does not")
     if sum(engine.role == "primary" for engine in manifest.engines) != 1:
         raise EdgeclinError("it needs exactly one primary engine")
+    if all(engine.state != "ready" for engine in manifest.engines):
+        raise EdgeclinError("none of its engines is ready to run")
     if manifest.confidence.temperature <= 0:
         raise EdgeclinError("its temperature must be above zero")
     check_inputs(manifest.inputs)

@@ -26,7 +26,8 @@ class Runtime:
 
     Args:
         bundle: opened, and so already checked.
-        backend: the loaded engine; by default the bundle's own primary engine.
+        backend: the loaded engine; by default the bundle's primary engine, or its CPU twin when
+            that one is not compiled; every result says which.
         clock: seconds since 1970, for `made_at` alone.
         draw: a number in [0, 1) that decides which confident results are audited.
 
@@ -49,9 +50,11 @@ class Runtime:
             raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
         self.bundle = bundle
         self.preprocess = Preprocess(manifest.inputs[0])
-        engine = manifest.primary
+        engine = manifest.executable
         self.backend = backend or load_backend(engine.backend, bundle.read(engine.file), threads)
         self._engine = f"{engine.backend} {engine.precision}: {self.backend.version}"
+        if engine.role == "cpu-twin":
+            self._engine += " (CPU twin: the primary engine is not compiled)"
         self._clock = clock
         self._draw = draw
         self.self_test()

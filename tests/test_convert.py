@@ -420,9 +420,65 @@ def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("profile", ["coral-usb", "jetson-orin-nano"])
-def test_a_profile_whose_engine_cannot_be_made_is_exit_4(convert: Convert, profile: str) -> None:
-    refused(convert(ECG / "edge.keras", *wanted(profile=profile)), 4, profile)
+def test_a_profile_whose_engine_cannot_be_made_is_exit_4(convert: Convert) -> None:
+    refused(convert(ECG / "edge.keras", *wanted(profile="jetson-agx-orin")), 4, "jetson-agx-orin")
+
+
+@pytest.mark.convert
+def test_a_coral_bundle_is_marked_as_not_compiled_and_its_cpu_twin_answers(
+    convert: Convert, tmp_path: Path, trust: list[Any], beats: np.ndarray
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    target = tmp_path / "coral.edgeclin"
+    done = convert(ECG / "edge.keras", *wanted(profile="coral-usb"), "-o", target)
+    assert done.exit_code == 0, done.output
+    assert "predicted, not compiled: 7 of 7 operators on the Edge TPU" in done.stdout
+    bundle = Bundle.open(target, trust)
+    assert (bundle.manifest.primary.backend, bundle.manifest.primary.state) == (
+        "tflite-edgetpu",
+        "not compiled",
+    )
+    mapping = json.loads(bundle.read("edgetpu.json"))
+    assert {one["predicted"] for one in mapping["operators"]} == {"Edge TPU"}
+    result = Runtime(bundle).predict(beats[0])
+    assert result.engine.endswith("(CPU twin: the primary engine is not compiled)")
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize(
+    ("model", "profile", "stages"),
+    [
+        ("ecg_float.tflite", "cpu-x86_64", ["float TFLite"]),
+        ("ecg_float.onnx", "cpu-x86_64-onnx", ["float static ONNX"]),
+        ("ecg_float.tflite", "cpu-x86_64-onnx", ["float ONNX", "float static ONNX"]),
+    ],
+)
+def test_every_form_on_the_way_is_judged_and_the_engine_runs(
+    convert: Convert, tmp_path: Path, trust: list[Any], model: str, profile: str, stages: list[str]
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    target = tmp_path / "x.edgeclin"
+    source = Path(__file__).parent / "data" / model
+    done = convert(source, *wanted(profile=profile), "-o", target, "--calibration-method", "mse")
+    assert done.exit_code == 0, done.output
+    bundle = Bundle.open(target, trust)
+    gates = json.loads(bundle.read("verification.json"))["gates"]
+    assert [gate["stage"] for gate in gates if gate["limit"] == 1e-5] == stages
+    assert json.loads(bundle.read("calibration.json"))["method"] == "mse"
+    assert measure(Runtime(bundle), open_dataset(VALIDATION)).accuracy > 0.9
+
+
+@pytest.mark.convert
+def test_a_saved_model_gives_the_answers_of_the_keras_model_it_came_from(
+    convert: Convert, tmp_path: Path, trust: list[Any]
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+    model = keras.saving.load_model(ECG / "edge.keras", compile=False)
+    model.export(str(tmp_path / "saved"), verbose=False)
+    target = tmp_path / "x.edgeclin"
+    done = convert(tmp_path / "saved", *wanted(), "-o", target)
+    assert done.exit_code == 0, done.output
+    assert measure(Runtime(Bundle.open(target, trust)), open_dataset(VALIDATION)).accuracy > 0.9
 
 
 def test_a_shape_that_does_not_fit_is_refused(convert: Convert, tmp_path: Path) -> None:

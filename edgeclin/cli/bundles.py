@@ -55,8 +55,8 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             "task": manifest.task.value,
             "profile": manifest.profile.name,
             "engines": ", ".join(
-                f"{engine.file} ({engine.backend}, {engine.precision}, {engine.role})"
-                for engine in manifest.engines
+                f"{one.file} ({one.backend}, {one.precision}, {one.role}, {one.state})"
+                for one in manifest.engines
             ),
             "input": f"{entry.name} {list(entry.shape)} {entry.units}".rstrip(),
             "preprocessing": ", ".join(type(step).__name__.lower() for step in entry.preprocessing)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -31,10 +31,13 @@ from edgeclin.gates import Gate
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
 from edgeclin.preprocess import Preprocess
-from edgeclin.profiles import Profile
+from edgeclin.profiles import EngineKind, Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
+
+if TYPE_CHECKING:
+    from edgeclin.convert.edgetpu import Preflight
 
 GOLDEN_SAMPLES = 16
 _GOLDEN_STEPS = 8
@@ -170,15 +173,34 @@ def _convert_in(
             manifest.tools,
         ),
     }
+    mapping = _predict_mapping(job.profile, engine)
+    if mapping is not None:
+        files["edgetpu.json"] = _json(mapping)
     path = write_bundle(job.output, manifest, files, job.signer)
     return Converted(
         path=path,
         manifest=manifest,
         gates=verified.gates,
-        warnings=(*record.warnings, *_of_floats(quantised)),
+        warnings=(*record.warnings, *_of_floats(quantised), *_of_mapping(mapping)),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
     )
+
+
+def _predict_mapping(profile: Profile, engine: bytes) -> Preflight | None:
+    if profile.engine is not EngineKind.TFLITE_EDGETPU:
+        return None
+    from edgeclin.convert.edgetpu import preflight
+
+    return preflight(engine, profile.limits.on_chip_mb or 0.0)
+
+
+def _of_mapping(mapping: Preflight | None) -> list[str]:
+    if mapping is None:
+        return []
+    end = mapping.end
+    because = "" if end is None else f"; {end.operator} ({end.output}): {end.reason}; {end.remedy}"
+    return [f"{mapping.sentence}{because}"]
 
 
 def _of_floats(quantised: Quantised | None) -> list[str]:
@@ -306,6 +328,12 @@ def _manifest(
     missed: tuple[str, ...],
 ) -> Manifest:
     description = job.description
+    engine = Engine(
+        backend=BACKEND[verified.stage.form],
+        file=f"engine{verified.stage.path.suffix}",
+        precision=verified.precision,
+        role="cpu-twin" if job.profile.engine is EngineKind.TFLITE_EDGETPU else "primary",
+    )
     return Manifest(
         schema=SCHEMA,
         name=description.name,
@@ -316,11 +344,8 @@ def _manifest(
         described=job.described,
         profile=job.profile,
         engines=(
-            Engine(
-                backend=BACKEND[verified.stage.form],
-                file=f"engine{verified.stage.path.suffix}",
-                precision=verified.precision,
-            ),
+            *_uncompiled(job.profile, engine),
+            engine,
         ),
         inputs=description.inputs,
         output=description.output,
@@ -333,6 +358,16 @@ def _manifest(
         source=description.provenance.source,
         files={},
     )
+
+
+def _uncompiled(profile: Profile, twin: Engine) -> list[Engine]:
+    """The engine for the accelerator, which the twin becomes once it is compiled."""
+    if twin.role == "primary":
+        return []
+    made = msgspec.structs.replace(
+        twin, backend=profile.engine.value, role="primary", state="not compiled"
+    )
+    return [made]
 
 
 def default_output(description: Description, profile: Profile) -> Path:

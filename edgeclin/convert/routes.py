@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from edgeclin.errors import EngineUnavailable
 from edgeclin.profiles import EngineKind
 
-FORM = {EngineKind.TFLITE: "tflite", EngineKind.ONNX_QDQ: "static_onnx"}
+FORM = {
+    EngineKind.TFLITE: "tflite",
+    EngineKind.TFLITE_EDGETPU: "tflite",
+    EngineKind.ONNX_QDQ: "static_onnx",
+}
 """The float form behind each kind of engine that can be made."""
 QUANTISER = {"tflite": "int8_tflite_from_tflite", "static_onnx": "qdq_onnx_from_static_onnx"}
 """What makes an engine from a float form and the ranges of its tensors."""
