@@ -118,13 +118,13 @@ class Preflight(Record, frozen=True):
 
     @property
     def sentence(self) -> str:
-        size = f"{self.parameter_bytes:,} bytes of parameters"
         fits = "fit" if self.parameter_bytes <= self.on_chip_bytes else "do not fit"
+        size = f"{self.parameter_bytes:,} bytes of parameters {fits}"
         uncertain = sum(one.predicted == "uncertain" for one in self.operators)
         perhaps = f" ({uncertain} more are uncertain)" if uncertain else ""
         return (
             f"predicted, not compiled: {self.mapped} of {len(self.operators)} operators on the "
-            f"Edge TPU{perhaps}; {size} {fits} into about {self.on_chip_bytes >> 20} MiB on the chip"
+            f"Edge TPU{perhaps}; {size} into about {self.on_chip_bytes >> 20} MiB on the chip"
             + self._too_new()
         )
 
