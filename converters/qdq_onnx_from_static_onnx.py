@@ -1,94 +1,20 @@
-"""Float ONNX models to explicit Q/DQ INT8, by ONNX Runtime with ranges that are given."""
+"""Float ONNX models to explicit Q/DQ INT8 for ONNX Runtime, with ranges that are given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
+from onnxruntime.quantization.registry import QDQRegistry
 
-from edgeclin.convert.ranges import read_ranges
+from edgeclin.convert.qdq import quantise
 from edgeclin.convert.request import Outcome, Request
-from edgeclin.errors import ConversionFailed, MissingExtra
-
-try:
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.registry import QDQRegistry
-except ImportError as exc:
-    raise MissingExtra("onnx and onnxruntime, which quantise ONNX models,", "convert") from exc
-
-_ENGINE = "qdq.onnx"
-_NO_ARITHMETIC = {
-    "DequantizeLinear",
-    "Flatten",
-    "Identity",
-    "QuantizeLinear",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-}
-_TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
-    """Apply the ranges by the profile's rules.
+    """Quantise every operator that ONNX Runtime can.
 
     Raises:
         ConversionFailed: the quantiser refuses the model.
     """
-    numeric = request.profile.numeric
     report("quantising")
-    ranges = {
-        name: (np.float32(low), np.float32(high))
-        for name, (low, high) in read_ranges(Path(request.ranges)).items()
-    }
-    model = onnx.shape_inference.infer_shapes(onnx.load(request.model))
-    quantiser = QDQQuantizer(
-        model,
-        per_channel=bool(numeric.per_channel),
-        reduce_range=False,
-        weight_qType=_TYPES[numeric.weights],
-        activation_qType=_TYPES[numeric.activations],
-        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(QDQRegistry),
-        extra_options={
-            "ActivationSymmetric": numeric.symmetric_activations,
-            "WeightSymmetric": numeric.symmetric_weights,
-        },
-    )
-    try:
-        quantiser.quantize_model()
-    except (ValueError, RuntimeError, KeyError) as exc:
-        lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise ConversionFailed(f"ONNX Runtime's quantiser refuses the model: {lines[-1]}") from exc
-    quantiser.model.save_model_to_file(str(Path(request.folder) / _ENGINE), False)
-    return Outcome(
-        file=_ENGINE,
-        tools={name: version(name) for name in ("onnx", "onnxruntime")},
-        floats=_left_in_float(quantiser.model.model),
-    )
-
-
-def _left_in_float(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Operators that compute on float tensors which were not dequantised for them."""
-    dequantised = {
-        name
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear"
-        for name in node.output
-    }
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return tuple(
-        node.op_type
-        for node in model.graph.node
-        if node.op_type not in _NO_ARITHMETIC
-        and not any(name in dequantised for name in node.input)
-        and any(name and name not in constants for name in node.input)
-    )
+    return quantise(request, list(QDQRegistry), {})

@@ -172,6 +172,6 @@ def _bundle(path: str | None) -> Finding:
             "bundle",
             "ok",
             f"{path}: its {engine.backend} engine is {engine.state}, the CPU twin runs instead",
-            "compile it where the Edge TPU compiler is, and convert again",
+            "what compiles it is not part of edgeclin yet",
         )
     return Finding("bundle", "ok", f"{path} (check it with `edgeclin verify`)")

@@ -7,6 +7,7 @@ import pytest
 from edgeclin.convert.routes import FORM, QUANTISER, made_by, ranges_of, route
 from edgeclin.convert.worker import converter_names
 from edgeclin.errors import EngineUnavailable
+from edgeclin.profiles import EngineKind
 
 NAMES = ("b_from_a", "c_from_b", "d_from_c", "d_from_b", "int8_d_from_d")
 
@@ -31,8 +32,9 @@ def test_where_no_converters_lead_is_said_with_those_there_are() -> None:
 
 def test_every_form_has_what_it_needs_to_become_an_engine() -> None:
     installed = converter_names()
-    for form in FORM.values():
+    assert set(FORM) == set(QUANTISER) == set(EngineKind)
+    for kind, form in FORM.items():
         assert ranges_of(form) in installed
-        assert QUANTISER[form] in installed
-        assert made_by(QUANTISER[form]) != form
+        assert QUANTISER[kind] in installed
+        assert made_by(QUANTISER[kind]) != form
         assert route("keras", form, installed)

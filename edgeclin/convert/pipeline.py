@@ -20,7 +20,7 @@ from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
-from edgeclin.convert.routes import FORM, route
+from edgeclin.convert.routes import COMPILED, FORM, route
 from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.stages import BACKEND, TITLE, Progress, Stage, Workshop
 from edgeclin.convert.worker import converter_names
@@ -96,13 +96,7 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         BadFile: model, data or description do not fit together.
     """
     facts = read_model(job.model)
-    form = FORM.get(job.profile.engine)
-    if form is None:
-        raise EngineUnavailable(
-            f"profile {job.profile.name} needs a {job.profile.engine.value} engine, which this "
-            f"version cannot make; it makes: {', '.join(kind.value for kind in FORM)}"
-        )
-    way = route(facts.source, form, converter_names())
+    way = route(facts.source, FORM[job.profile.engine], converter_names())
     _check_fit(job, facts)
     calibration, validation = job.calibration, job.validation
     if validation is None:
@@ -332,7 +326,7 @@ def _manifest(
         backend=BACKEND[verified.stage.form],
         file=f"engine{verified.stage.path.suffix}",
         precision=verified.precision,
-        role="cpu-twin" if job.profile.engine is EngineKind.TFLITE_EDGETPU else "primary",
+        role="cpu-twin" if job.profile.engine in COMPILED else "primary",
     )
     return Manifest(
         schema=SCHEMA,

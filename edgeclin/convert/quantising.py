@@ -55,7 +55,8 @@ def quantise(
     for method in methods:
         ranges = workshop.folder / f"{method.value}.npz"
         write_ranges(ranges, statistics.ranges(method))
-        engine, outcome = workshop.run(QUANTISER[model.form], model.path, ranges=str(ranges))
+        quantiser = QUANTISER[workshop.profile.engine]
+        engine, outcome = workshop.run(quantiser, model.path, ranges=str(ranges))
         stage = ask(model.form, engine, judged)
         assert stage.outputs is not None
         made[method] = stage, outcome

@@ -12,10 +12,18 @@ FORM = {
     EngineKind.TFLITE: "tflite",
     EngineKind.TFLITE_EDGETPU: "tflite",
     EngineKind.ONNX_QDQ: "static_onnx",
+    EngineKind.TENSORRT: "static_onnx",
 }
 """The float form behind each kind of engine that can be made."""
-QUANTISER = {"tflite": "int8_tflite_from_tflite", "static_onnx": "qdq_onnx_from_static_onnx"}
-"""What makes an engine from a float form and the ranges of its tensors."""
+QUANTISER = {
+    EngineKind.TFLITE: "int8_tflite_from_tflite",
+    EngineKind.TFLITE_EDGETPU: "int8_tflite_from_tflite",
+    EngineKind.ONNX_QDQ: "qdq_onnx_from_static_onnx",
+    EngineKind.TENSORRT: "tensorrt_onnx_from_static_onnx",
+}
+"""What makes each kind of engine from its float form and the ranges of its tensors."""
+COMPILED = {EngineKind.TFLITE_EDGETPU, EngineKind.TENSORRT}
+"""Engines that only a tool of the accelerator's maker can finish; until then the CPU runs them."""
 _SPLIT = "_from_"
 
 

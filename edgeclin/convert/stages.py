@@ -42,7 +42,7 @@ class Workshop:
 
     def __init__(self, folder: Path, profile: Profile, progress: Progress) -> None:
         self.folder = folder
-        self._profile = profile
+        self.profile = profile
         self._progress = progress
         self.tools: dict[str, str] = {}
         self._count = 0
@@ -57,7 +57,7 @@ class Workshop:
             shutil.copytree(model, copy)
         else:
             shutil.copy(model, copy)
-        asked = Request(model=str(copy), folder=str(folder), profile=self._profile, **request)
+        asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
         outcome = run_converter(converter, asked, self._progress)
         self.tools.update(outcome.tools)
         return folder / outcome.file, outcome
