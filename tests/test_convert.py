@@ -420,28 +420,37 @@ def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
     )
 
 
-def test_a_profile_whose_engine_cannot_be_made_is_exit_4(convert: Convert) -> None:
-    refused(convert(ECG / "edge.keras", *wanted(profile="jetson-agx-orin")), 4, "jetson-agx-orin")
+def test_a_form_to_which_no_converters_lead_is_exit_4(convert: Convert) -> None:
+    pytest.importorskip("onnx", reason="the convert extra is not installed")
+    source = Path(__file__).parent / "data" / "ecg_float.onnx"
+    refused(convert(source, *wanted()), 4, "from onnx to tflite")
 
 
 @pytest.mark.convert
-def test_a_coral_bundle_is_marked_as_not_compiled_and_its_cpu_twin_answers(
-    convert: Convert, tmp_path: Path, trust: list[Any], beats: np.ndarray
+@pytest.mark.parametrize(
+    ("profile", "backend"), [("coral-usb", "tflite-edgetpu"), ("jetson-orin-nano", "tensorrt")]
+)
+def test_an_engine_for_an_accelerator_is_marked_as_not_compiled_and_its_cpu_twin_answers(
+    convert: Convert,
+    tmp_path: Path,
+    trust: list[Any],
+    beats: np.ndarray,
+    profile: str,
+    backend: str,
 ) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
-    target = tmp_path / "coral.edgeclin"
-    done = convert(ECG / "edge.keras", *wanted(profile="coral-usb"), "-o", target)
+    target = tmp_path / "x.edgeclin"
+    done = convert(ECG / "edge.keras", *wanted(profile=profile), "-o", target)
     assert done.exit_code == 0, done.output
-    assert "predicted, not compiled: 7 of 7 operators on the Edge TPU" in done.stdout
     bundle = Bundle.open(target, trust)
-    assert (bundle.manifest.primary.backend, bundle.manifest.primary.state) == (
-        "tflite-edgetpu",
-        "not compiled",
-    )
-    mapping = json.loads(bundle.read("edgetpu.json"))
-    assert {one["predicted"] for one in mapping["operators"]} == {"Edge TPU"}
+    primary = bundle.manifest.primary
+    assert (primary.backend, primary.state) == (backend, "not compiled")
     result = Runtime(bundle).predict(beats[0])
     assert result.engine.endswith("(CPU twin: the primary engine is not compiled)")
+    if profile == "coral-usb":
+        assert "predicted, not compiled: 7 of 7 operators on the Edge TPU" in done.stdout
+        mapping = json.loads(bundle.read("edgetpu.json"))
+        assert {one["predicted"] for one in mapping["operators"]} == {"Edge TPU"}
 
 
 @pytest.mark.convert

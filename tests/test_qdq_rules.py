@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from conftest import ECG
 
-onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
+pytest.importorskip("onnx", reason="the convert extra is not installed")
+
+import onnx
 
 from edgeclin.convert.qdq_rules import broken_rules
 from edgeclin.convert.ranges import Method
@@ -65,10 +67,8 @@ def test_version_8_gets_float_weights_and_later_ones_int8(engines: dict[str, Pat
 
 def test_nothing_stands_between_a_convolution_and_its_activation(engines: dict[str, Path]) -> None:
     model = onnx.load(engines["jetson-orin-nano"])
-    convolutions = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
-    users = {
-        node.op_type for node in model.graph.node for name in node.input if name in convolutions
-    }
+    made = {one.output[0] for one in model.graph.node if one.op_type == "Conv"}
+    users = {one.op_type for one in model.graph.node if made & set(one.input)}
     assert users == {"Relu"}
 
 
@@ -172,7 +172,7 @@ def test_a_broken_rule_is_told(engines: dict[str, Path], harm: Callable[[Any], N
 
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_tensorrt_rtx_parses_it(engines: dict[str, Path], profile: str) -> None:
-    """A second opinion of another TensorRT's parser; nothing here was built for or ran on Jetson."""
+    """A second opinion, of another TensorRT's parser: nothing was built for or ran on a Jetson."""
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx-cu13 is not installed")
     logger = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(logger).create_network(0)
