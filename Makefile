@@ -13,7 +13,7 @@ SYSTEM := mosquitto shellcheck
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
 	$(wildcard /usr/bin/python$(v) /usr/local/bin/python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 
-.PHONY: help demo test test-core test-pythons lint types wheel constraints system clean
+.PHONY: help demo test test-core test-pythons bench-convert lint types wheel constraints system clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -41,6 +41,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+bench-convert: $(READY)  ## Measure conversion against the bare tools (MODELS="ecg MobileNetV2")
+	$(BIN)/python tests/benchmarks/convert.py $(MODELS)
 
 wheel: $(READY)  ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist .

@@ -478,6 +478,26 @@ def test_every_form_on_the_way_is_judged_and_the_engine_runs(
 
 
 @pytest.mark.convert
+def test_several_profiles_make_a_bundle_each_and_a_comparison(
+    convert: Convert, tmp_path: Path, trust: list[Any]
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    names = ("cpu-x86_64", "coral-usb", "jetson-orin-nano")
+    options = [part for name in names for part in ("--profile", name)]
+    source = Path(__file__).parent / "data" / "ecg_float.tflite"
+    done = convert(
+        source, *wanted(profile=None), *options, "--validation", VALIDATION,
+        "-o", tmp_path / "all", "--calibration-method", "min-max",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    made = sorted((tmp_path / "all").iterdir())
+    assert {Bundle.open(path, trust).manifest.profile.name for path in made} == set(names)
+    table = done.stdout[done.stdout.index("profile  ") :].splitlines()
+    assert [line.split()[0] for line in table] == ["profile", *names]
+    refused(convert(source, *wanted(profile=None), *options, "-o", "x.edgeclin"), 1, "folder")
+
+
+@pytest.mark.convert
 def test_a_saved_model_gives_the_answers_of_the_keras_model_it_came_from(
     convert: Convert, tmp_path: Path, trust: list[Any]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ import click
 from edgeclin.cli.output import FILE, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from edgeclin.convert import Converted
+    from edgeclin.convert import Conversion, Converted
+    from edgeclin.description import Description
     from edgeclin.gates import Gate
+    from edgeclin.profiles import Profile
 
 
 @click.command()
@@ -42,7 +45,13 @@ def describe(model: Path, output: Path | None) -> None:
 
 @click.command()
 @click.argument("model", type=FILE)
-@click.option("--profile", required=True, help="A device profile, or the path of your own.")
+@click.option(
+    "--profile",
+    "profiles",
+    required=True,
+    multiple=True,
+    help="A device profile, or the path of your own. Several make a bundle each, and a comparison.",
+)
 @click.option("--calibration", type=FILE, help="Real samples: .npz, or a folder of images.")
 @click.option(
     "--validation", type=FILE, help="Held-out samples (default: a fifth of the calibration)."
@@ -55,7 +64,12 @@ def describe(model: Path, output: Path | None) -> None:
     help="How ranges are chosen; auto compares all and keeps the one that measures best.",
 )
 @click.option("--description", type=FILE, help="model.toml (default: beside MODEL, if there).")
-@click.option("-o", "--output", type=FILE, help="The bundle: NAME.edgeclin, or a folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="The bundle: NAME.edgeclin, or a folder. For several profiles the folder of the bundles.",
+)
 @click.option("--key", type=FILE, help="Private key (default: default.key of your key folder).")
 @click.option("--unsigned", is_flag=True, help="Do not sign; devices then refuse the bundle.")
 @click.option(
@@ -64,7 +78,7 @@ def describe(model: Path, output: Path | None) -> None:
 @json_option
 def convert(
     model: Path,
-    profile: str,
+    profiles: tuple[str, ...],
     calibration: Path | None,
     validation: Path | None,
     calibration_method: str,
@@ -79,9 +93,8 @@ def convert(
 
     Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle.
     """
-    from edgeclin import convert as converting
     from edgeclin.cli.signals import stopping
-    from edgeclin.convert.pipeline import default_output
+    from edgeclin.convert import Conversion
     from edgeclin.convert.ranges import Method
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
@@ -90,7 +103,7 @@ def convert(
     from edgeclin.profiles import load_profile
 
     facts = read_model(model)
-    device = load_profile(profile)
+    devices = [load_profile(profile) for profile in profiles]
     if calibration is None:
         raise EdgeclinError(
             "no calibration data: give real samples with --calibration; edgeclin never calibrates "
@@ -98,34 +111,121 @@ def convert(
         )
     path = description or _beside(model)
     described = describe_or_guess(path, model.stem, facts)
-    job = converting.Conversion(
-        model=model,
-        profile=device,
-        description=described,
-        described=path is not None,
-        calibration=open_dataset(calibration),
-        validation=None if validation is None else open_dataset(validation),
-        output=output or default_output(described, device),
-        signer=None if unsigned else _signer(key),
-        methods=tuple(Method) if calibration_method == "auto" else (Method(calibration_method),),
-        allow_failed_gates=allow_failed_gates,
-    )
-    steps = _Steps(quiet=as_json)
+    data = open_dataset(calibration), None if validation is None else open_dataset(validation)
+    signer = None if unsigned else _signer(key)
+    done: list[_Done] = []
     with stopping():
-        try:
-            converted = converting.convert(job, steps)
-        except GateMissed as exc:
-            steps.end("missed a gate")
-            _show_gates(exc.gates, as_json)
-            raise
-        except BaseException:
-            steps.end("failed")
-            raise
+        for device, target in zip(devices, _targets(output, described, devices), strict=True):
+            job = Conversion(
+                model=model,
+                profile=device,
+                description=described,
+                described=path is not None,
+                calibration=data[0],
+                validation=data[1],
+                output=target,
+                signer=signer,
+                methods=tuple(Method)
+                if calibration_method == "auto"
+                else (Method(calibration_method),),
+                allow_failed_gates=allow_failed_gates,
+            )
+            done.append(_convert_one(job, as_json, several=len(devices) > 1))
+    _print_all(done, as_json, signed=not unsigned)
+    missed = [sentence for one in done for sentence in one.missed]
+    if missed:
+        raise GateMissed(missed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of one profile."""
+
+    profile: str
+    gates: Sequence[Any]
+    converted: Converted | None
+    missed: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, object]:
+        if self.converted is None:
+            return {"profile": self.profile, "bundle": None, "gates": self.gates}
+        return {"profile": self.profile, **_facts(self.converted)}
+
+
+def _targets(
+    output: Path | None, description: Description, devices: Sequence[Profile]
+) -> list[Path]:
+    from edgeclin.bundle import SUFFIX
+    from edgeclin.convert.pipeline import default_output
+    from edgeclin.errors import BadFile
+    from edgeclin.files import writing
+
+    if len(devices) == 1:
+        return [output or default_output(description, devices[0])]
+    folder = output or Path()
+    if folder.suffix == SUFFIX:
+        raise BadFile(folder, "one file, for several profiles", "name a folder for the bundles")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return [folder / default_output(description, device) for device in devices]
+
+
+def _convert_one(job: Conversion, as_json: bool, several: bool) -> _Done:
+    from edgeclin.convert import convert as run
+    from edgeclin.errors import GateMissed
+
+    name = job.profile.name
+    if several and not as_json:
+        click.echo(f"{name}:", err=True)
+    steps = _Steps(quiet=as_json)
+    try:
+        converted = run(job, steps)
+    except GateMissed as exc:
+        steps.end("missed a gate")
+        missed = exc.missed if not several else tuple(f"{name}: {one}" for one in exc.missed)
+        return _Done(name, exc.gates, None, missed)
+    except BaseException:
+        steps.end("failed")
+        raise
     steps.end("done")
+    return _Done(name, converted.gates, converted)
+
+
+def _print_all(done: Sequence[_Done], as_json: bool, signed: bool) -> None:
     if as_json:
-        print_json(_facts(converted))
-    else:
-        _print(converted, signed=not unsigned)
+        facts = [one.facts() for one in done]
+        print_json(facts if len(facts) > 1 else facts[0])
+        return
+    for one in done:
+        if len(done) > 1:
+            click.secho(f"{one.profile}", bold=True)
+        if one.converted is None:
+            print_gates(one.gates)
+        else:
+            _print(one.converted, signed)
+    if len(done) > 1:
+        _print_comparison(done)
+
+
+def _print_comparison(done: Sequence[_Done]) -> None:
+    """One line a profile: what its last engine lost, and what it weighs."""
+    rows = []
+    for one in done:
+        last = {gate.name: f"{gate.value:.3g}" for gate in one.gates}
+        made = one.converted
+        rows.append(
+            (
+                one.profile,
+                last.get("output error (relative MAE)", ""),
+                last.get("decision agreement", ""),
+                last.get("change of accuracy", ""),
+                "MISSED" if made is None or made.manifest.gates_missed else "passed",
+                "" if made is None else f"{made.engine_bytes:,}",
+                "" if made is None else made.manifest.primary.state,
+            )
+        )
+    head = ("profile", "output error", "agreement", "accuracy", "gates", "bytes", "engine")
+    print_table(head, rows)
 
 
 def _beside(model: Path) -> Path | None:
@@ -179,13 +279,6 @@ def print_gates(gates: Sequence[Gate]) -> None:
         for gate in gates
     ]
     print_table(("stage", "gate", "value", "95 % interval", "rule", "n", ""), rows)
-
-
-def _show_gates(gates: Sequence[Any], as_json: bool) -> None:
-    if as_json:
-        print_json({"bundle": None, "gates": gates})
-    else:
-        print_gates(gates)
 
 
 def _print(converted: Converted, signed: bool) -> None:
