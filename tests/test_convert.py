@@ -420,6 +420,26 @@ def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.convert
+def test_shared_patients_that_are_allowed_stay_on_record(
+    convert: Convert, tmp_path: Path, trust: list[Any]
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    for name, source in (("a", TRAIN), ("b", VALIDATION)):
+        with np.load(source) as arrays:
+            groups = [f"p{index % 5}" for index in range(len(arrays["y"]))]
+            np.savez(tmp_path / name, X=arrays["X"], y=arrays["y"], group=groups)
+    data = wanted(calibration=tmp_path / "a.npz", validation=tmp_path / "b.npz")
+    source = Path(__file__).parent / "data" / "ecg_float.tflite"
+    refused(convert(source, *data), 1, "shares 5 groups", "'p0'")
+    target = tmp_path / "x.edgeclin"
+    done = convert(source, *data, "--allow-shared-groups", "-o", target)
+    assert done.exit_code == 0, done.output
+    warnings = json.loads(Bundle.open(target, trust).read("calibration.json"))["warnings"]
+    assert "calibration and validation share 5 groups, such as 'p0'" in warnings[-1]
+    assert warnings[-1] in done.stdout
+
+
 def test_a_form_to_which_no_converters_lead_is_exit_4(convert: Convert) -> None:
     pytest.importorskip("onnx", reason="the convert extra is not installed")
     source = Path(__file__).parent / "data" / "ecg_float.onnx"

@@ -75,6 +75,11 @@ def describe(model: Path, output: Path | None) -> None:
 @click.option(
     "--allow-failed-gates", is_flag=True, help="Write the bundle all the same, marked for good."
 )
+@click.option(
+    "--allow-shared-groups",
+    is_flag=True,
+    help="Validate on patients that calibration has seen; the bundle carries a warning.",
+)
 @json_option
 def convert(
     model: Path,
@@ -87,6 +92,7 @@ def convert(
     key: Path | None,
     unsigned: bool,
     allow_failed_gates: bool,
+    allow_shared_groups: bool,
     as_json: bool,
 ) -> None:
     """Turn a trained MODEL into a bundle for a device.
@@ -129,6 +135,7 @@ def convert(
                 if calibration_method == "auto"
                 else (Method(calibration_method),),
                 allow_failed_gates=allow_failed_gates,
+                allow_shared_groups=allow_shared_groups,
             )
             done.append(_convert_one(job, as_json, several=len(devices) > 1))
     _print_all(done, as_json, signed=not unsigned)

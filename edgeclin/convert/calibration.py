@@ -70,17 +70,19 @@ def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
     )
 
 
-def refuse_overlap(calibration: Dataset, validation: Dataset) -> None:
+def refuse_overlap(
+    calibration: Dataset, validation: Dataset, allow_shared_groups: bool = False
+) -> None:
     """Refuse a validation set that shares a patient or a sample with calibration.
 
     Raises:
         BadFile: names what is shared.
     """
-    shared = set(calibration.groups or ()) & set(validation.groups or ())
-    if shared:
+    shared = shared_groups(calibration, validation)
+    if shared and not allow_shared_groups:
         raise BadFile(
             validation.path,
-            f"shares {len(shared)} groups with {calibration.path}, such as {min(shared)!r}",
+            f"shares {len(shared)} groups with {calibration.path}, such as {shared[0]!r}",
             "split by patient, never by sample",
         )
     common = set(calibration.hashes()) & set(validation.hashes())
@@ -90,6 +92,11 @@ def refuse_overlap(calibration: Dataset, validation: Dataset) -> None:
             f"shares {len(common)} samples with {calibration.path}",
             "validate on samples that calibration has not seen",
         )
+
+
+def shared_groups(calibration: Dataset, validation: Dataset) -> list[str]:
+    """Patients or subjects of which both sets have samples."""
+    return sorted(set(calibration.groups or ()) & set(validation.groups or ()))
 
 
 def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
@@ -157,6 +164,7 @@ def record(
         warnings=(
             *(_of_calibration(calibration) if quantised is not None else ()),
             *_of_validation(validation),
+            *_of_sharing(calibration, validation),
         ),
     )
 
@@ -180,6 +188,16 @@ def _of_calibration(calibration: Dataset) -> list[str]:
     if repeats:
         found.append(f"{repeats} calibration samples are exact repeats of others")
     return found
+
+
+def _of_sharing(calibration: Dataset, validation: Dataset) -> list[str]:
+    shared = shared_groups(calibration, validation)
+    if not shared:
+        return []
+    return [
+        f"calibration and validation share {len(shared)} groups, such as {shared[0]!r}: the figures "
+        "flatter the engine"
+    ]
 
 
 def _of_validation(validation: Dataset) -> list[str]:

@@ -60,6 +60,8 @@ class Conversion:
     methods: tuple[Method, ...] = tuple(Method)
     """Ways to choose ranges; with several the one that measures best is kept."""
     allow_failed_gates: bool = False
+    allow_shared_groups: bool = False
+    """Whether calibration and validation may have patients in common; the bundle says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
     if validation is None:
         calibration, validation = calibrating.split(calibration)
     else:
-        calibrating.refuse_overlap(calibration, validation)
+        calibrating.refuse_overlap(calibration, validation, job.allow_shared_groups)
     truth = validation.truth(job.description.output.labels)
     calibration.truth(job.description.output.labels)
     with scratch_folder() as folder:

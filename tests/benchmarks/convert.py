@@ -163,12 +163,12 @@ def compare(name: str, model: Path, samples: Path, bare: str, profile: str, made
     script = [sys.executable, "-c", BARE[bare], str(model), str(samples), str(made)]
     reference = measured(script, made)
     show(name, f"bare {bare}, from the Keras file", reference, reference)
-    np.savez(made.with_suffix(".npz"), X=np.load(samples), y=np.zeros(SAMPLES, int))
-    bundle = made.with_suffix(".edgeclin")
+    np.savez(Path(f"{made}.npz"), X=np.load(samples), y=np.zeros(SAMPLES, int))
+    bundle = Path(f"{made}.edgeclin")
     whole = measured(
         [
             sys.executable, "-m", "edgeclin", "convert", str(model), "--profile", profile,
-            "--calibration", str(made.with_suffix(".npz")), "-o", str(bundle), "--unsigned",
+            "--calibration", str(Path(f"{made}.npz")), "-o", str(bundle), "--unsigned",
             "--allow-failed-gates", "--calibration-method", "min-max",
         ],
         bundle,
@@ -176,7 +176,7 @@ def compare(name: str, model: Path, samples: Path, bare: str, profile: str, made
     show(name, f"edgeclin convert --profile {profile}", whole, reference)
     form = "tflite" if made.suffix == ".tflite" else "static_onnx"
     floats = float_form(model, samples, made.parent / f"{name}-{form}", profile, form)
-    engine = made.with_suffix(".alone")
+    engine = Path(f"{made}.alone")
     script = [sys.executable, "-c", ALONE, str(floats), str(samples), str(engine), profile, form]
     show(name, "  of that, calibrating and quantising", measured(script, engine), reference)
 
