@@ -176,8 +176,8 @@ def test_without_validation_a_fifth_is_held_out(convert: Convert, tmp_path: Path
     assert "NOT SIGNED" in done.output
     calibration = json.loads((target / "calibration.json").read_bytes())
     assert (calibration["samples"], calibration["validation_samples"]) == (280, 70)
-    assert calibration["warnings"][-1].startswith("70 validation samples")
-    assert f"warning: {calibration['warnings'][-1]}" in done.output
+    assert calibration["warnings"][0].startswith("70 validation samples")
+    assert f"warning: {calibration['warnings'][0]}" in done.output
 
 
 @pytest.mark.convert
@@ -436,8 +436,8 @@ def test_shared_patients_that_are_allowed_stay_on_record(
     done = convert(source, *data, "--allow-shared-groups", "-o", target)
     assert done.exit_code == 0, done.output
     warnings = json.loads(Bundle.open(target, trust).read("calibration.json"))["warnings"]
-    assert "calibration and validation share 5 groups, such as 'p0'" in warnings[-1]
-    assert warnings[-1] in done.stdout
+    assert "calibration and validation share 5 groups, such as 'p0'" in warnings[0]
+    assert warnings[0] in done.stdout
 
 
 def test_a_form_to_which_no_converters_lead_is_exit_4(convert: Convert) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeclin.convert import cautions
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
 from edgeclin.datasets import Dataset
@@ -16,10 +17,6 @@ from edgeclin.preprocess import Preprocess
 from edgeclin.records import Record
 
 HELD_OUT = 0.2
-FEW = 500
-"""The usual guidance for post-training calibration is 500 to 1,000 samples."""
-FEW_HELD_OUT = 100
-"""With fewer validation samples, one of them moves every share that the gates judge by over 1 %."""
 _SEED = 20262
 
 
@@ -78,7 +75,7 @@ def refuse_overlap(
     Raises:
         BadFile: names what is shared.
     """
-    shared = shared_groups(calibration, validation)
+    shared = cautions.shared_groups(calibration, validation)
     if shared and not allow_shared_groups:
         raise BadFile(
             validation.path,
@@ -92,11 +89,6 @@ def refuse_overlap(
             f"shares {len(common)} samples with {calibration.path}",
             "validate on samples that calibration has not seen",
         )
-
-
-def shared_groups(calibration: Dataset, validation: Dataset) -> list[str]:
-    """Patients or subjects of which both sets have samples."""
-    return sorted(set(calibration.groups or ()) & set(validation.groups or ()))
 
 
 def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
@@ -142,7 +134,11 @@ def record(
     if quantised is not None:
         _refuse_other_samples(prepared, quantised.calibration)
     low, high = float(prepared.min()), float(prepared.max())
-    outside = (prepared_validation < low) | (prepared_validation > high)
+    outside = _share_outside(prepared_validation, low, high)
+    instability = 0.0 if quantised is None else quantised.instability
+    warnings = list(cautions.of_validation(calibration, validation))
+    if quantised is not None:
+        warnings += cautions.of_calibration(calibration, validation, outside, instability)
     return CalibrationRecord(
         dataset=calibration.name,
         samples=len(calibration),
@@ -153,20 +149,22 @@ def record(
         method_errors={}
         if quantised is None
         else {method.value: error for method, error in quantised.errors.items()},
-        instability=0.0 if quantised is None else quantised.instability,
+        instability=instability,
         input_low=low,
         input_high=high,
-        validation_outside=float(outside.mean()),
+        validation_outside=outside,
         labels=dict(sorted(Counter(calibration.labels or ()).items())),
         groups=None if calibration.groups is None else len(set(calibration.groups)),
         validation=validation.name,
         validation_samples=len(validation),
-        warnings=(
-            *(_of_calibration(calibration) if quantised is not None else ()),
-            *_of_validation(validation),
-            *_of_sharing(calibration, validation),
-        ),
+        warnings=tuple(warnings),
     )
+
+
+def _share_outside(samples: np.ndarray, low: float, high: float) -> float:
+    """One sample in memory at a time."""
+    beyond = sum(int(((sample < low) | (sample > high)).sum()) for sample in samples)
+    return beyond / samples.size
 
 
 def _refuse_other_samples(prepared: np.ndarray, seen: Outcome) -> None:
@@ -178,31 +176,3 @@ def _refuse_other_samples(prepared: np.ndarray, seen: Outcome) -> None:
             f"calibration consumed {seen.consumed} samples, and not the {len(prepared)} that "
             "it was given: its ranges cannot be trusted"
         )
-
-
-def _of_calibration(calibration: Dataset) -> list[str]:
-    found = []
-    if len(calibration) < FEW:
-        found.append(f"{len(calibration)} calibration samples; the usual guidance is 500 to 1,000")
-    repeats = len(calibration) - len(set(calibration.hashes()))
-    if repeats:
-        found.append(f"{repeats} calibration samples are exact repeats of others")
-    return found
-
-
-def _of_sharing(calibration: Dataset, validation: Dataset) -> list[str]:
-    shared = shared_groups(calibration, validation)
-    if not shared:
-        return []
-    return [
-        f"calibration and validation share {len(shared)} groups, such as {shared[0]!r}: the figures "
-        "flatter the engine"
-    ]
-
-
-def _of_validation(validation: Dataset) -> list[str]:
-    if len(validation) >= FEW_HELD_OUT:
-        return []
-    return [
-        f"{len(validation)} validation samples; fewer than {FEW_HELD_OUT} prove little about gates"
-    ]
