@@ -38,17 +38,22 @@ Convert = Callable[..., Result]
 
 
 @pytest.fixture
-def convert(key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch) -> Convert:
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a test's conversions, which nothing else uses."""
+    folder = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def convert(key_pair: KeyPair, monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Convert:
     monkeypatch.setenv("EDGECLIN_KEYS", str(key_pair.public.parent))
+    monkeypatch.delenv("TMPDIR", raising=False)
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(main, ["convert", *map(str, arguments)])
 
     return invoke
-
-
-def left_behind() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("edgeclin-*"))
 
 
 def refused(result: Result, code: int, *words: str) -> None:
@@ -103,8 +108,9 @@ def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: 
     bundle = Bundle.open(converted[0], trust)
     verification = json.loads(bundle.read("verification.json"))
     stages = {(gate["stage"], gate["name"]) for gate in verification["gates"]}
-    assert {stage for stage, _ in stages} == {"float TFLite", "INT8 engine"}
-    assert all(gate["passed"] and gate["n"] == 150 for gate in verification["gates"])
+    assert {stage for stage, _ in stages} == {"calibration", "float TFLite", "INT8 engine"}
+    assert all(gate["passed"] for gate in verification["gates"])
+    assert {gate["n"] for gate in verification["gates"]} == {350, 150}
     calibration = json.loads(bundle.read("calibration.json"))
     assert calibration["consumed"] == calibration["samples"] == 350
     assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
@@ -136,7 +142,7 @@ def test_confidence_is_fitted_on_the_deployed_engine_with_held_out_beats(
 
 @pytest.mark.convert
 def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
-    convert: Convert, tmp_path: Path, trust: list[Any]
+    convert: Convert, tmp_path: Path, trust: list[Any], scratch: Path
 ) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
     # Calibrated on nearly flat lines, the INT8 engine clips every real beat.
@@ -151,7 +157,6 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
         ECG / "edge.keras", "--profile", "cpu-x86_64", "--description", description,
         "--calibration", flat, "--validation", VALIDATION, "-o", target,
     )  # fmt: skip
-    before = left_behind()
     missed = convert(*arguments)
     refused(missed, 3, "INT8 engine", "no bundle was written")
     assert "MISSED" in missed.stdout
@@ -161,7 +166,7 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
     assert not target.exists()
     assert convert(*arguments, "--allow-failed-gates").exit_code == 0
     assert Bundle.open(target, trust).manifest.gates_missed
-    assert left_behind() == before
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.convert
@@ -195,12 +200,11 @@ def test_five_validation_samples_prove_nothing(convert: Convert, tmp_path: Path)
 
 @pytest.mark.convert
 def test_what_a_converter_does_not_understand_is_an_error_message(
-    convert: Convert, tmp_path: Path
+    convert: Convert, tmp_path: Path, scratch: Path
 ) -> None:
     keras = pytest.importorskip("keras", reason="the convert extra is not installed")
     two = keras.Sequential([keras.Input((140, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
     two.save(tmp_path / "two.keras")
-    before = left_behind()
     refused(
         convert(
             tmp_path / "two.keras", "--profile", "cpu-x86_64", "--description", ECG / "edge.toml",
@@ -210,7 +214,7 @@ def test_what_a_converter_does_not_understand_is_an_error_message(
         "2 values",
         "5 labels",
     )  # fmt: skip
-    assert left_behind() == before
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.convert
@@ -418,6 +422,20 @@ def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
         "'p2'",
         "split by patient",
     )
+
+
+@pytest.mark.convert
+def test_noise_in_place_of_calibration_data_is_a_missed_gate(
+    convert: Convert, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    noise = np.random.default_rng(1).standard_normal((500, 140))
+    np.savez(tmp_path / "noise.npz", X=noise, y=np.zeros(500, int))
+    source = Path(__file__).parent / "data" / "ecg_float.tflite"
+    data = wanted(calibration=tmp_path / "noise.npz", validation=VALIDATION)
+    done = convert(source, *data, "-o", tmp_path / "x.edgeclin")
+    refused(done, 3, "calibration: roughness against validation (ratio) is 7", "at most 1.5")
+    assert not (tmp_path / "x.edgeclin").exists()
 
 
 @pytest.mark.convert

@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from edgeclin import gates
-from edgeclin.gates import Gate, accuracy_gate, agreement_gate, error_gate, worst_group_gate
+from edgeclin.gates import (
+    Gate,
+    accuracy_gate,
+    agreement_gate,
+    calibration_gate,
+    error_gate,
+    worst_group_gate,
+)
 
 EYE = np.eye(3)
 
@@ -166,3 +173,44 @@ def test_a_large_validation_set_needs_little_memory() -> None:
 def test_a_gate_says_what_it_measured_in_one_sentence() -> None:
     gate = agreement_gate("int8", answers(*[0, 1] * 20), answers(*[0, 0] * 20), limit=0.95)
     assert gate.sentence == "int8: decision agreement is 0.5 (at least 0.95)"
+
+
+# -- the calibration data themselves ----------------------------------------------------------
+
+
+def waves(count: int, seed: int) -> np.ndarray:
+    """Slow waves with a little noise, each of its own amplitude, [count, 200, 1]."""
+    random = np.random.default_rng(seed)
+    time = np.linspace(0, 6, 200)
+    found = [
+        random.uniform(0.5, 5)
+        * (np.sin(time + random.uniform(0, 6)) + 0.02 * random.normal(size=200))
+        for _ in range(count)
+    ]
+    return np.array(found, np.float32)[..., np.newaxis]
+
+
+def test_data_of_one_kind_pass_whatever_their_scale() -> None:
+    gate = calibration_gate(waves(300, 1) * 1000, waves(100, 2))
+    assert gate.passed
+    assert gate.low <= gate.value <= gate.high < 1.2
+
+
+@pytest.mark.parametrize("sabotage", ["noise", "shuffled", "smoothed"])
+def test_noise_shuffled_or_smoothed_data_in_place_of_calibration_miss(sabotage: str) -> None:
+    random = np.random.default_rng(3)
+    calibration = waves(300, 1)
+    if sabotage == "noise":
+        calibration = random.standard_normal(calibration.shape).astype(np.float32)
+    elif sabotage == "shuffled":
+        calibration = random.permuted(calibration, axis=1)
+    else:
+        calibration = np.cumsum(calibration, axis=1)
+    gate = calibration_gate(calibration, waves(100, 2))
+    assert not gate.passed
+    assert "roughness against validation" in gate.sentence
+
+
+def test_samples_that_never_vary_or_have_one_value_are_no_reason_to_miss() -> None:
+    assert calibration_gate(np.ones((50, 10, 1)), np.ones((50, 10, 1))).passed
+    assert calibration_gate(np.ones((50, 1)), np.zeros((50, 1))).passed

@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,6 +140,8 @@ def _convert_in(
     record = calibrating.record(calibration, validation, prepared, judged, quantised)
     progress("judging the engines on held-out samples")
     verified = _verify(job, source, stages, quantised, truth, validation.groups)
+    if quantised is not None:
+        verified = verified.with_first(gates.calibration_gate(prepared, judged))
     missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
     if missed and not job.allow_failed_gates:
         raise GateMissed(missed, verified.gates)
@@ -217,6 +219,9 @@ class _Verified:
     precision: Literal["int8", "float32"]
     gates: tuple[Gate, ...]
     confidence: Confidence
+
+    def with_first(self, gate: Gate) -> _Verified:
+        return replace(self, gates=(gate, *self.gates))
 
 
 def _verify(
