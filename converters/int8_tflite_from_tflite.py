@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edgeclin.convert.ranges import read_ranges
-from edgeclin.convert.request import Outcome, Request
-from edgeclin.errors import ConversionFailed, MissingExtra
+from edgeclin.convert.request import Outcome, Request, refusal
+from edgeclin.errors import MissingExtra
 from edgeclin.profiles import Numeric
 
 try:
@@ -50,8 +50,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
             ranges, enable_progress_bar=False, enable_progress_report=False
         )
     except (ValueError, RuntimeError, NotImplementedError) as exc:
-        lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise ConversionFailed(f"ai-edge-quantizer refuses the model: {lines[-1]}") from exc
+        raise refusal("ai-edge-quantizer refuses the model", exc) from exc
     engine = bytes(made.quantized_model)
     (Path(request.folder) / _ENGINE).write_bytes(engine)
     return Outcome(

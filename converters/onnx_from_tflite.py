@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgeclin.backends.tflite import TFLiteBackend
-from edgeclin.convert.request import Outcome, Request
-from edgeclin.errors import ConversionFailed, MissingExtra
+from edgeclin.convert.request import Outcome, Request, refusal
+from edgeclin.errors import MissingExtra
 
 try:
     import tf2onnx
@@ -38,8 +38,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     try:
         model, _ = tf2onnx.convert.from_tflite(request.model, opset=OPSET)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as exc:
-        lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise ConversionFailed(f"tf2onnx refuses the model: {lines[-1]}") from exc
+        raise refusal("tf2onnx refuses the model", exc) from exc
     _shorten_names(model.graph)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return Outcome(file="model.onnx", answers="answers.npy", tools={"tf2onnx": version("tf2onnx")})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import ConversionFailed, MissingExtra
 
 try:
@@ -80,5 +80,4 @@ def _write(path: Path, converter: Any) -> None:
     try:
         path.write_bytes(converter.convert())
     except (ValueError, RuntimeError) as exc:
-        last = str(exc).strip().splitlines()[-1]
-        raise ConversionFailed(f"TFLiteConverter refuses to make {path.name}: {last}") from exc
+        raise refusal(f"TFLiteConverter refuses to make {path.name}", exc) from exc

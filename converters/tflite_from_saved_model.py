@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.convert.request import Outcome, Request
+from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import ConversionFailed, MissingExtra
 
 try:
@@ -45,8 +45,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     try:
         (folder / "float.tflite").write_bytes(converter.convert())
     except (ValueError, RuntimeError) as exc:
-        last = str(exc).strip().splitlines()[-1]
-        raise ConversionFailed(f"TFLiteConverter refuses the SavedModel: {last}") from exc
+        raise refusal("TFLiteConverter refuses the SavedModel", exc) from exc
     return Outcome(file="float.tflite", answers="answers.npy", tools={"tensorflow": tf.__version__})
 
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_disk import take_all_room
+from tracing import traced
 
 from edgeclin import wire
 from edgeclin.errors import BadFile, EdgeclinError, StoreUnusable
@@ -262,28 +263,10 @@ def test_two_processes_that_start_at_once_and_add_the_same_store_each_id_once(
         child.communicate()
 
 
-def traced(folder: Path, make: Make) -> list[str]:
-    """The calls to the kernel of a process that adds and compacts, with its marks between."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed: apt-get install strace")
-    names = "trace=fsync,fdatasync,pwrite64,write,rename,renameat,renameat2,unlink"
-    trace = ["strace", "-f", "-y", "-o", str(folder / "trace"), "-e", names]
-    child = subprocess.run(
-        [*trace, *command("marks", make, folder / "store")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if child.returncode != 0 and "ptrace" in child.stderr:
-        pytest.skip("this machine does not let processes be traced")
-    assert child.returncode == 0, child.stderr
-    return (folder / "trace").read_text().splitlines()
-
-
 def test_what_is_receipted_or_compacted_survives_a_power_cut(
     tmp_path: Path, make_result: Make
 ) -> None:
-    calls = traced(tmp_path, make_result)
+    calls = traced(command("marks", make_result, tmp_path / "store"), tmp_path)
 
     def between(what: str) -> list[str]:
         begin, end = (

@@ -23,6 +23,7 @@ import pytest
 from conftest import BUNDLE
 from polling import wait_until
 from small_disk import take_all_room
+from tracing import traced
 
 from edgeclin import wire
 from edgeclin.errors import BadFile, EdgeclinError, QueueFull, QueueUnusable
@@ -160,22 +161,9 @@ def test_two_processes_that_start_at_once_share_one_queue(
 @pytest.fixture(scope="module")
 def system_calls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What the process that puts asks of the kernel, in order, with its marks between."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed: apt-get install strace")
     folder = tmp_path_factory.mktemp("traced")
     result = Result("b", "e", "p", "s", 0, 1.0, State.FINAL, "test", Tier.ROUTINE)
-    names = "trace=fsync,fdatasync,pwrite64,write,rename,renameat,renameat2"
-    trace = ["strace", "-f", "-y", "-o", str(folder / "trace"), "-e", names]
-    child = subprocess.run(
-        [*trace, *command("marks", result, folder / "q.db")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if child.returncode != 0 and "ptrace" in child.stderr:
-        pytest.skip("this machine does not let processes be traced")
-    assert child.returncode == 0, child.stderr
-    return (folder / "trace").read_text().splitlines()
+    return traced(command("marks", result, folder / "q.db"), folder)
 
 
 def between(calls: list[str], what: str) -> list[str]:

@@ -136,13 +136,15 @@ def record(
     low, high = float(prepared.min()), float(prepared.max())
     outside = _share_outside(prepared_validation, low, high)
     instability = 0.0 if quantised is None else quantised.instability
+    hashes = tuple(calibration.hashes())
+    repeats = len(hashes) - len(set(hashes))
     warnings = list(cautions.of_validation(calibration, validation))
     if quantised is not None:
-        warnings += cautions.of_calibration(calibration, validation, outside, instability)
+        warnings += cautions.of_calibration(calibration, validation, repeats, outside, instability)
     return CalibrationRecord(
         dataset=calibration.name,
         samples=len(calibration),
-        sample_sha256=tuple(calibration.hashes()),
+        sample_sha256=hashes,
         consumed=0 if quantised is None else quantised.calibration.consumed,
         consumed_sha256="" if quantised is None else quantised.calibration.consumed_sha256,
         method="none" if quantised is None else quantised.method.value,

@@ -15,17 +15,21 @@ _UNSTABLE = 0.2
 
 
 def of_calibration(
-    calibration: Dataset, validation: Dataset, outside: float, instability: float
+    calibration: Dataset,
+    validation: Dataset,
+    repeats: int,
+    outside: float,
+    instability: float,
 ) -> Iterator[str]:
     """About the samples that ranges were chosen from.
 
     Args:
+        repeats: how many calibration samples are exact repeats of others.
         outside: share of validation values beyond all of calibration's, once prepared.
         instability: see `Statistics.instability`.
     """
     if len(calibration) < FEW:
         yield f"{len(calibration)} calibration samples; the usual guidance is 500 to 1,000"
-    repeats = len(calibration) - len(set(calibration.hashes()))
     if repeats:
         yield f"{repeats} calibration samples are exact repeats of others"
     if calibration.labels is not None and validation.labels is not None:

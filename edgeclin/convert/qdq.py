@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgeclin.convert.ranges import read_ranges
-from edgeclin.convert.request import Outcome, Request
-from edgeclin.errors import ConversionFailed, MissingExtra
+from edgeclin.convert.request import Outcome, Request, refusal
+from edgeclin.errors import MissingExtra
 
 try:
     import onnx
@@ -69,8 +69,7 @@ def quantise(request: Request, operators: list[str], options: dict[str, Any]) ->
     try:
         quantiser.quantize_model()
     except (ValueError, RuntimeError, KeyError) as exc:
-        lines = str(exc).strip().splitlines() or [type(exc).__name__]
-        raise ConversionFailed(f"ONNX Runtime's quantiser refuses the model: {lines[-1]}") from exc
+        raise refusal("ONNX Runtime's quantiser refuses the model", exc) from exc
     quantiser.model.save_model_to_file(str(Path(request.folder) / _ENGINE), False)
     return Outcome(
         file=_ENGINE,

@@ -18,6 +18,7 @@ kinds, by what they make:
 
 from __future__ import annotations
 
+from edgeclin.errors import ConversionFailed
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
 
@@ -51,3 +52,9 @@ class Outcome(Record, frozen=True):
     consumed: int = 0
     consumed_sha256: str = ""
     floats: tuple[str, ...] = ()
+
+
+def refusal(what: str, error: Exception) -> ConversionFailed:
+    """What a tool did not do, and the last line of its reason: the others are its own trace."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ConversionFailed(f"{what}: {lines[-1]}")
