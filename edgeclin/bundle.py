@@ -38,24 +38,20 @@ SUFFIX = ".edgeclin"
 _MAX_MANIFEST = 8 << 20
 _MAX_TOTAL = 4 << 30
 _CHUNK = 1 << 20
+_FETCH = "fetch the bundle again"
 _DOS_1980 = 1 << 5 | 1
 """The first day that a zip file can name."""
-_MAX_PROMISED = 0xFFFF
-_MAX_END = 22 + 0xFFFF
-"""The last record of a zip (APPNOTE.TXT, 4.3.16) and its longest comment."""
 
 
 class _Archive(Protocol):
     """The files of a bundle, however they are kept. Each method raises BadBundle for damage.
 
-    `check_layout` judges the bytes that belong to none of the files.
+    `sizes` comes first, and judges every byte that belongs to none of the files.
     """
 
     def sizes(self) -> dict[str, int]: ...
 
     def open(self, name: str) -> IO[bytes]: ...
-
-    def check_layout(self) -> None: ...
 
 
 class Bundle:
@@ -106,7 +102,6 @@ class Bundle:
             raise BadBundle(path / MANIFEST, str(exc)) from exc
         bundle = cls(path, archive, manifest, hashlib.sha256(payload).hexdigest(), signed_by)
         bundle._check_files(sizes)
-        archive.check_layout()
         return bundle
 
     def read(self, name: str) -> bytes:
@@ -188,32 +183,34 @@ def write_bundle(
 def _zip(content: Mapping[str, bytes]) -> bytes:
     """A zip file of which every byte is given by the files, so that no other one is sound."""
     entries = [(name, len(data), zlib.crc32(data)) for name, data in content.items()]
-    heads, directory = _layout(entries)
+    heads, listing, end = _layout(entries)
     files = (head + data for head, data in zip(heads, content.values(), strict=True))
-    return b"".join(files) + directory
+    return b"".join((*files, *listing, end))
 
 
-def _layout(entries: Sequence[tuple[str, int, int]]) -> tuple[list[bytes], bytes]:
+def _layout(entries: Sequence[tuple[str, int, int]]) -> tuple[list[bytes], list[bytes], bytes]:
     """What a zip file holds beside its files (APPNOTE.TXT, 4.3): nothing compressed, no dates.
 
     Args:
         entries: name, size and CRC-32 of each file.
 
     Returns:
-        the head of each file, and the directory at the end.
+        the head of each file, its entry in the directory that follows, and the last record.
     """
-    heads, directory, offset = [], b"", 0
+    heads: list[bytes] = []
+    listing: list[bytes] = []
+    offset = 0
     for name, size, crc in entries:
         encoded = name.encode()
         flags = 0 if name.isascii() else 0x800
         facts = (20, flags, 0, 0, _DOS_1980, crc, size, size, len(encoded))
         heads.append(struct.pack("<4s5H3L2H", b"PK\3\4", *facts, 0) + encoded)
         made_by, rest = 3 << 8 | 20, (0, 0, 0, 0, 0o644 << 16, offset)
-        directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", made_by, *facts, *rest) + encoded
+        listing.append(struct.pack("<4s6H3L5H2L", b"PK\1\2", made_by, *facts, *rest) + encoded)
         offset += len(heads[-1]) + size
-    count = len(entries)
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), offset, 0)
-    return heads, directory + end
+    count, size = len(entries), sum(map(len, listing))
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, offset, 0)
+    return heads, listing, end
 
 
 def _signer(
@@ -264,9 +261,6 @@ class _Folder:
     def open(self, name: str) -> IO[bytes]:
         return open_file(self._path / name, BadBundle)
 
-    def check_layout(self) -> None:
-        """A folder holds nothing beside its files."""
-
 
 def _walk(folder: Path) -> Iterator[Path]:
     """All that is in a folder; unlike `rglob` it leaves out nothing that it may not read."""
@@ -281,7 +275,6 @@ class _Zip:
         self._path = path
         try:
             self._zip = zipfile.ZipFile(path)
-            self._promised = _promised(path)
         except Exception as exc:  # zipfile has no one error for damage
             raise BadBundle(
                 path,
@@ -292,28 +285,16 @@ class _Zip:
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
         found = self._zip.infolist()
-        if self._promised != min(len(found), _MAX_PROMISED):
-            raise BadBundle(
-                self._path,
-                f"damaged: its zip directory tells of {self._promised} files and lists "
-                f"{len(found)}",
-                "fetch the bundle again",
-            )
         if found and found[0].header_offset:
             # A file in the bundle that is a zip itself, such as golden.npz, found in what is left.
-            raise BadBundle(
-                self._path,
-                "damaged: a zip begins only within it",
-                "fetch the bundle again",
-            )
+            raise BadBundle(self._path, "damaged: a zip begins only within it", _FETCH)
         for entry in found:
             _check_entry(entry, self._path)
             if entry.filename in sizes:
                 raise BadBundle(self._path / entry.filename, "stands twice in the zip")
             sizes[entry.filename] = entry.file_size
         _check_total(sizes, self._path)
-        for name in sizes:
-            self.open(name).close()  # a changed name is damage, not a file too few and one too many
+        self._check_layout(found)
         return sizes
 
     def open(self, name: str) -> IO[bytes]:
@@ -322,33 +303,23 @@ class _Zip:
         except Exception as exc:
             raise BadBundle(self._path / name, f"damaged in the zip ({exc})") from exc
 
-    def check_layout(self) -> None:
-        entries = self._zip.infolist()
-        heads, directory = _layout([(e.filename, e.file_size, e.CRC) for e in entries])
+    def _check_layout(self, entries: Sequence[zipfile.ZipInfo]) -> None:
+        """Or a lost or renamed entry would look like a file too few, such as the signature."""
+        heads, listing, end = _layout([(e.filename, e.file_size, e.CRC) for e in entries])
         with self._path.open("rb") as file:
             for entry, head in zip(entries, heads, strict=True):
-                if file.read(len(head)) != head:
-                    raise BadBundle(
-                        self._path / entry.filename,
-                        "damaged: its head in the zip is not as edgeclin writes it",
-                        "fetch the bundle again",
-                    )
+                self._expect(file, head, entry.filename)
                 file.seek(entry.file_size, os.SEEK_CUR)
-            if file.read(len(directory) + 1) != directory:
-                raise BadBundle(
-                    self._path,
-                    "damaged: its zip directory is not as edgeclin writes it",
-                    "fetch the bundle again",
-                )
+            for entry, listed in zip(entries, listing, strict=True):
+                self._expect(file, listed, entry.filename)
+            self._expect(file, end, "")
+            if file.read(1):
+                raise BadBundle(self._path, "damaged: something follows its end", _FETCH)
 
-
-def _promised(path: Path) -> int:
-    """How many files the last record of a zip tells of, which zipfile does not compare."""
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_END))
-        tail = file.read()
-    (count,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
-    return int(count)
+    def _expect(self, file: IO[bytes], expected: bytes, name: str) -> None:
+        if file.read(len(expected)) != expected:
+            problem = "damaged: what the zip says of it is not as edgeclin writes it"
+            raise BadBundle(self._path / name, problem, _FETCH)
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
@@ -361,10 +332,10 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
         check_file_name(name)
     except EdgeclinError as exc:
         raise BadBundle(path, str(exc)) from exc
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise BadBundle(path / name, "compressed, as a zip bomb is and a bundle is not")
     if entry.flag_bits & 1:
         raise BadBundle(path / name, "encrypted, which a bundle is not")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise BadBundle(path / name, "compressed, as a zip bomb is and a bundle is not")
 
 
 def _check_total(sizes: Mapping[str, int], path: Path) -> None:
