@@ -98,11 +98,8 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def require_fit(self, dataset: Dataset, *, recordings: bool = False) -> None:
+    def require_fit(self, dataset: Dataset) -> None:
         """Refuse arrays [n, …] of which no sample could be judged, whatever its values.
-
-        Args:
-            recordings: its samples are still to be cut into windows, as `run` does.
 
         Raises:
             BadFile: says which shape or type was found and which is expected.
@@ -112,7 +109,7 @@ class Runtime:
             return
         blank = np.zeros(samples.shape[1:], samples.dtype)
         try:
-            self.preprocess(next(self.preprocess.windows(blank)) if recordings else blank)
+            self.preprocess(next(self.preprocess.windows(blank)))
         except BadInput as exc:
             raise BadFile(
                 dataset.path,

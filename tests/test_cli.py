@@ -203,19 +203,19 @@ def test_predict_loses_no_image_to_another_one_s_shape(
     assert len(states) == 3
 
 
-def test_predict_loses_no_image_to_a_file_that_cannot_be_read(
+def test_predict_loses_no_sample_to_a_file_that_cannot_be_read(
     run: Run, bundle_path: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "images"
+    folder = tmp_path / "beats"
     folder.mkdir()
-    for name in ("0.png", "1.txt"):
-        (folder / name).write_bytes(bytes(140))
-    (folder / "labels.csv").write_text("file,label\n1.txt,a\n0.png,a\n")
+    (folder / "0.txt").write_text("0.5\n" * 140)
+    (folder / "1.txt").write_text("0.5\n" * 139 + "flat\n")
+    (folder / "labels.csv").write_text("file,label\n1.txt,a\n0.txt,a\n")
     done = run("predict", bundle_path, folder, "--json")
     refused(done, 1, "1 of 2 samples could not be judged")
     first, second = json.loads(done.stdout)
     assert (first["position"], first["state"]) == (0, "unreviewed")
-    assert "1.txt: not a sample" in first["reason"]
+    assert "1.txt: line 140, cell 1 is not a number" in first["reason"]
     assert second["label"]
 
 

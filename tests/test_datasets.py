@@ -202,12 +202,15 @@ def test_a_damaged_array_file_is_read_or_bad_and_nothing_else(
     assert len(list(data)) == len(data)
 
 
-@pytest.mark.parametrize("name", ["d.csv", "d.npy", "d", "d.png", "d.npz.txt"])
+@pytest.mark.parametrize("name", ["d.npy", "d", "d.png", "d.npz.gz"])
 def test_a_file_of_another_form_is_refused_with_the_forms_there_are(
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(SOUND)
-    with pytest.raises(BadFile, match=r"not a data set; give an \.npz file or a folder of images"):
+    with pytest.raises(
+        BadFile,
+        match=r"not a data set; give an \.npz file or a folder of images, DICOM files, WFDB",
+    ):
         open_dataset(tmp_path / name)
 
 
@@ -330,7 +333,9 @@ def test_a_table_that_is_no_file_is_not_taken_for_no_table(tmp_path: Path, kind:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     images(tmp_path, "deep/er/1.png")
-    with pytest.raises(BadFile, match="no images in it, nor in its subfolders"):
+    with pytest.raises(
+        BadFile, match="no images, DICOM files, WFDB records or CSV signals in it, nor in"
+    ):
         open_dataset(tmp_path)
 
 
@@ -451,7 +456,7 @@ def test_one_sample_is_an_array_or_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("s.txt", b"1 2 3", r"not a sample; give a \.npy file or an image"),
+        ("s.bin", b"1 2 3", r"not a sample; give a \.npy file, or one of images, DICOM files"),
         ("s.npy", b"", "not a .npy file of numbers"),
         ("s.npy", b"text", "not a .npy file of numbers"),
         ("s.npy", npy(X)[:50], "not a .npy file of numbers"),

@@ -134,7 +134,7 @@ def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
             raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
         return JsonLinesSource(sys.stdin.buffer)  # bytes: one that is no text spoils one line only
     dataset = open_dataset(Path(where))
-    runtime.require_fit(dataset, recordings=True)
+    runtime.require_fit(dataset)
     return ReplaySource(dataset, runtime.preprocess, rate)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from edgeclin.convert import cautions
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
-from edgeclin.datasets import Dataset
+from edgeclin.datasets import Dataset, full_windows
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Record
@@ -41,7 +41,30 @@ class CalibrationRecord(Record, frozen=True):
     groups: int | None
     validation: str
     validation_samples: int
+    left_out: int
+    """Recordings of both that are shorter than a window."""
     warnings: tuple[str, ...]
+
+
+def samples_of(
+    calibration: Dataset,
+    validation: Dataset | None,
+    preprocess: Preprocess,
+    allow_shared_groups: bool = False,
+) -> tuple[Dataset, Dataset]:
+    """What calibrates and what verifies, recordings cut into windows.
+
+    Whole recordings are held out, because windows of one recording resemble each other.
+
+    Raises:
+        BadFile: too few to hold any out, or a patient or a sample that is in both.
+    """
+    if validation is None:
+        kept, held_out = split(calibration)
+        return full_windows(kept, preprocess), full_windows(held_out, preprocess)
+    both = full_windows(calibration, preprocess), full_windows(validation, preprocess)
+    refuse_overlap(*both, allow_shared_groups)
+    return both
 
 
 def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -159,6 +182,7 @@ def record(
         groups=None if calibration.groups is None else len(set(calibration.groups)),
         validation=validation.name,
         validation_samples=len(validation),
+        left_out=calibration.left_out + validation.left_out,
         warnings=tuple(warnings),
     )
 
