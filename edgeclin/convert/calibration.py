@@ -11,7 +11,8 @@ import numpy as np
 from edgeclin.convert import cautions
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
-from edgeclin.datasets import Dataset, full_windows
+from edgeclin.datasets import Dataset, full_windows, require_recorder
+from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Record
@@ -49,7 +50,7 @@ class CalibrationRecord(Record, frozen=True):
 def samples_of(
     calibration: Dataset,
     validation: Dataset | None,
-    preprocess: Preprocess,
+    described: Input,
     allow_shared_groups: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """What calibrates and what verifies, recordings cut into windows.
@@ -57,8 +58,13 @@ def samples_of(
     Whole recordings are held out, because windows of one recording resemble each other.
 
     Raises:
-        BadFile: too few to hold any out, or a patient or a sample that is in both.
+        BadFile: too few to hold any out, a patient or a sample that is in both, or recordings
+            of another recorder than the model is described for.
     """
+    for dataset in (calibration, validation):
+        if dataset is not None:
+            require_recorder(dataset, described)
+    preprocess = Preprocess(described)
     if validation is None:
         kept, held_out = split(calibration)
         return full_windows(kept, preprocess), full_windows(held_out, preprocess)

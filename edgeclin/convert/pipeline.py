@@ -100,16 +100,13 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
     facts = read_model(job.model)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
     _check_fit(job, facts)
-    preprocess = Preprocess(job.description.inputs[0])
     calibration, validation = calibrating.samples_of(
-        job.calibration, job.validation, preprocess, job.allow_shared_groups
+        job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
     )
     truth = validation.truth(job.description.output.labels)
     calibration.truth(job.description.output.labels)
     with scratch_folder() as folder:
-        return _convert_in(
-            folder, job, facts, way, preprocess, calibration, validation, truth, progress
-        )
+        return _convert_in(folder, job, facts, way, calibration, validation, truth, progress)
 
 
 def _convert_in(
@@ -117,7 +114,6 @@ def _convert_in(
     job: Conversion,
     facts: ModelFacts,
     way: tuple[str, ...],
-    preprocess: Preprocess,
     calibration: Dataset,
     validation: Dataset,
     truth: np.ndarray | None,
@@ -125,6 +121,7 @@ def _convert_in(
 ) -> Converted:
     from edgeclin.convert.sbom import write_sbom
 
+    preprocess = Preprocess(job.description.inputs[0])
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / "calibration.npy")
     judged = calibrating.prepare(validation, preprocess, folder / "validation.npy")

@@ -2,6 +2,7 @@
 
 from edgeclin.datasets.dataset import Dataset, Samples, sample_hash
 from edgeclin.datasets.forms import SAMPLE_SUFFIXES, open_dataset, read_sample
+from edgeclin.datasets.recorder import require_recorder
 from edgeclin.datasets.windows import full_windows, windowed
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "full_windows",
     "open_dataset",
     "read_sample",
+    "require_recorder",
     "sample_hash",
     "windowed",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,11 +88,13 @@ def _undecoded(path: Path, syntax: Any, get_decoder: Any) -> BadFile:
         return BadFile(path, f"its transfer syntax {syntax.name} is not one of images")
     if not readable:
         return BadFile(path, f"no installed codec reads {syntax.name}", _MORE_CODECS)
+    found = f"its pixel data ({syntax.name}) are missing, cut short or damaged"
+    if not syntax.is_encapsulated:
+        return BadFile(path, found)
     return BadFile(
         path,
-        f"its pixel data ({syntax.name}) are missing, cut short, damaged or in a form that no "
-        "installed codec reads",
-        f"if other programs show it: {_MORE_CODECS}" if syntax.is_encapsulated else "",
+        f"{found}, or in a form that no installed codec reads",
+        f"if other programs show it: {_MORE_CODECS}",
     )
 
 
@@ -101,7 +104,7 @@ def _header(path: Path) -> Any:
         from pydicom import dcmread
     except ImportError as exc:
         raise MissingExtra("pydicom, which reads DICOM files,", "vision") from exc
-    with open_file(path) as file, reading(path), _quiet(), _translated(path, "not a DICOM file"):
+    with open_file(path) as file, reading(path), _translated(path, "not a DICOM file"):
         return dcmread(file, stop_before_pixels=True)
 
 
@@ -121,17 +124,24 @@ def _pseudonym(header: Any) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """pydicom's warnings quote what it found, which may be about a patient."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """pydicom's warnings and log quote what it found, which may be about a patient."""
+    log = logging.getLogger("pydicom")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)  # what is below it in name inherits that
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager
 def _translated(path: Path, problem: str) -> Iterator[None]:
     """Say one sentence without a word from the file."""
     try:
-        yield
+        with _quiet():
+            yield
     except (BadFile, OSError):
         raise
     except Exception as exc:  # pydicom has no one error for damage

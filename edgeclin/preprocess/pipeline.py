@@ -20,11 +20,13 @@ Sample: TypeAlias = np.ndarray
 _STEPS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     steps.Resample: signal.resample,
     steps.Detrend: signal.detrend,
+    steps.Leads: signal.leads,
     steps.ZScore: signal.zscore,
     steps.Clip: signal.clip,
     steps.Decode: image.decode,
     steps.Resize: image.resize,
     steps.Crop: image.crop,
+    steps.VOIWindow: image.voi_window,
     steps.Normalise: image.normalise,
 }
 

@@ -1,0 +1,41 @@
+"""Whether recordings come from the recorder that a description was written for."""
+
+from __future__ import annotations
+
+from edgeclin.datasets.dataset import Dataset
+from edgeclin.description import Input
+from edgeclin.errors import BadFile
+from edgeclin.steps import Leads, Resample
+
+
+def require_recorder(dataset: Dataset, described: Input) -> None:
+    """Refuse recordings at another rate, or with other leads, than the model is described for.
+
+    What neither the files nor the description say is not compared.
+
+    Raises:
+        BadFile: says what was found and what was expected.
+    """
+    expected = described.sampling_hz
+    for step in reversed(described.preprocessing):
+        if isinstance(step, Resample):
+            expected = float(step.from_hz)
+    if None not in (expected, dataset.sampling_hz) and expected != dataset.sampling_hz:
+        raise BadFile(
+            dataset.path,
+            f"recorded at {dataset.sampling_hz:g} Hz, the model is described for {expected:g} Hz",
+            "let the step `resample` in model.toml begin at the recorder's rate",
+        )
+    if dataset.leads is None or not described.leads:
+        return
+    leads = dataset.leads
+    for step in described.preprocessing:
+        if isinstance(step, Leads):
+            leads = tuple(leads[at] if at < len(leads) else "none" for at in step.take)
+    if leads != described.leads:
+        raise BadFile(
+            dataset.path,
+            f"its leads give {', '.join(leads)}, the model is described for "
+            f"{', '.join(described.leads)}",
+            "take them by the step `leads`, or mend inputs.leads in model.toml",
+        )
