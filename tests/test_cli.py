@@ -13,14 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ECG
 from unprivileged import closed
 
+from edgeclin.bundle import write_bundle
 from edgeclin.cli import main
-from edgeclin.keys import KeyPair
+from edgeclin.description import Input
+from edgeclin.keys import KeyPair, load_signer
+from edgeclin.manifest import Manifest
+from edgeclin.runtime import read_golden, write_golden
+from edgeclin.steps import Leads, Window, ZScore
 
 Run = Callable[..., Result]
 
@@ -217,6 +223,87 @@ def test_predict_loses_no_sample_to_a_file_that_cannot_be_read(
     assert (first["position"], first["state"]) == (0, "unreviewed")
     assert "1.txt: line 140, cell 1 is not a number" in first["reason"]
     assert second["label"]
+
+
+@pytest.fixture
+def monitor(
+    tmp_path: Path, key_pair: KeyPair, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> Path:
+    """A bundle that judges lead II in windows of 140 samples, one every 70."""
+    manifest, files = manifest_and_files
+    cut = Input(
+        name="ecg",
+        kind="signal",
+        shape=(140, 1),
+        sampling_hz=250.0,
+        leads=("II",),
+        preprocessing=(Window(length=140, hop=70), Leads(take=(1,)), ZScore()),
+    )
+    golden = [np.stack([beat, beat], axis=1) for beat in read_golden(files["golden.npz"])[0]]
+    outputs = read_golden(files["golden.npz"])[1]
+    return write_bundle(
+        tmp_path / "monitor.edgeclin",
+        msgspec.structs.replace(manifest, inputs=(cut,)),
+        files | {"golden.npz": write_golden(golden, outputs)},
+        load_signer(key_pair.private),
+    )
+
+
+@pytest.fixture(params=["csv", "wfdb"])
+def recordings(request: pytest.FixtureRequest, tmp_path: Path, beats: np.ndarray) -> Path:
+    """Leads I and II at 250 Hz: 420 samples, and 100, which are no window."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    signal = beats[:3].reshape(420, 1).astype(np.float64) * [1.0, 0.5]
+    if request.param == "csv":
+        for name, length in (("1.csv", 420), ("2.csv", 100)):
+            text = "\n".join(["time,I,II", *(f"0,{i},{ii}" for i, ii in signal[:length])])
+            (folder / name).write_text(text)
+        return folder
+    wfdb = pytest.importorskip("wfdb", reason="the wfdb extra is not installed")
+    for name, length in (("1", 420), ("2", 100)):
+        wfdb.wrsamp(
+            name, fs=250, units=["mV", "mV"], sig_name=["I", "II"], p_signal=signal[:length],
+            fmt=["16", "16"], write_dir=str(folder),
+        )  # fmt: skip
+    return folder
+
+
+def test_recordings_are_answered_window_by_window(
+    run: Run, monitor: Path, recordings: Path, config: Path
+) -> None:
+    predicted = run("predict", monitor, recordings, "--json")
+    refused(predicted, 1, "1 of 6 samples could not be judged")
+    answers = json.loads(predicted.stdout)
+    assert [answer["position"] for answer in answers] == [0, 1, 2, 3, 4, 5]
+    assert "100 samples, expected a window of 140" in answers[5]["reason"]
+    done = run("run", "--config", config, "--bundle", monitor, "--source", recordings, "--json")
+    assert done.exit_code == 0, done.output
+    stored = [json.loads(line)["result"] for line in done.stdout.splitlines()]
+    assert [result.get("probabilities") for result in stored] == [
+        answer.get("probabilities") for answer in answers
+    ]
+    one = next(path for path in sorted(recordings.iterdir()) if path.suffix in (".csv", ".hea"))
+    assert len(json.loads(run("predict", monitor, one, "--json").stdout)) == 5
+    truth = "\n".join(["file,label", f"{one.name},normal"])
+    (recordings / "labels.csv").write_text(truth)
+    proof = run("verify", monitor, "--validation", recordings, "--json")
+    assert json.loads(proof.stdout)["measured"]["samples"] == 5
+
+
+def test_recordings_of_other_leads_are_refused_by_every_command(
+    run: Run, monitor: Path, tmp_path: Path, config: Path
+) -> None:
+    folder = tmp_path / "swapped"
+    folder.mkdir()
+    (folder / "1.csv").write_text("\n".join(["II,I", *["0.5,0.1"] * 140]))
+    (folder / "labels.csv").write_text("file,label\n1.csv,normal\n")
+    for command in (
+        ("predict", monitor, folder),
+        ("verify", monitor, "--validation", folder),
+        ("run", "--config", config, "--bundle", monitor, "--source", folder),
+    ):
+        refused(run(*command), 1, "swapped", "its leads give I, the model is described for II")
 
 
 @pytest.mark.parametrize("command", ["predict", "verify"])

@@ -240,7 +240,7 @@ def test_other_colours_are_refused(tmp_path: Path, photometric: str) -> None:
 def test_an_image_without_pixels_is_named(tmp_path: Path) -> None:
     made = header(COUNTS)
     del made.PixelData
-    with pytest.raises(BadFile, match="pixel data .* are missing"):
+    with pytest.raises(BadFile, match=r"pixel data .* are missing"):
         read_sample(saved(tmp_path / "x.dcm", made))
 
 

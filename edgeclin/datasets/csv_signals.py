@@ -69,7 +69,7 @@ def _names(path: Path, line: str) -> _Names:
     separator = next((mark for mark in _SEPARATORS if mark in line), ",")
     cells = line.rstrip("\r\n").split(separator)
     if not line.strip():
-        raise BadFile(path, "begins with an empty line", "begin with names of leads or a value")
+        raise BadFile(path, "is empty or begins with an empty line", "begin with a value")
     names = _Names(cells, separator)
     if names.leads is None and len(cells) > 1:
         raise BadFile(
