@@ -98,6 +98,16 @@ def test_a_window_that_is_in_both_sets_is_refused() -> None:
         samples_of(one, other, CUT)
 
 
+def test_a_value_that_is_none_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1\n2\n3\n4\n")
+    (tmp_path / "b.txt").write_text("1\n2\n3\n4\n5\nnan\n")
+    calibration, _ = samples_of(
+        open_dataset(tmp_path), Dataset(Path("held"), [np.arange(90.0, 94)]), CUT
+    )
+    with pytest.raises(BadFile, match=r"sample 2 \(b\.txt\): 1 of 4 values are not finite"):
+        prepare(calibration, Preprocess(CUT), tmp_path / "prepared.npy")
+
+
 @pytest.mark.parametrize(
     ("facts", "steps", "problem"),
     [

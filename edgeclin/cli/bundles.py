@@ -80,7 +80,9 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
 
 @click.command()
 @click.argument("bundle", type=FILE)
-@click.option("--validation", type=FILE, help="Labelled samples to measure on.")
+@click.option(
+    "--validation", type=FILE, help="Labelled samples to measure on, in any form of data set."
+)
 @trust_options
 @json_option
 def verify(

@@ -50,7 +50,7 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 @click.command()
 @config_option
 @click.option("--bundle", type=FILE, help="Instead of the one that the configuration names.")
-@click.option("--source", help="Data file, folder, or - for JSON lines on standard input.")
+@click.option("--source", help="Data set (file or folder), or - for JSON lines on standard input.")
 @click.option(
     "--rate",
     type=Number(min=0.001, max=1e6),

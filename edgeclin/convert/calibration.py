@@ -144,7 +144,7 @@ def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
             try:
                 file.write(preprocess(sample).tobytes())
             except BadInput as exc:
-                raise BadFile(dataset.path, f"sample {index}: {exc}") from exc
+                raise BadFile(dataset.path, f"{dataset.place(index)}: {exc}") from exc
     return np.load(path, mmap_mode="r")
 
 

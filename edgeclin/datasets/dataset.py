@@ -38,6 +38,7 @@ class Dataset:
         groups: one patient or subject a sample, or None.
         leads: what the columns of every recording are called, where its files say so.
         sampling_hz: the rate of every recording, where its files say so.
+        files: the file of each sample, as seen from `path`, where they are in files.
         left_out: recordings that are not among the samples because they hold no full window.
     """
 
@@ -47,6 +48,7 @@ class Dataset:
     groups: tuple[str, ...] | None = None
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
+    files: tuple[str, ...] | None = None
     left_out: int = 0
 
     @property
@@ -96,13 +98,22 @@ class Dataset:
         return self.derived(_Chosen(self.samples, tuple(indices)), indices)
 
     def derived(self, samples: Samples, origins: Sequence[int]) -> Dataset:
-        """Other samples with the labels and groups of those at `origins`, one a sample."""
+        """Other samples, of which is known what is known of those at `origins`, one a sample."""
+
+        def of(column: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if column is None else tuple(column[at] for at in origins)
+
         return replace(
             self,
             samples=samples,
-            labels=None if self.labels is None else tuple(self.labels[at] for at in origins),
-            groups=None if self.groups is None else tuple(self.groups[at] for at in origins),
+            labels=of(self.labels),
+            groups=of(self.groups),
+            files=of(self.files),
         )
+
+    def place(self, index: int) -> str:
+        """Which sample that is, in words for a message."""
+        return f"sample {index}" + (f" ({self.files[index]})" if self.files else "")
 
 
 @dataclass(frozen=True, slots=True)

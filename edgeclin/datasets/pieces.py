@@ -54,6 +54,8 @@ def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
             contents[row.path] = reader.look(row.path)
     placed = [(row, piece) for row in rows for piece in _pieces(reader, row, contents[row.path])]
     recorder = _one_recorder(contents)
+    root = path if path.is_dir() else path.parent
+    names = tuple(row.path.relative_to(root).as_posix() for row, _ in placed)
     return Dataset(
         path,
         Pieces(
@@ -62,9 +64,10 @@ def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
             {file: content.companions for file, content in contents.items()},
         ),
         labels=_labels([row for row, _ in placed]),
-        groups=_groups(path, [row for row, _ in placed], contents),
+        groups=_groups([row for row, _ in placed], names, contents),
         leads=recorder.leads,
         sampling_hz=recorder.sampling_hz,
+        files=names,
     )
 
 
@@ -89,7 +92,9 @@ def _labels(rows: list[Row]) -> tuple[str, ...] | None:
     return labels if len(labels) == len(rows) else None
 
 
-def _groups(path: Path, rows: list[Row], contents: dict[Path, Content]) -> tuple[str, ...] | None:
+def _groups(
+    rows: list[Row], names: tuple[str, ...], contents: dict[Path, Content]
+) -> tuple[str, ...] | None:
     """What the table says; else what the files say; else each file, if it holds several."""
     named = tuple(row.group for row in rows if row.group is not None)
     if len(named) == len(rows):
@@ -97,8 +102,7 @@ def _groups(path: Path, rows: list[Row], contents: dict[Path, Content]) -> tuple
     known = any(content.group for content in contents.values())
     if not known and len(rows) == len(contents):
         return None
-    root = path if path.is_dir() else path.parent
-    return tuple(contents[row.path].group or row.path.relative_to(root).as_posix() for row in rows)
+    return tuple(contents[row.path].group or name for row, name in zip(rows, names, strict=True))
 
 
 def _one_recorder(contents: dict[Path, Content]) -> Content:
