@@ -20,13 +20,15 @@ from click.testing import CliRunner, Result
 from conftest import ECG
 from unprivileged import closed
 
+from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import write_bundle
 from edgeclin.cli import main
 from edgeclin.description import Input
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Manifest
+from edgeclin.preprocess import Preprocess
 from edgeclin.runtime import read_golden, write_golden
-from edgeclin.steps import Leads, Window, ZScore
+from edgeclin.steps import Leads, Normalise, Resize, Window, ZScore
 
 Run = Callable[..., Result]
 
@@ -289,6 +291,46 @@ def test_recordings_are_answered_window_by_window(
     (recordings / "labels.csv").write_text(truth)
     proof = run("verify", monitor, "--validation", recordings, "--json")
     assert json.loads(proof.stdout)["measured"]["samples"] == 5
+
+
+def test_a_cine_is_judged_frame_by_frame(
+    run: Run,
+    config: Path,
+    tmp_path: Path,
+    key_pair: KeyPair,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    """30 frames of JPEG, YBR_FULL_422, of 240 x 320, as pydicom ships them."""
+    pytest.importorskip("pydicom", reason="the vision extra is not installed")
+    from pydicom.data import get_testdata_file
+
+    manifest, _ = manifest_and_files
+    steps = (Resize(height=8, width=8, interpolation="area"), Normalise(scale=1 / 255))
+    cine = Input(name="cine", kind="image", shape=(8, 8, 3), preprocessing=steps)
+    engine = msgspec.json.encode({"input_shape": [8, 8, 3], "labels": 5, "gain": 8.0})
+    frame = np.full((9, 9, 3), 99, np.uint8)
+    answer = FakeBackend(engine).run(Preprocess(cine)(frame))
+    bundle = write_bundle(
+        tmp_path / "cine.edgeclin",
+        msgspec.structs.replace(
+            manifest,
+            inputs=(cine,),
+            golden=msgspec.structs.replace(manifest.golden, samples=1),
+        ),
+        {"engine.json": engine, "golden.npz": write_golden([frame], answer[np.newaxis])},
+        load_signer(key_pair.private),
+    )
+    folder = tmp_path / "cines"
+    folder.mkdir()
+    shutil.copy(str(get_testdata_file("examples_ybr_color.dcm", download=False)), folder)
+    done = run("run", "--config", config, "--bundle", bundle, "--source", folder, "--json")
+    assert done.exit_code == 0, done.output
+    stored = [json.loads(line)["result"] for line in done.stdout.splitlines()]
+    assert [result["position"] for result in stored] == list(range(30))
+    assert len({tuple(result["probabilities"]) for result in stored}) > 10
+    again = run("run", "--config", config, "--bundle", bundle, "--source", folder, "--json")
+    assert "goes on at sample 30" in again.stderr
+    assert not again.stdout
 
 
 def test_recordings_of_other_leads_are_refused_by_every_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from edgeclin.datasets import open_dataset, read_sample
-from edgeclin.errors import BadFile
+from edgeclin.errors import BadFile, MissingExtra
 
 NAME, NUMBER = "DOE^JANE", "4711-0815"
 BARS = [
@@ -235,6 +236,14 @@ def test_what_cannot_be_read_is_one_sentence(
 def test_other_colours_are_refused(tmp_path: Path, photometric: str) -> None:
     with pytest.raises(BadFile, match=f"is in {photometric}, which is not read; convert it to"):
         read_sample(saved(tmp_path / "x.dcm", header(COUNTS, photometric)))
+
+
+def test_without_the_package_the_line_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'edgeclin\[vision\]'"):
+        read_sample(shipped("CT_small.dcm"))
 
 
 def test_an_image_without_pixels_is_named(tmp_path: Path) -> None:

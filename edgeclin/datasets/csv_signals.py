@@ -37,10 +37,11 @@ class CSVSignals:
         names = _names(piece.path, lines[0] if lines else "")
         rows = [line for line in lines[names.lines :] if line.strip()]
         end = len(rows) if piece.end is None else piece.end
-        if end > len(rows):
-            raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {end}")
         if not rows:
             raise BadFile(piece.path, "holds no samples")
+        if end > len(rows) or piece.start >= end:
+            wanted = f"those from {piece.start} to {end}"
+            raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
         values = _numbers(piece.path, lines, names, rows[piece.start : end])
         return values[:, 0] if names.leads is None else values[:, names.time :]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeclin.datasets.reader import Content, Piece
 from edgeclin.errors import BadFile, MissingExtra
-from edgeclin.files import require_file
+from edgeclin.files import reading, require_file
 
 _MILLIVOLTS = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "nv": 1e-6}
 
@@ -43,7 +43,6 @@ class WFDBRecords:
 
     def read(self, piece: Piece) -> np.ndarray:
         name = str(piece.path.with_suffix(""))
-        self.look(piece.path)
         with _translated(piece.path, "its samples cannot be read", "is a file of it cut short?"):
             record = _wfdb().rdrecord(name, sampfrom=piece.start, sampto=piece.end)
             scale = [_MILLIVOLTS.get(unit.lower(), 1.0) for unit in record.units]
@@ -69,7 +68,8 @@ def _header(path: Path) -> Any:
 @contextmanager
 def _translated(path: Path, problem: str, remedy: str) -> Iterator[None]:
     try:
-        yield
+        with reading(path):
+            yield
     except (BadFile, MissingExtra):
         raise
     except Exception as exc:  # wfdb has no one error for damage
