@@ -238,6 +238,12 @@ def test_other_colours_are_refused(tmp_path: Path, photometric: str) -> None:
         read_sample(saved(tmp_path / "x.dcm", header(COUNTS, photometric)))
 
 
+def test_a_deflated_file_is_read() -> None:
+    sample = read_sample(shipped("image_dfl.dcm"))
+    expected = pydicom.dcmread(shipped("image_dfl.dcm")).pixel_array
+    np.testing.assert_array_equal(sample[..., 0], expected)
+
+
 def test_without_the_package_the_line_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -310,7 +316,7 @@ def test_a_table_labels_frames(tmp_path: Path) -> None:
 
 
 def test_files_of_a_patient_are_a_group_and_the_table_s_groups_come_first(tmp_path: Path) -> None:
-    for name, patient in (("sick/1", "A"), ("well/2", "B"), ("well/3", "A ")):
+    for name, patient in (("sick/1", "A"), ("well/2", "B"), ("well/3", " A")):
         saved(tmp_path / f"{name}.dcm", header(COUNTS, PatientID=patient))
     data = open_dataset(tmp_path)
     assert data.labels == ("sick", "well", "well")
