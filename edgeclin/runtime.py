@@ -13,7 +13,7 @@ import numpy as np
 from edgeclin.backends import Backend, load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
-from edgeclin.datasets import Dataset, require_recorder
+from edgeclin.datasets import Dataset, require_described
 from edgeclin.errors import BadBundle, BadFile, BadInput, SelfTestFailed
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
@@ -99,13 +99,13 @@ class Runtime:
         )
 
     def require_fit(self, dataset: Dataset) -> None:
-        """Refuse recordings of another recorder, and arrays [n, …] of which no sample could be
-        judged, whatever its values.
+        """Refuse data of another kind than described, and arrays [n, …] of which no sample could
+        be judged, whatever its values.
 
         Raises:
             BadFile: says which shape or type was found and which is expected.
         """
-        require_recorder(dataset, self.bundle.manifest.inputs[0])
+        require_described(dataset, self.bundle.manifest.inputs[0])
         samples = dataset.samples
         if not isinstance(samples, np.ndarray) or self._encoded(samples):
             return

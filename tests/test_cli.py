@@ -196,14 +196,31 @@ def test_predict_answers_all_but_the_samples_that_cannot_be_judged(
     assert run("predict", bundle_path, data, "--position", 3).exit_code == 0
 
 
-def test_predict_loses_no_image_to_another_one_s_shape(
+@pytest.mark.parametrize("command", ["predict", "verify", "run"])
+def test_images_are_not_judged_as_signals_of_as_many_bytes(
+    run: Run, bundle_path: Path, tmp_path: Path, config: Path, command: str
+) -> None:
+    folder = tmp_path / "images" / "normal"
+    folder.mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(bytes(range(140)))
+    if command == "predict":
+        refused(run("predict", bundle_path, folder / "0.png"), 1, "0.png", "decodes them")
+    arguments = {
+        "predict": (bundle_path, folder.parent),
+        "verify": (bundle_path, "--validation", folder.parent),
+        "run": ("--config", config, "--source", folder.parent),
+    }
+    refused(run(command, *arguments[command]), 1, "holds images", "decodes them")
+
+
+def test_predict_loses_no_sample_to_another_one_s_shape(
     run: Run, bundle_path: Path, tmp_path: Path
 ) -> None:
-    """The fake engine of 140 values takes a file of 140 bytes as a beat."""
-    folder = tmp_path / "images"
+    folder = tmp_path / "beats"
     folder.mkdir()
-    for name, size in (("0.png", 140), ("1.png", 70), ("2.png", 140)):
-        (folder / name).write_bytes(bytes(size))
+    for name, size in (("0.txt", 140), ("1.txt", 70), ("2.txt", 140)):
+        (folder / name).write_text("0.5\n" * size)
     done = run("predict", bundle_path, folder, "--json")
     refused(done, 1, "1 of 3 samples could not be judged")
     states = [result["state"] for result in json.loads(done.stdout)]

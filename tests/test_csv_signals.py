@@ -160,6 +160,16 @@ def test_signals_of_several_kinds_of_recorder_are_not_one_data_set(tmp_path: Pat
         open_dataset(tmp_path)
 
 
+def test_a_line_about_a_patient_is_not_repeated_as_names_of_leads(tmp_path: Path) -> None:
+    written(tmp_path, "1\n2\n", "a.txt")
+    written(tmp_path, "Jane Doe, born 1 April 1970\n2,3\n", "b.txt")
+    with pytest.raises(
+        BadFile, match=r"b\.txt: its leads: 2 with no names of leads; of a"
+    ) as caught:
+        open_dataset(tmp_path)
+    assert "Doe" not in str(caught.value)
+
+
 def test_real_segments_are_read_as_the_instrument_wrote_them(shared_data: Path) -> None:
     data = open_dataset(shared_data / "iegm" / "raw")
     assert len(data) == 20

@@ -231,6 +231,7 @@ def test_one_folder_for_each_label(tmp_path: Path) -> None:
     assert data.labels == ("benign", "benign", "malign")
     assert [sample.tobytes() for sample in data] == [content[1], content[0], content[2]]
     assert {sample.dtype for sample in data} == {np.dtype(np.uint8)}
+    assert data.encoded
     assert data.groups is None
 
 

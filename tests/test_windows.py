@@ -1,4 +1,4 @@
-"""windows and recorder: a recording is its windows everywhere, and from the right recorder."""
+"""windows and described: a recording is its windows everywhere, and of the described kind."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from edgeclin.convert.calibration import prepare, samples_of
 from edgeclin.convert.cautions import of_validation
-from edgeclin.datasets import Dataset, full_windows, open_dataset, require_recorder, windowed
+from edgeclin.datasets import Dataset, full_windows, open_dataset, require_described, windowed
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput
 from edgeclin.preprocess import Preprocess
 from edgeclin.sources import ReplaySource
-from edgeclin.steps import Leads, Resample, Step, Window, ZScore
+from edgeclin.steps import Decode, Leads, Resample, Step, Window, ZScore
 
 
 def described(*steps: Step, **facts: Any) -> Input:
@@ -124,9 +124,16 @@ def test_recordings_of_another_recorder_are_refused(
 ) -> None:
     dataset = recordings(8, leads=("MLII", "V5"), sampling_hz=360.0)
     with pytest.raises(BadFile, match=problem):
-        require_recorder(dataset, described(*steps, **facts))
+        require_described(dataset, described(*steps, **facts))
     with pytest.raises(BadFile, match=problem):
         samples_of(recordings(4), dataset, described(*steps, **facts))
+
+
+def test_images_are_never_taken_for_signals() -> None:
+    images = Dataset(Path("images"), [np.zeros(9, np.uint8)], encoded=True)
+    with pytest.raises(BadFile, match="holds images, and no step of the input 'ecg' decodes them"):
+        require_described(images, CUT)
+    require_described(images, described(Decode()))
 
 
 @pytest.mark.parametrize(
@@ -142,5 +149,5 @@ def test_recordings_of_the_described_recorder_are_taken(
     facts: dict[str, Any], steps: tuple[Step, ...]
 ) -> None:
     dataset = recordings(8, leads=("MLII", "V5"), sampling_hz=360.0)
-    require_recorder(dataset, described(*steps, **facts))
-    require_recorder(recordings(8), described(*steps, **facts))
+    require_described(dataset, described(*steps, **facts))
+    require_described(recordings(8), described(*steps, **facts))

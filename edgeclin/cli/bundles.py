@@ -167,7 +167,7 @@ def _dataset(data: Path) -> Dataset:
     from edgeclin.datasets import SAMPLE_SUFFIXES, Dataset, open_dataset, read_sample
 
     if data.suffix.lower() in SAMPLE_SUFFIXES:
-        return Dataset(data, read_sample(data)[None])
+        return Dataset(data, read_sample(data)[None], encoded=data.suffix.lower() != ".npy")
     return open_dataset(data)
 
 

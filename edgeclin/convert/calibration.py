@@ -11,7 +11,7 @@ import numpy as np
 from edgeclin.convert import cautions
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
-from edgeclin.datasets import Dataset, full_windows, require_recorder
+from edgeclin.datasets import Dataset, full_windows, require_described
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
 from edgeclin.preprocess import Preprocess
@@ -63,7 +63,7 @@ def samples_of(
     """
     for dataset in (calibration, validation):
         if dataset is not None:
-            require_recorder(dataset, described)
+            require_described(dataset, described)
     preprocess = Preprocess(described)
     if validation is None:
         kept, held_out = split(calibration)

@@ -24,6 +24,7 @@ class CSVSignals:
 
     kind = "CSV signals"
     suffixes = frozenset({".csv", ".txt"})
+    encoded = False
     series = True
 
     def look(self, path: Path) -> Content:

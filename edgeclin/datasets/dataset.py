@@ -36,6 +36,7 @@ class Dataset:
         name: the file's or folder's name.
         labels: one label a sample as the data spells it, or None.
         groups: one patient or subject a sample, or None.
+        encoded: whether the samples are images' bytes, which are nothing before the step `decode`.
         leads: what the columns of every recording are called, where its files say so.
         sampling_hz: the rate of every recording, where its files say so.
         files: the file of each sample, as seen from `path`, where they are in files.
@@ -46,6 +47,7 @@ class Dataset:
     samples: Samples
     labels: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    encoded: bool = False
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
     files: tuple[str, ...] | None = None

@@ -31,6 +31,7 @@ class DICOMFiles:
 
     kind = "DICOM files"
     suffixes = frozenset({".dcm", ".dicom"})
+    encoded = False
     series = True
 
     def look(self, path: Path) -> Content:

@@ -15,6 +15,7 @@ class Images:
 
     kind = "images"
     suffixes = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+    encoded = True
     series = False
 
     def look(self, path: Path) -> Content:

@@ -13,6 +13,8 @@ from edgeclin.datasets.labels import TABLE, Row
 from edgeclin.datasets.reader import Content, Piece, Reader
 from edgeclin.errors import BadFile
 
+_LONGEST_NAME = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -65,6 +67,7 @@ def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
         ),
         labels=_labels([row for row, _ in placed]),
         groups=_groups([row for row, _ in placed], names, contents),
+        encoded=reader.encoded,
         leads=recorder.leads,
         sampling_hz=recorder.sampling_hz,
         files=names,
@@ -123,7 +126,11 @@ def _one_recorder(contents: dict[Path, Content]) -> Content:
 
 
 def _listed(leads: tuple[str, ...] | None) -> str:
-    return "without names" if leads is None else ", ".join(leads)
+    """Their names; what is longer than a name may be a line about a patient."""
+    if leads is None:
+        return "without names"
+    short = all(len(lead) <= _LONGEST_NAME for lead in leads)
+    return ", ".join(leads) if short else f"{len(leads)} with no names of leads"
 
 
 def _mark(path: Path) -> str:

@@ -55,6 +55,7 @@ class Reader(Protocol):
     Attributes:
         kind: a plural for messages.
         suffixes: of the files it reads, in lower case.
+        encoded: whether its samples are bytes that the step `decode` decodes.
         series: whether one file may hold several samples: frames, or a recording to cut.
     """
 
@@ -63,6 +64,9 @@ class Reader(Protocol):
 
     @property
     def suffixes(self) -> frozenset[str]: ...
+
+    @property
+    def encoded(self) -> bool: ...
 
     @property
     def series(self) -> bool: ...

@@ -24,6 +24,7 @@ class WFDBRecords:
 
     kind = "WFDB records"
     suffixes = frozenset({".hea"})
+    encoded = False
     series = True
 
     def look(self, path: Path) -> Content:

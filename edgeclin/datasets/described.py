@@ -1,21 +1,28 @@
-"""Whether recordings come from the recorder that a description was written for."""
+"""Whether data are of the kind that a description was written for."""
 
 from __future__ import annotations
 
 from edgeclin.datasets.dataset import Dataset
 from edgeclin.description import Input
 from edgeclin.errors import BadFile
-from edgeclin.steps import Leads, Resample
+from edgeclin.steps import Decode, Leads, Resample
 
 
-def require_recorder(dataset: Dataset, described: Input) -> None:
-    """Refuse recordings at another rate, or with other leads, than the model is described for.
+def require_described(dataset: Dataset, described: Input) -> None:
+    """Refuse recordings at another rate, or with other leads, than the model is described for, and
+    images that no step decodes: their bytes would pass for a signal.
 
     What neither the files nor the description say is not compared.
 
     Raises:
         BadFile: says what was found and what was expected.
     """
+    if dataset.encoded and not any(isinstance(step, Decode) for step in described.preprocessing):
+        raise BadFile(
+            dataset.path,
+            f"holds images, and no step of the input {described.name!r} decodes them",
+            "begin its preprocessing in model.toml with the step `decode`",
+        )
     expected = described.sampling_hz
     for step in reversed(described.preprocessing):
         if isinstance(step, Resample):
