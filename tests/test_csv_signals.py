@@ -168,6 +168,9 @@ def test_a_line_about_a_patient_is_not_repeated_as_names_of_leads(tmp_path: Path
     ) as caught:
         open_dataset(tmp_path)
     assert "Doe" not in str(caught.value)
+    written(tmp_path, "John Roe, born 2 April 1971\n2,3\n", "a.txt")
+    with pytest.raises(BadFile, match=r"b\.txt: its leads: 2 with no names of leads; of a"):
+        open_dataset(tmp_path)
 
 
 def test_real_segments_are_read_as_the_instrument_wrote_them(shared_data: Path) -> None:

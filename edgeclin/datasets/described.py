@@ -7,6 +7,16 @@ from edgeclin.description import Input
 from edgeclin.errors import BadFile
 from edgeclin.steps import Decode, Leads, Resample
 
+_LONGEST_NAME = 16
+
+
+def listed(leads: tuple[str, ...] | None) -> str:
+    """Names of leads for a message; what is longer than a name may be a line about a patient."""
+    if leads is None:
+        return "without names"
+    short = all(len(lead) <= _LONGEST_NAME for lead in leads)
+    return ", ".join(leads) if short else f"{len(leads)} with no names of leads"
+
 
 def require_described(dataset: Dataset, described: Input) -> None:
     """Refuse recordings at another rate, or with other leads, than the model is described for, and
@@ -42,7 +52,6 @@ def require_described(dataset: Dataset, described: Input) -> None:
     if leads != described.leads:
         raise BadFile(
             dataset.path,
-            f"its leads give {', '.join(leads)}, the model is described for "
-            f"{', '.join(described.leads)}",
+            f"its leads give {listed(leads)}, the model is described for {listed(described.leads)}",
             "take them by the step `leads`, or mend inputs.leads in model.toml",
         )

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeclin.datasets.dataset import Dataset
+from edgeclin.datasets.described import listed
 from edgeclin.datasets.labels import TABLE, Row
 from edgeclin.datasets.reader import Content, Piece, Reader
 from edgeclin.errors import BadFile
-
-_LONGEST_NAME = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +111,14 @@ def _one_recorder(contents: dict[Path, Content]) -> Content:
     """Leads and rate of all files; a model takes columns by their place and not by their name."""
     (first, kept), *rest = contents.items()
     for path, content in rest:
-        for what, here, there in (
-            ("leads", _listed(content.leads), _listed(kept.leads)),
-            ("rate", f"{content.sampling_hz} Hz", f"{kept.sampling_hz} Hz"),
-        ):
-            if here != there:
-                raise BadFile(
-                    path,
-                    f"its {what}: {here}; of {first.name}: {there}",
-                    "keep recordings of one kind in a data set",
-                )
+        if content.leads != kept.leads:
+            other = f"its leads: {listed(content.leads)}; of {first.name}: {listed(kept.leads)}"
+        elif content.sampling_hz != kept.sampling_hz:
+            other = f"its rate: {content.sampling_hz} Hz; of {first.name}: {kept.sampling_hz} Hz"
+        else:
+            continue
+        raise BadFile(path, other, "keep recordings of one kind in a data set")
     return kept
-
-
-def _listed(leads: tuple[str, ...] | None) -> str:
-    """Their names; what is longer than a name may be a line about a patient."""
-    if leads is None:
-        return "without names"
-    short = all(len(lead) <= _LONGEST_NAME for lead in leads)
-    return ", ".join(leads) if short else f"{len(leads)} with no names of leads"
 
 
 def _mark(path: Path) -> str:
