@@ -28,7 +28,7 @@ def written(folder: Path, text: str | bytes, name: str = "s.csv") -> Path:
         np.float32, st.tuples(st.integers(1, 40), st.integers(1, 4)), elements=floats
     ),
     separator=st.sampled_from(",;\t"),
-    newline=st.sampled_from(["\n", "\r\n"]),
+    newline=st.sampled_from(["\n", "\r\n", "\r"]),
     last=st.booleans(),
     time=st.booleans(),
 )

@@ -29,13 +29,13 @@ class CSVSignals:
 
     def look(self, path: Path) -> Content:
         with open_file(path) as file, reading(path):
-            first = file.readline(_LONGEST_NAMES)
-        return Content(leads=_names(path, _text(path, first)).leads)
+            lines = _text(path, file.readline(_LONGEST_NAMES)).splitlines()
+        return Content(leads=_names(path, lines).leads)
 
     def read(self, piece: Piece) -> np.ndarray:
         with open_file(piece.path) as file, reading(piece.path):
             lines = _text(piece.path, file.read()).splitlines()
-        names = _names(piece.path, lines[0] if lines else "")
+        names = _names(piece.path, lines)
         rows = [line for line in lines[names.lines :] if line.strip()]
         end = len(rows) if piece.end is None else piece.end
         if not rows:
@@ -67,11 +67,12 @@ class _Names:
         self.leads = tuple(names[self.time :]) if named else None
 
 
-def _names(path: Path, line: str) -> _Names:
+def _names(path: Path, lines: list[str]) -> _Names:
+    line = lines[0] if lines else ""
     separator = next((mark for mark in _SEPARATORS if mark in line), ",")
-    cells = line.rstrip("\r\n").split(separator)
     if not line.strip():
         raise BadFile(path, "is empty or begins with an empty line", "begin with a value")
+    cells = line.split(separator)
     names = _Names(cells, separator)
     if names.leads is None and len(cells) > 1:
         raise BadFile(
