@@ -157,7 +157,7 @@ def test_more_is_brighter_whatever_the_file_calls_white(
 @pytest.mark.parametrize("unit", [{"Modality": "CT"}, {"RescaleType": "OD"}])
 def test_a_measurement_is_never_mirrored(tmp_path: Path, unit: dict[str, str]) -> None:
     made = header(COUNTS, "MONOCHROME1", RescaleSlope=1, RescaleIntercept=0, **unit)
-    with pytest.raises(BadFile, match=r"MONOCHROME1 \(low is white\) with values in (HU|OD)"):
+    with pytest.raises(BadFile, match=r"MONOCHROME1 \(low is white\) with values in a unit"):
         read_sample(saved(tmp_path / "x.dcm", made))
 
 
@@ -217,6 +217,7 @@ def test_a_missing_codec_is_named_with_what_to_install(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("priv_SQ.dcm", r"holds no image \(no known kind\)"),
         ("MR_truncated.dcm", r"pixel data \(Explicit VR Little Endian\) are missing, cut short"),
         ("JPEG2000-embedded-sequence-delimiter.dcm", r"pixel data \(JPEG 2000"),
         ("reportsi.dcm", r"holds no image \(Basic Text SR Storage\); take it out"),
@@ -351,6 +352,27 @@ def test_nothing_says_whose_image_it_is(
     said += [caplog.text, *capfd.readouterr(), *(str(warning.message) for warning in recwarn)]
     for word in (NUMBER, NAME, "DOE"):
         assert word not in "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("tag", "dropped"),
+    [
+        ("SOPClassUID", "Rows"),
+        ("PhotometricInterpretation", None),
+        ("Modality", None),
+        ("RescaleType", None),
+    ],
+)
+def test_what_stands_in_the_place_of_a_word_is_not_repeated(
+    tmp_path: Path, tag: str, dropped: str | None
+) -> None:
+    made = header(COUNTS, "MONOCHROME1", RescaleSlope=1, RescaleIntercept=0, RescaleType="HU")
+    made.add_new(tag, "UI" if tag == "SOPClassUID" else "LO", NAME)
+    if dropped is not None:
+        delattr(made, dropped)
+    with pytest.raises(BadFile) as caught:
+        read_sample(saved(tmp_path / "x.dcm", made))
+    assert "DOE" not in str(caught.value)
 
 
 def test_opening_reads_headers_and_a_frame_is_read_alone(tmp_path: Path) -> None:

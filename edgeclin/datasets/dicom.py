@@ -19,6 +19,7 @@ from edgeclin.files import open_file, reading
 
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 _COLOUR = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+_OTHERS = {"HSV", "ARGB", "CMYK", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
 _MORE_CODECS = "pip install python-gdcm, which reads more forms, or store it uncompressed"
 
 
@@ -38,7 +39,11 @@ class DICOMFiles:
         header = _header(path)
         with _translated(path, "its header is damaged"):
             if "Rows" not in header:
-                raise BadFile(path, f"holds no image ({_kind(header)})", "take it out of the data")
+                raise BadFile(
+                    path,
+                    f"holds no image ({_registered(header.get('SOPClassUID'))})",
+                    "take it out of the data",
+                )
             frames = int(header.get("NumberOfFrames") or 1)
             group = _pseudonym(header)
         if frames < 1:
@@ -48,27 +53,30 @@ class DICOMFiles:
     def read(self, piece: Piece) -> np.ndarray:
         """The frame at `piece.start`."""
         header = _header(piece.path)
-        photometric = str(header.get("PhotometricInterpretation", "no colours at all"))
+        with _translated(piece.path, "its header is damaged"):
+            photometric = str(header.get("PhotometricInterpretation", "no colours at all"))
+            syntax = header.file_meta.get("TransferSyntaxUID")
         if photometric not in _GREY | _COLOUR:
+            known = photometric if photometric in _OTHERS else "no known colours"
             raise BadFile(
                 piece.path,
-                f"is in {photometric}, which is not read",
+                f"is in {known}, which is not read",
                 f"convert it to one of {', '.join(sorted(_GREY | _COLOUR))}",
             )
-        pixels = _pixels(piece, header)
+        with _translated(piece.path, "its pixel data are damaged"):
+            pixels = _pixels(piece, syntax)
         with _translated(piece.path, "its lookup tables are damaged"):
             if photometric in _GREY:
                 return measurements(piece.path, pixels, header, piece.start)
             return colours(pixels, header)
 
 
-def _pixels(piece: Piece, header: Any) -> np.ndarray:
+def _pixels(piece: Piece, syntax: Any) -> np.ndarray:
     """One frame as stored, YBR as RGB: [rows, columns] or [rows, columns, 3]."""
     from pydicom import dcmread
     from pydicom.pixels import get_decoder, pixel_array
 
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    with open_file(piece.path) as file, reading(piece.path), _quiet():
+    with open_file(piece.path) as file, reading(piece.path):
         try:
             # Only a deflated file must be read whole before a frame of it can be.
             source = dcmread(file) if syntax is not None and syntax.is_deflated else file
@@ -86,7 +94,7 @@ def _undecoded(path: Path, syntax: Any, get_decoder: Any) -> BadFile:
     try:
         readable = get_decoder(syntax).is_available
     except NotImplementedError:
-        return BadFile(path, f"its transfer syntax {syntax.name} is not one of images")
+        return BadFile(path, f"its transfer syntax ({_registered(syntax)}) is not one of images")
     if not readable:
         return BadFile(path, f"no installed codec reads {syntax.name}", _MORE_CODECS)
     found = f"its pixel data ({syntax.name}) are missing, cut short or damaged"
@@ -109,9 +117,9 @@ def _header(path: Path) -> Any:
         return dcmread(file, stop_before_pixels=True)
 
 
-def _kind(header: Any) -> str:
-    uid = header.get("SOPClassUID")
-    return "of no kind" if uid is None else str(uid.name)
+def _registered(uid: Any) -> str:
+    """DICOM's name of a UID; in a damaged file anything at all may stand in its place."""
+    return "no known kind" if uid is None or uid.name == uid else str(uid.name)
 
 
 def _pseudonym(header: Any) -> str | None:

@@ -29,7 +29,7 @@ def measurements(path: Path, stored: np.ndarray, header: Any, frame: int) -> np.
         if unit != "US" or stored.dtype.kind == "f":
             raise BadFile(
                 path,
-                f"is MONOCHROME1 (low is white) with values in {unit}, and mirrored they would "
+                "is MONOCHROME1 (low is white) with values in a unit, and mirrored they would "
                 "mean nothing",
                 "convert it to MONOCHROME2",
             )
