@@ -45,6 +45,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"runtime", "bedside", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
+HEAVY |= {"pydicom", "wfdb", "pandas"}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 
@@ -115,6 +116,7 @@ def loaded_by(code: str) -> set[str]:
         "import edgeclin.cli",
         "from edgeclin import Bundle, OfflineQueue, Profile, Result, Runtime, SyncAgent",
         "import edgeclin.transport.mqtt, edgeclin.doctor, edgeclin.convert.worker",
+        "import edgeclin.datasets",
     ],
 )
 def test_importing_edgeclin_loads_nothing_heavy(code: str) -> None:
