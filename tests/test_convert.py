@@ -27,7 +27,7 @@ from edgeclin.cli import main
 from edgeclin.convert.request import Request
 from edgeclin.convert.worker import run_converter
 from edgeclin.datasets import open_dataset
-from edgeclin.errors import ConversionFailed, EdgeclinError
+from edgeclin.errors import ConversionFailed, EdgeclinError, EngineUnavailable
 from edgeclin.keys import KeyPair
 from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime
@@ -237,6 +237,59 @@ def test_five_validation_samples_prove_nothing(convert: Convert, tmp_path: Path)
     )  # fmt: skip
     refused(done, 3, "3 gates missed", "on 5 samples, at least 30 are needed")
     assert not (tmp_path / "x.edgeclin").exists()
+
+
+SEGMENTATION = """\
+schema = 1
+name = "spots"
+version = "1"
+task = "segmentation"
+intended_use = "a test"
+[[inputs]]
+name = "picture"
+kind = "image"
+shape = [12, 12, 1]
+[output]
+activation = "softmax"
+labels = ["tissue", "spot"]
+positive = ["spot"]
+[metric]
+name = "dice"
+expected = 0.9
+[provenance]
+licence = "none"
+source = "tests"
+"""
+
+
+@pytest.mark.convert
+def test_a_segmentation_model_is_judged_by_dice_over_its_pixels(
+    convert: Convert, tmp_path: Path, trust: list[Any]
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+    layer = keras.layers.Conv2D(2, 1, activation="softmax")
+    model = keras.Sequential([keras.Input((12, 12, 1)), layer])
+    layer.set_weights([np.array([[[[-9.0, 9.0]]]]), np.array([4.5, -4.5])])
+    model.save(tmp_path / "spots.keras")
+    (tmp_path / "model.toml").write_text(SEGMENTATION)
+    for seed, name in enumerate(("calibration", "validation")):
+        random = np.random.default_rng(seed)
+        pictures = random.uniform(0, 1, (60, 12, 12, 1)).astype(np.float32)
+        np.savez(tmp_path / name, X=pictures, y=(pictures[..., 0] > 0.5).astype(np.uint8))
+    target = tmp_path / "spots.edgeclin"
+    done = convert(
+        tmp_path / "spots.keras", "--profile", "cpu-x86_64",
+        "--calibration", tmp_path / "calibration.npz",
+        "--validation", tmp_path / "validation.npz", "-o", target,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    gates = json.loads(Bundle.open(target, trust).read("verification.json"))["gates"]
+    by_name = {(gate["stage"], gate["name"]): gate for gate in gates}
+    assert by_name["source model", "Dice"]["value"] > 0.99
+    assert abs(by_name["INT8 engine", "change of Dice"]["value"]) < 0.02
+    runtime = Runtime(Bundle.open(target, trust))
+    with pytest.raises(EngineUnavailable, match="the bundle's task is segmentation"):
+        runtime.predict(np.zeros((12, 12, 1), np.float32))
 
 
 @pytest.mark.convert

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -560,3 +561,40 @@ def test_what_is_no_sample_is_said(tmp_path: Path, name: str, content: bytes, pr
 def test_a_missing_sample_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"s\.npy: no such file"):
         read_sample(tmp_path / "s.npy")
+
+
+# -- label maps ---------------------------------------------------------------------------------
+
+
+def maps_file(tmp_path: Path, maps: np.ndarray) -> Path:
+    path = tmp_path / "maps.npz"
+    np.savez(path, X=np.zeros((4, 3, 5, 1)), y=maps)
+    return path
+
+
+def test_label_maps_are_read_and_follow_their_samples(tmp_path: Path) -> None:
+    maps = np.arange(60).reshape(4, 3, 5) % 2
+    dataset = open_dataset(maps_file(tmp_path, maps))
+    assert dataset.labels is None
+    truth = dataset.subset([2, 0]).truth(("tissue", "vessel"))
+    assert truth is not None
+    assert truth.dtype == np.int64
+    assert (truth == maps[[2, 0]]).all()
+
+
+@pytest.mark.parametrize(
+    ("maps", "problem"),
+    [
+        (np.zeros((3, 3, 5), int), "y has the shape (3, 3, 5)"),
+        (np.zeros((4, 3, 5)), "y is float64"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(tmp_path: Path, maps: np.ndarray, problem: str) -> None:
+    with pytest.raises(BadFile, match=re.escape(problem)):
+        open_dataset(maps_file(tmp_path, maps))
+
+
+def test_a_map_with_an_index_that_is_no_label_is_refused(tmp_path: Path) -> None:
+    dataset = open_dataset(maps_file(tmp_path, np.full((4, 3, 5), 2)))
+    with pytest.raises(BadFile, match="indices from 2 to 2, there are 2 labels"):
+        dataset.truth(("tissue", "vessel"))

@@ -314,7 +314,9 @@ def _print(converted: Converted, signed: bool) -> None:
             f"{confidence.error_bound:.2%}, allowed {confidence.max_error:.2%})"
         )
     else:
-        click.echo("confidence: no labels, so no threshold: every answer will be in doubt")
+        click.echo(
+            "confidence: no threshold (it takes labels, and a classifier): every answer is in doubt"
+        )
     click.echo(
         f"size: float {converted.float_bytes:,} bytes, deployed {converted.engine_bytes:,} bytes"
     )

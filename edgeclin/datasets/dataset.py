@@ -40,6 +40,7 @@ class Dataset:
         leads: what the columns of every recording are called, where its files say so.
         sampling_hz: the rate of every recording, where its files say so.
         files: the file of each sample, as seen from `path`, where they are in files.
+        label_maps: label indices of every pixel, int [n, height, width], in place of labels.
         left_out: recordings that are not among the samples because they hold no full window.
     """
 
@@ -51,6 +52,7 @@ class Dataset:
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
     files: tuple[str, ...] | None = None
+    label_maps: np.ndarray | None = None
     left_out: int = 0
 
     @property
@@ -67,11 +69,14 @@ class Dataset:
         return self.samples[index]
 
     def truth(self, labels: Sequence[str]) -> np.ndarray | None:
-        """Label indices, int64 [n]; a numeric label counts as an index when it is no name.
+        """Label indices, int64 [n], or of label maps [n, height, width]; a numeric label counts as
+        an index when it is no name.
 
         Raises:
             BadFile: a label that is neither a name nor an index of `labels`.
         """
+        if self.label_maps is not None:
+            return self._mapped(self.label_maps, labels)
         if self.labels is None:
             return None
         known = {label: index for index, label in enumerate(labels)}
@@ -84,6 +89,16 @@ class Dataset:
                 "describe the labels in model.toml in the order of the model's outputs",
             )
         return np.array([known[label] for label in self.labels], dtype=np.int64)
+
+    def _mapped(self, maps: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        low, high = int(maps.min()), int(maps.max())
+        if low < 0 or high >= len(labels):
+            raise BadFile(
+                self.path,
+                f"its label maps hold indices from {low} to {high}, there are {len(labels)} labels",
+                "describe the labels in model.toml in the order of the model's outputs",
+            )
+        return maps.astype(np.int64)
 
     def hashes(self) -> list[str]:
         """SHA-256 of every raw sample's type, shape and bytes."""
@@ -111,6 +126,7 @@ class Dataset:
             labels=of(self.labels),
             groups=of(self.groups),
             files=of(self.files),
+            label_maps=None if self.label_maps is None else self.label_maps[list(origins)],
         )
 
     def place(self, index: int) -> str:

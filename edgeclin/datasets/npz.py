@@ -1,4 +1,5 @@
-"""A data set in one `.npz` file: `X` [n, …], optional `y` [n] and `group` [n]; one `.npy` sample.
+"""A data set in one `.npz` file: `X` [n, …], optional `y` [n] (of pictures also label maps, indices
+[n, height, width]) and `group` [n]; one `.npy` sample.
 
 It is read whole: numpy maps no compressed file. What does not fit into memory belongs in a folder.
 """
@@ -30,12 +31,27 @@ def open_npz(path: Path) -> Dataset:
     samples = content["X"]
     if samples.ndim < 2 or not len(samples):
         raise BadFile(path, f"X has the shape {samples.shape}", "it must be [n, …] with n above 0")
+    maps = _label_maps(path, content)
     columns = {key: content[key] for key in ("y", "group") if key in content}
     for key, column in columns.items():
         if column.shape != (len(samples),):
             raise BadFile(path, f"{key} has the shape {column.shape}, X has {len(samples)} samples")
     named = {key: tuple(map(_text, column.tolist())) for key, column in columns.items()}
-    return Dataset(path, samples, named.get("y"), named.get("group"))
+    return Dataset(path, samples, named.get("y"), named.get("group"), label_maps=maps)
+
+
+def _label_maps(path: Path, content: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Take `y` out of the arrays where it holds more than one label a sample."""
+    if "y" not in content or content["y"].ndim < 2:
+        return None
+    maps = content.pop("y")
+    if len(maps) != len(content["X"]) or maps.dtype.kind not in "iub":
+        raise BadFile(
+            path,
+            f"y has the shape {maps.shape}, X has {len(content['X'])} samples; y is {maps.dtype}",
+            "give one label a sample, or maps of label indices [n, height, width]",
+        )
+    return maps
 
 
 def read_npy(path: Path) -> np.ndarray:
