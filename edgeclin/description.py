@@ -213,7 +213,7 @@ def starter(name: str, facts: ModelFacts) -> str:
         input=_quoted(entry),
         kind=kind,
         shape=shown,
-        preprocessing=_STARTER_STEPS[kind],
+        preprocessing=_STARTER_STEPS[kind] + (_CHANNELS_FIRST if _is_channels_first(shape) else ""),
         activation=facts.activation or "none",
         known="read from the file" if facts.activation else "FILL IN: the file does not tell",
         labels=names,
@@ -225,6 +225,10 @@ def _static(name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
     if None in shape:
         raise BadFile(name, "has a dynamic input shape", "describe it: `edgeclin describe`")
     return tuple(size for size in shape if size is not None)
+
+
+def _is_channels_first(shape: tuple[int | None, ...]) -> bool:
+    return len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3)
 
 
 def _file_name(name: str) -> str:
@@ -257,6 +261,10 @@ colour = "rgb"                   # FILL IN: rgb, bgr or grey, as in training
 # step = "normalise"             # (value * scale - mean) / std
 # scale = 0.00392156862745098""",
 }
+
+_CHANNELS_FIRST = """
+[[inputs.preprocessing]]
+step = "channels_first"          # [height, width, channels] to the model's order"""
 
 _STARTER = """\
 # What the model file cannot tell. Unknown keys are errors; every FILL IN wants a person.

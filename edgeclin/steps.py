@@ -95,6 +95,10 @@ class Normalise(_Step, tag="normalise", frozen=True):
     std: tuple[float, ...] = (1.0,)
 
 
+class ChannelsFirst(_Step, tag="channels_first", frozen=True):
+    """Move the last axis, channels or leads, before all others, as PyTorch models take them."""
+
+
 Step: TypeAlias = (
     Window
     | Resample
@@ -107,6 +111,7 @@ Step: TypeAlias = (
     | Crop
     | VOIWindow
     | Normalise
+    | ChannelsFirst
 )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgeclin.description import Task, describe_or_guess, load_description, starter
 from edgeclin.errors import BadFile
 from edgeclin.model_files import ModelFacts, read_model
-from edgeclin.steps import Decode, ZScore
+from edgeclin.steps import ChannelsFirst, Decode, ZScore
 
 EDGE = (ECG / "edge.toml").read_text()
 IMAGE = ModelFacts("keras", (("cells", (64, 64, 3)),), 1, "sigmoid")
@@ -143,6 +143,12 @@ def test_a_starter_for_images_begins_with_decoding(tmp_path: Path) -> None:
     assert description.inputs[0].kind == "image"
     assert description.inputs[0].preprocessing == (Decode(colour="rgb"),)
     assert len(description.output.labels) == 2
+
+
+def test_a_starter_for_channels_first_moves_them_there(tmp_path: Path) -> None:
+    told = facts(inputs=(("picture", (3, 64, 48)),))
+    description = load_description(written(tmp_path, starter("cells", told)))
+    assert description.inputs[0].preprocessing == (Decode(colour="rgb"), ChannelsFirst())
 
 
 def test_every_line_a_starter_offers_as_a_comment_is_right_when_uncommented(

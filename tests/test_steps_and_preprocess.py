@@ -793,3 +793,32 @@ def test_a_missing_library_is_one_sentence_with_the_install_line(
 def test_the_reference_for_resize_knows_a_case_by_hand() -> None:
     row = np.array([[0.0, 10.0]])
     np.testing.assert_allclose(kernel_resize(row, 1, 4, hat), [[0, 2.5, 7.5, 10]])
+
+
+# -- channels first -----------------------------------------------------------------------------
+
+
+def channels_first_input(*shape: int, step: bool = True) -> Preprocess:
+    taken = (steps.ChannelsFirst(),) if step else ()
+    return Preprocess(Input(name="x", kind="image", shape=shape, preprocessing=taken))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (250, 12)])
+def test_channels_go_before_all_other_axes(shape: tuple[int, ...]) -> None:
+    value = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    prepared = channels_first_input(shape[-1], *shape[:-1])(value)
+    assert prepared.flags.c_contiguous
+    for place in np.ndindex(*shape):
+        assert prepared[(place[-1], *place[:-1])] == value[place]
+
+
+def test_a_picture_of_another_order_is_refused_with_the_step_that_helps() -> None:
+    with pytest.raises(BadInput, match="is the step `channels_first` missing"):
+        channels_first_input(3, 4, 6, step=False)(np.zeros((4, 6, 3)))
+    with pytest.raises(BadInput, match=r"expected \[3, 4, 6\]$"):
+        channels_first_input(3, 4, 6, step=False)(np.zeros((4, 7, 3)))
+
+
+def test_one_axis_has_no_channels_to_move() -> None:
+    with pytest.raises(BadInput, match="channels or leads"):
+        channels_first_input(3, 4)(np.zeros(12))

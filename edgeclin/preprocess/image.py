@@ -94,6 +94,17 @@ def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
     return normalised
 
 
+def channels_first(value: np.ndarray, step: steps.ChannelsFirst) -> np.ndarray:
+    """[height, width, channels] to [channels, height, width], [samples, leads] to [leads, samples].
+
+    Raises:
+        BadInput: there is one axis alone.
+    """
+    if value.ndim < 2:
+        raise BadInput("an array with 1 axis, `channels_first` needs channels or leads")
+    return np.moveaxis(value, -1, 0)
+
+
 def _expect_image(value: np.ndarray) -> None:
     if value.ndim not in (2, 3) or 0 in value.shape:
         raise BadInput(f"an array with {value.ndim} axes, expected an image")

@@ -28,6 +28,7 @@ _STEPS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     steps.Crop: image.crop,
     steps.VOIWindow: image.voi_window,
     steps.Normalise: image.normalise,
+    steps.ChannelsFirst: image.channels_first,
 }
 
 
@@ -91,10 +92,17 @@ class Preprocess:
         for apply, step in self._steps:
             value = apply(value, step)
         if _squeezed(value.shape) != _squeezed(self.shape):
-            raise BadInput(f"shape {_shape(value.shape)}, expected {_shape(self.shape)}")
-        prepared = value.astype(np.float32, copy=False).reshape(self.shape)
+            raise BadInput(
+                f"shape {_shape(value.shape)}, expected {_shape(self.shape)}"
+                + self._remedy(value.shape)
+            )
+        prepared = np.ascontiguousarray(value, np.float32).reshape(self.shape)
         _require_finite(prepared)
         return prepared
+
+    def _remedy(self, shape: tuple[int, ...]) -> str:
+        first = (*shape[-1:], *shape[:-1])
+        return "; is the step `channels_first` missing?" if first == self.shape else ""
 
 
 def _require_finite(value: np.ndarray) -> None:
