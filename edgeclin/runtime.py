@@ -15,6 +15,7 @@ from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadBundle, BadFile, BadInput, SelfTestFailed
+from edgeclin.executable import executable
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
@@ -27,9 +28,12 @@ class Runtime:
     Args:
         bundle: opened, and so already checked.
         backend: the loaded engine; by default the bundle's primary engine, or its CPU twin when
-            that one is not compiled; every result says which.
+            that one cannot run here; every result says which, and why.
         clock: seconds since 1970, for `made_at` alone.
         draw: a number in [0, 1) that decides which confident results are audited.
+
+    Attributes:
+        worst: how far its outputs were from the golden ones, at most.
 
     Raises:
         SelfTestFailed: the engine does not reproduce the bundle's golden outputs here.
@@ -50,14 +54,18 @@ class Runtime:
             raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
         self.bundle = bundle
         self.preprocess = Preprocess(manifest.inputs[0])
-        engine = manifest.executable
-        self.backend = backend or load_backend(engine.backend, bundle.read(engine.file), threads)
-        self._engine = f"{engine.backend} {engine.precision}: {self.backend.version}"
+        engine, note = manifest.primary, ""
+        if backend is None:
+            chosen = executable(bundle)
+            engine, note = chosen.engine, chosen.note
+            backend = load_backend(engine.backend, chosen.model, threads)
+        self.backend = backend
+        self._engine = f"{engine.backend} {engine.precision}: {backend.version}"
         if engine.role == "cpu-twin":
-            self._engine += " (CPU twin: the primary engine is not compiled)"
+            self._engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
-        self.self_test()
+        self.worst = self.self_test()
 
     def predict(self, sample: np.ndarray, source: str = "", position: int = 0) -> Result:
         """Answer about one raw sample.
@@ -140,8 +148,11 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def self_test(self) -> None:
+    def self_test(self) -> float:
         """Compare this machine's answers with the golden ones, through the whole preprocessing.
+
+        Returns:
+            the largest difference, in the unit of the output.
 
         Raises:
             SelfTestFailed: an output is further off than the tolerance, or decides otherwise
@@ -149,6 +160,7 @@ class Runtime:
         """
         golden = self.bundle.manifest.golden
         inputs, expected = read_golden(self.bundle.read(golden.file))
+        largest = 0.0
         for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
             got = self.backend.run(self.preprocess(sample))
             worst = float(np.abs(got - wanted).max())
@@ -163,6 +175,8 @@ class Runtime:
                     f"{self.bundle.path}: self-test sample {index} is decided otherwise with "
                     f"{self.backend.version}"
                 )
+            largest = max(largest, worst)
+        return largest
 
     def close(self) -> None:
         """Give the engine's memory back."""

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "lifeline"),
     (
         "files",
         "records",
@@ -37,13 +37,38 @@ LAYERS = (
         "offline_queue",
         "transport",
         "watchdog",
+        "tensorrt",
     ),
-    ("runtime", "sources", "bedside", "verify", "doctor", "sync", "cloud", "convert"),
+    (
+        "executable",
+        "runtime",
+        "build",
+        "sources",
+        "bedside",
+        "verify",
+        "doctor",
+        "sync",
+        "cloud",
+        "convert",
+    ),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"runtime", "bedside", "sources"}, {"sync"})
-HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "ai_edge_litert",
+    "cv2",
+    "pyarrow",
+    "duckdb",
+    "ibis",
+    "matplotlib",
+    "tensorrt",
+    "tensorrt_rtx_bindings",
+    "cuda",
+    "pycuda",
+}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 

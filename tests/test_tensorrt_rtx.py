@@ -1,0 +1,48 @@
+"""The calls for TensorRT 10 and 11, made of a real binary: TensorRT-RTX, which needs no GPU.
+
+It is another TensorRT, for desktop GPUs. What it parses and builds here was not built for a Jetson
+and ran on nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="the rtx extra is not installed")
+
+from edgeclin.errors import EngineUnavailable
+from edgeclin.tensorrt.families import Family, Version10, Version11
+from edgeclin.tensorrt.library import Library, load_rtx
+from edgeclin.tensorrt.plan import build_plan, parse
+from edgeclin.tensorrt.worker import MODEL, parsed_here
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("name", ["ecg_tensorrt.onnx", "ecg_tensorrt8.onnx"])
+@pytest.mark.parametrize("family", [Version10(), Version11()])
+def test_it_builds_what_the_families_ask_of_it(name: str, family: Family) -> None:
+    found = load_rtx()
+    library = Library(found.module, found.version, family, found.title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it has no timings of its own
+        plan = build_plan(library, (DATA / name).read_bytes(), 256)
+    assert len(plan.data) > 10_000
+    assert "TF32" in plan.flags
+    assert "INT8" not in plan.flags
+
+
+def test_it_refuses_what_is_no_jetson_s_model_and_says_where() -> None:
+    assert parse(load_rtx(), (DATA / "ecg_tensorrt.onnx").read_bytes()) > 10
+    with pytest.raises(EngineUnavailable, match=r"TensorRT-RTX 1\.\S+ refuses the model at node"):
+        parse(load_rtx(), (DATA / "ecg_qdq.onnx").read_bytes())
+    with pytest.raises(EngineUnavailable, match="refuses the model"):
+        parse(load_rtx(), b"no model")
+
+
+def test_it_stands_in_as_a_parser_where_there_is_no_tensorrt(tmp_path: Path) -> None:
+    (tmp_path / MODEL).write_bytes((DATA / "ecg_tensorrt.onnx").read_bytes())
+    assert parsed_here(tmp_path)["title"].startswith("TensorRT-RTX ")
