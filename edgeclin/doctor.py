@@ -209,7 +209,9 @@ def _bundle(path: str | None) -> Finding:
             f"runs instead ({chosen.note})",
             f"edgeclin build {path}"
             if primary.backend == TENSORRT
-            else "convert it where the Edge TPU compiler is, for a device that has the backend",
+            else "convert it where the Edge TPU compiler is"
+            if primary.state != "ready"
+            else "",
         )
     if chosen.build is not None:
         with_ = chosen.build.identity.tensorrt

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,11 +18,13 @@ from edgeclin import gates
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
+from edgeclin.convert.engines import deploy
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
-from edgeclin.convert.routes import COMPILED, FORM, route
+from edgeclin.convert.routes import FORM, route
 from edgeclin.convert.scratch import scratch_folder
-from edgeclin.convert.stages import BACKEND, TITLE, Progress, Stage, Workshop
+from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
+from edgeclin.convert.twins import Twin, choose_twin
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Task
@@ -35,9 +37,6 @@ from edgeclin.profiles import EngineKind, Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
-
-if TYPE_CHECKING:
-    from edgeclin.convert.edgetpu import Preflight
 
 GOLDEN_SAMPLES = 16
 _GOLDEN_STEPS = 8
@@ -86,6 +85,7 @@ class Verification(Record, frozen=True):
     float_bytes: int
     engine_bytes: int
     gates: tuple[Gate, ...]
+    twin: Twin | None = None
 
 
 def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
@@ -145,9 +145,32 @@ def _convert_in(
     missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
     if missed and not job.allow_failed_gates:
         raise GateMissed(missed, verified.gates)
-    progress("writing the bundle")
     golden = _golden(validation, verified)
-    manifest = _manifest(job, workshop.tools, verified, golden, missed)
+    twin, twin_file = None, None
+    if quantised is not None:
+        twin, twin_file = choose_twin(
+            workshop,
+            stages[-1],
+            quantised,
+            judged,
+            golden.chosen,
+            golden.tolerance,
+            lambda stage: (
+                _verify(
+                    job, source, (), replace(quantised, stage=stage), truth, validation.groups
+                ).gates
+            ),
+        )
+        if twin_file is not None and twin is not None:
+            verified = replace(verified, gates=(*verified.gates, *twin.gates))
+    mapping, compiled = None, None
+    if job.profile.engine is EngineKind.TFLITE_EDGETPU:
+        from edgeclin.convert.edgetpu_report import report_on
+
+        mapping, compiled = report_on(job.profile, verified.stage.path, folder, progress)
+    progress("writing the bundle")
+    deployed = deploy(job.profile, verified.stage, twin_file, compiled)
+    manifest = _manifest(job, workshop.tools, verified, golden, missed, deployed.engines)
     engine = verified.stage.path.read_bytes()
     verification = Verification(
         validation=validation.name,
@@ -157,9 +180,10 @@ def _convert_in(
         float_bytes=stages[-1].path.stat().st_size,
         engine_bytes=len(engine),
         gates=verified.gates,
+        twin=twin,
     )
     files = {
-        manifest.primary.file: engine,
+        **deployed.files,
         "golden.npz": golden.data,
         "calibration.json": _json(record),
         "verification.json": _json(verification),
@@ -171,7 +195,6 @@ def _convert_in(
             manifest.tools,
         ),
     }
-    mapping = _predict_mapping(job.profile, engine)
     if mapping is not None:
         files["edgetpu.json"] = _json(mapping)
     path = write_bundle(job.output, manifest, files, job.signer)
@@ -179,26 +202,10 @@ def _convert_in(
         path=path,
         manifest=manifest,
         gates=verified.gates,
-        warnings=(*record.warnings, *_of_floats(quantised), *_of_mapping(mapping)),
+        warnings=(*record.warnings, *_of_floats(quantised), *(mapping.warnings if mapping else ())),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
     )
-
-
-def _predict_mapping(profile: Profile, engine: bytes) -> Preflight | None:
-    if profile.engine is not EngineKind.TFLITE_EDGETPU:
-        return None
-    from edgeclin.convert.edgetpu import preflight
-
-    return preflight(engine, profile.limits.on_chip_mb or 0.0)
-
-
-def _of_mapping(mapping: Preflight | None) -> list[str]:
-    if mapping is None:
-        return []
-    end = mapping.end
-    because = "" if end is None else f"; {end.operator} ({end.output}): {end.reason}; {end.remedy}"
-    return [f"{mapping.sentence}{because}"]
 
 
 def _of_floats(quantised: Quantised | None) -> list[str]:
@@ -303,7 +310,7 @@ def _check_outputs(source: np.ndarray, job: Conversion) -> None:
 @dataclass(frozen=True, slots=True)
 class _GoldenVectors:
     data: bytes
-    samples: int
+    chosen: tuple[int, ...]
     tolerance: float
 
 
@@ -318,7 +325,7 @@ def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
     spread = float(np.ptp(verified.outputs)) or 1.0
     tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision == "int8" else _FLOAT_GOLDEN)
     data = write_golden([validation[index] for index in chosen], verified.outputs[chosen])
-    return _GoldenVectors(data, len(chosen), tolerance)
+    return _GoldenVectors(data, tuple(chosen), tolerance)
 
 
 def _manifest(
@@ -327,14 +334,9 @@ def _manifest(
     verified: _Verified,
     golden: _GoldenVectors,
     missed: tuple[str, ...],
+    engines: tuple[Engine, ...],
 ) -> Manifest:
     description = job.description
-    engine = Engine(
-        backend=BACKEND[verified.stage.form],
-        file=f"engine{verified.stage.path.suffix}",
-        precision=verified.precision,
-        role="cpu-twin" if job.profile.engine in COMPILED else "primary",
-    )
     return Manifest(
         schema=SCHEMA,
         name=description.name,
@@ -344,31 +346,18 @@ def _manifest(
         intended_use=description.intended_use,
         described=job.described,
         profile=job.profile,
-        engines=(
-            *_uncompiled(job.profile, engine),
-            engine,
-        ),
+        engines=engines,
         inputs=description.inputs,
         output=description.output,
         metric=description.metric,
         confidence=verified.confidence,
-        golden=Golden(file="golden.npz", samples=golden.samples, tolerance=golden.tolerance),
+        golden=Golden(file="golden.npz", samples=len(golden.chosen), tolerance=golden.tolerance),
         gates_missed=missed,
         tools={"edgeclin": VERSION, **tools},
         licence=description.provenance.licence,
         source=description.provenance.source,
         files={},
     )
-
-
-def _uncompiled(profile: Profile, twin: Engine) -> list[Engine]:
-    """The engine for the accelerator, which the twin becomes once it is compiled."""
-    if twin.role == "primary":
-        return []
-    made = msgspec.structs.replace(
-        twin, backend=profile.engine.value, role="primary", state="not compiled"
-    )
-    return [made]
 
 
 def default_output(description: Description, profile: Profile) -> Path:

@@ -53,7 +53,7 @@ def quantise(
     made: dict[Method, tuple[Stage, Outcome]] = {}
     errors: dict[Method, float] = {}
     for method in methods:
-        ranges = workshop.folder / f"{method.value}.npz"
+        ranges = ranges_file(workshop, method)
         write_ranges(ranges, statistics.ranges(method))
         quantiser = QUANTISER[workshop.profile.engine]
         engine, outcome = workshop.run(quantiser, model.path, ranges=str(ranges))
@@ -64,3 +64,8 @@ def quantise(
     best = min(methods, key=lambda method: errors[method])
     stage, outcome = made[best]
     return Quantised(stage, best, errors, seen, statistics.instability(), outcome.floats)
+
+
+def ranges_file(workshop: Workshop, method: Method) -> Path:
+    """Where the ranges by a method are, for who applies them."""
+    return workshop.folder / f"{method.value}.npz"

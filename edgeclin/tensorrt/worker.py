@@ -59,7 +59,9 @@ def _call(task: str, folder: Path, *arguments: str) -> dict[str, Any]:
         process.kill()
         process.wait()
         raise
-    answer: dict[str, Any] = json.loads(said) if said else {"problem": _crash(process.returncode, log)}
+    answer: dict[str, Any] = (
+        json.loads(said) if said else {"problem": _crash(process.returncode, log)}
+    )
     if "errno" in answer:
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "problem" in answer:

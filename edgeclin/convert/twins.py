@@ -1,0 +1,148 @@
+"""The CPU twin of an engine that only a GPU executes: chosen by measurement.
+
+TensorRT wants int8 activations; on x86-64 ONNX Runtime executes uint8 ones about twice as fast. So
+the ranges that were found are applied a second time, in ONNX Runtime's own style, and the faster of
+both files is the twin, provided that it passes what the first had to pass.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeclin.backends import load_backend
+from edgeclin.convert.quantising import Quantised, ranges_file
+from edgeclin.convert.stages import BACKEND, Stage, Workshop, ask
+from edgeclin.gates import Gate
+from edgeclin.profiles import EngineKind
+from edgeclin.records import Record
+
+TITLE = "INT8 CPU twin"
+"""The stage that its gates name."""
+RUNS = 100
+_WARM_UP = 5
+_WORTH = 0.9
+"""A second file is carried only for a tenth of the time: less is within the noise."""
+_HEADROOM = 0.5
+"""The share of the self-test's tolerance that it may take here: kernels of other processors differ
+by a few steps more."""
+_QUANTISER = "qdq_onnx_from_static_onnx"
+
+Judge = Callable[[Stage], tuple[Gate, ...]]
+
+
+class Twin(Record, frozen=True):
+    """How the CPU twin was chosen; times are medians of `runs` runs in turn, on one thread.
+
+    They hold for `machine`, where the bundle was made: the device's own CPU may be another.
+    `difference` is the largest one between both files' golden outputs, in the unit of the output.
+    """
+
+    machine: str
+    runs: int
+    int8_ms: float
+    uint8_ms: float
+    difference: float
+    tolerance: float
+    gates: tuple[Gate, ...]
+    kept: bool
+    reason: str
+
+
+def choose_twin(
+    workshop: Workshop,
+    model: Stage,
+    primary: Quantised,
+    judged: np.ndarray,
+    golden: Sequence[int],
+    tolerance: float,
+    judge: Judge,
+) -> tuple[Twin | None, Path | None]:
+    """Quantise again and compare.
+
+    Returns:
+        what was measured, and the file if it is kept; nothing where the engine needs no other twin.
+
+    Args:
+        model: the float model that `primary` was quantised from.
+        judged: prepared validation samples, float32 [n, …].
+        golden: which of them are the bundle's golden samples.
+        tolerance: of the self-test, in the unit of the output.
+        judge: the gates that the primary engine had to pass, for another stage.
+    """
+    if workshop.profile.engine is not EngineKind.TENSORRT:
+        return None, None
+    stage = _quantised_again(workshop, model, primary, judged)
+    first, second = primary.stage.outputs, stage.outputs
+    assert first is not None
+    assert second is not None
+    difference = float(np.abs(first[list(golden)] - second[list(golden)]).max())
+    gates = tuple(msgspec.structs.replace(gate, stage=TITLE) for gate in judge(stage))
+    int8, uint8 = race([primary.stage, stage], judged)
+    reason = _objection(gates, difference, tolerance, int8, uint8)
+    twin = Twin(
+        machine=f"{platform.system()} {platform.machine()}, {stage.engine}",
+        runs=RUNS,
+        int8_ms=round(int8, 4),
+        uint8_ms=round(uint8, 4),
+        difference=difference,
+        tolerance=tolerance,
+        gates=gates,
+        kept=not reason,
+        reason=reason or "it passes the same gates and is faster",
+    )
+    return twin, stage.path if twin.kept else None
+
+
+def race(stages: Sequence[Stage], judged: np.ndarray, runs: int = RUNS) -> list[float]:
+    """The median time of each engine in milliseconds, measured in turn so that all share what else
+    the machine does."""
+    backends = [load_backend(BACKEND[stage.form], stage.path.read_bytes()) for stage in stages]
+    times = np.zeros((len(backends), runs))
+    for run in range(-_WARM_UP, runs):
+        sample = np.ascontiguousarray(judged[run % len(judged)])
+        for index, backend in enumerate(backends):
+            began = time.perf_counter()
+            backend.run(sample)
+            if run >= 0:
+                times[index, run] = time.perf_counter() - began
+    for backend in backends:
+        backend.close()
+    return [float(median) * 1000 for median in np.median(times, axis=1)]
+
+
+def _quantised_again(
+    workshop: Workshop, model: Stage, primary: Quantised, judged: np.ndarray
+) -> Stage:
+    """The same ranges, in the style that ONNX Runtime executes fastest."""
+    numeric = msgspec.structs.replace(
+        workshop.profile.numeric, activations="uint8", symmetric_activations=False
+    )
+    profile = msgspec.structs.replace(workshop.profile, numeric=numeric)
+    folder = workshop.folder / "twin"
+    folder.mkdir()
+    other = Workshop(folder, profile, workshop.progress)
+    ranges = ranges_file(workshop, primary.method)
+    path, _ = other.run(_QUANTISER, model.path, ranges=str(ranges))
+    return ask(model.form, path, judged)
+
+
+def _objection(
+    gates: Sequence[Gate], difference: float, tolerance: float, int8: float, uint8: float
+) -> str:
+    missed = [gate.sentence for gate in gates if not gate.passed]
+    if missed:
+        return f"a gate is missed: {missed[0]}"
+    if not difference <= tolerance * _HEADROOM:
+        return (
+            f"its golden outputs are up to {difference:.3g} off, more than {_HEADROOM:g} of the "
+            f"self-test's tolerance {tolerance:.3g}"
+        )
+    if uint8 > int8 * _WORTH:
+        return f"it is not faster by a tenth: {uint8:.3g} ms against {int8:.3g} ms"
+    return ""
