@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeclin.confidence import probabilities
+from edgeclin.manifest import Confidence
 from edgeclin.records import Record
 
 FLOAT_EXPORT_MAE = 1e-5
@@ -200,6 +202,32 @@ def worst_group_gate(
         limit=-margin,
         n=len(members),
         passed=means[worst] >= -margin,
+    )
+
+
+def confident_gate(
+    stage: str, logits: np.ndarray, truth: np.ndarray, confidence: Confidence
+) -> Gate:
+    """Share of wrong answers among the confident ones, by a threshold fitted on another engine.
+
+    Args:
+        logits: [n, labels]; truth: int [n].
+    """
+    scores = probabilities(logits, confidence.temperature)
+    sure = scores.max(axis=1) >= confidence.threshold
+    wrong = (scores.argmax(axis=1) != truth)[sure].astype(np.float64)
+    value = float(wrong.mean()) if len(wrong) else 0.0
+    low, high = _interval(wrong) if len(wrong) else (0.0, 0.0)
+    return Gate(
+        stage=stage,
+        name="error of the confident answers",
+        rule="at most",
+        value=value,
+        low=low,
+        high=high,
+        limit=confidence.max_error,
+        n=len(wrong),
+        passed=value <= confidence.max_error,
     )
 
 

@@ -21,6 +21,8 @@ from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
 from edgeclin.steps import Decode
 
+_TWIN = "twin_outputs"
+
 
 class Runtime:
     """Answers about samples with the engine of one bundle.
@@ -61,7 +63,8 @@ class Runtime:
             backend = load_backend(engine.backend, chosen.model, threads)
         self.backend = backend
         self._engine = f"{engine.backend} {engine.precision}: {backend.version}"
-        if engine.role == "cpu-twin":
+        self._twin = engine.role == "cpu-twin"
+        if self._twin:
             self._engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
@@ -159,7 +162,7 @@ class Runtime:
                 where the golden decision is clearer than that.
         """
         golden = self.bundle.manifest.golden
-        inputs, expected = read_golden(self.bundle.read(golden.file))
+        inputs, expected = read_golden(self.bundle.read(golden.file), self._twin)
         largest = 0.0
         for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
             got = self.backend.run(self.preprocess(sample))
@@ -183,19 +186,28 @@ class Runtime:
         self.backend.close()
 
 
-def write_golden(inputs: list[np.ndarray], outputs: np.ndarray) -> bytes:
-    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`."""
+def write_golden(
+    inputs: list[np.ndarray], outputs: np.ndarray, twin: np.ndarray | None = None
+) -> bytes:
+    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`.
+
+    Args:
+        twin: the CPU twin's outputs, where it is a file of its own.
+    """
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"input_{index:04}": sample for index, sample in enumerate(inputs)}
+    if twin is not None:
+        arrays[_TWIN] = twin.astype(np.float32)
     np.savez_compressed(buffer, outputs=outputs.astype(np.float32), **arrays)
     return buffer.getvalue()
 
 
-def read_golden(data: bytes) -> tuple[list[np.ndarray], np.ndarray]:
-    """The opposite of `write_golden`."""
+def read_golden(data: bytes, twin: bool = False) -> tuple[list[np.ndarray], np.ndarray]:
+    """The samples, and the primary engine's outputs or, where it has its own, the CPU twin's."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         names = sorted(name for name in arrays.files if name.startswith("input_"))
-        return [arrays[name] for name in names], arrays["outputs"]
+        outputs = _TWIN if twin and _TWIN in arrays.files else "outputs"
+        return [arrays[name] for name in names], arrays[outputs]
 
 
 def _lead(outputs: np.ndarray) -> float:

@@ -13,9 +13,11 @@ from edgeclin.gates import (
     accuracy_gate,
     agreement_gate,
     calibration_gate,
+    confident_gate,
     error_gate,
     worst_group_gate,
 )
+from edgeclin.manifest import Confidence
 
 EYE = np.eye(3)
 
@@ -23,6 +25,21 @@ EYE = np.eye(3)
 def answers(*labels: int) -> np.ndarray:
     """Logits [n, 3] that choose these labels."""
     return EYE[list(labels)]
+
+
+# -- another engine's threshold ----------------------------------------------------------------
+
+
+def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> None:
+    confidence = Confidence(temperature=0.5, threshold=0.9, max_error=0.3, fitted=True)
+    logits = np.concatenate([answers(0, 0, 0, 1) * 3, answers(1, 1) * 0.1])
+    truth = np.array([0, 0, 0, 0, 0, 0])
+    gate = confident_gate("twin", logits, truth, confidence)
+    assert (gate.value, gate.n, gate.passed) == (0.25, 4, True)
+    strict = msgspec.structs.replace(confidence, max_error=0.2)
+    assert not confident_gate("twin", logits, truth, strict).passed
+    silent = msgspec.structs.replace(confidence, threshold=1.01)
+    assert confident_gate("twin", logits, truth, silent).n == 0
 
 
 # -- output error -------------------------------------------------------------------------------

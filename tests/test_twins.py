@@ -16,6 +16,7 @@ pytest.importorskip("tf2onnx", reason="the convert extra is not installed")
 
 import onnx
 
+from edgeclin.backends import load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.convert import Conversion, convert, twins
 from edgeclin.convert.quantising import Quantised, quantise
@@ -42,14 +43,12 @@ class Made:
     judged: np.ndarray
     source: np.ndarray
 
-    def choose(self, tolerance: float = 0.5, limit: float = 0.05) -> tuple[Any, Path | None]:
+    def choose(self, limit: float = 0.05) -> tuple[Any, Stage | None]:
         def judge(stage: Stage) -> tuple[Gate, ...]:
             assert stage.outputs is not None
             return (error_gate("INT8 engine", self.source, stage.outputs, limit),)
 
-        return choose_twin(
-            self.workshop, self.model, self.primary, self.judged, range(8), tolerance, judge
-        )
+        return choose_twin(self.workshop, self.model, self.primary, self.judged, judge)
 
 
 def prepare(folder: Path, profile: str) -> Made:
@@ -78,21 +77,21 @@ def test_the_faster_file_that_passes_is_kept_with_the_figures(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times(monkeypatch, 2.0, 1.0)
-    twin, file = made.choose()
-    assert file is not None
+    twin, stage = made.choose()
+    assert stage is not None
     assert (twin.kept, twin.int8_ms, twin.uint8_ms) == (True, 2.0, 1.0)
     assert {gate.stage for gate in twin.gates} == {"INT8 CPU twin"}
     assert all(gate.passed for gate in twin.gates)
     points = {
         tensor.data_type
-        for tensor in onnx.load(file).graph.initializer
+        for tensor in onnx.load(stage.path).graph.initializer
         if "zero_point" in tensor.name and not list(tensor.dims)
     }
     assert onnx.TensorProto.UINT8 in points
-    assert 0 < twin.difference < 0.25
+    assert 0 < twin.difference < 1
 
 
-def refused(found: tuple[Twin, Path | None]) -> str:
+def refused(found: tuple[Twin, Stage | None]) -> str:
     assert (found[0].kept, found[1]) == (False, None)
     return found[0].reason
 
@@ -111,13 +110,6 @@ def test_a_faster_file_that_misses_a_gate_is_not_kept(
     assert "a gate is missed: INT8 CPU twin: output error" in refused(made.choose(limit=1e-9))
 
 
-def test_a_file_that_could_fail_the_self_test_elsewhere_is_not_kept(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times(monkeypatch, 2.0, 1.0)
-    assert "more than 0.5 of the self-test's tolerance" in refused(made.choose(tolerance=1e-6))
-
-
 def test_engines_are_measured_in_turn(made: Made) -> None:
     found = race([made.primary.stage, made.model], made.judged, runs=20)
     assert len(found) == 2
@@ -133,14 +125,14 @@ def test_both_engines_of_a_bundle_pass_its_self_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: float, uint8: float
 ) -> None:
     times(monkeypatch, int8, uint8)
-    data = ECG / "data"
+    samples = ECG / "data"
     job = Conversion(
         model=DATA / "ecg_float.onnx",
         profile=load_profile("jetson-orin-nano"),
         description=load_description(ECG / "edge.toml"),
         described=True,
-        calibration=open_dataset(data / "train.npz"),
-        validation=open_dataset(data / "validation.npz"),
+        calibration=open_dataset(samples / "train.npz"),
+        validation=open_dataset(samples / "validation.npz"),
         output=tmp_path / "ecg.edgeclin",
         signer=None,
     )
@@ -154,12 +146,13 @@ def test_both_engines_of_a_bundle_pass_its_self_test(
     stages = {gate.stage for gate in converted.gates}
     assert ("INT8 CPU twin" in stages) == twin["kept"]
     assert "INT8 engine" in stages
-    runtime = Runtime(bundle)
-    assert runtime.worst <= bundle.manifest.golden.tolerance / 2
-    _, golden = read_golden(bundle.read("golden.npz"))
-    model = tmp_path / "primary.onnx"
-    model.write_bytes(bundle.read("engine.onnx"))
-    inputs, _ = read_golden(bundle.read("golden.npz"))
-    prepared = np.stack([runtime.preprocess(sample) for sample in inputs])
-    again = ask("onnx", model, prepared).outputs
-    np.testing.assert_allclose(again, golden, atol=1e-5)
+    tolerance = bundle.manifest.golden.tolerance
+    assert Runtime(bundle).worst <= tolerance
+    primary_here = load_backend("onnx", bundle.read("engine.onnx"))
+    assert Runtime(bundle, primary_here).worst <= tolerance, "as far as ONNX Runtime can tell"
+    data = bundle.read("golden.npz")
+    own, others = read_golden(data, twin=True)[1], read_golden(data)[1]
+    assert np.array_equal(own, others) != twin["kept"]
+    assert {gate["stage"] for gate in twin["gates"]} == {"INT8 CPU twin"}
+    names = {gate["name"] for gate in twin["gates"]}
+    assert {"decision agreement", "error of the confident answers"} <= names

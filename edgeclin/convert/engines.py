@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from edgeclin.convert.routes import COMPILED
@@ -21,13 +20,13 @@ class Deployed:
 
 
 def deploy(
-    profile: Profile, made: Stage, twin: Path | None = None, compiled: bytes | None = None
+    profile: Profile, made: Stage, twin: Stage | None = None, compiled: bytes | None = None
 ) -> Deployed:
     """Name what was made.
 
     Args:
         made: the engine that was judged; for an accelerator what its engine is made from.
-        twin: another file for the CPU; by default `made` is the twin too.
+        twin: another engine for the CPU; by default `made` is the twin too.
         compiled: a Coral's engine, where the Edge TPU compiler is on this machine.
     """
     backend, precision = BACKEND[made.form], profile.numeric.precision
@@ -39,8 +38,8 @@ def deploy(
         own = f"engine_edgetpu{made.path.suffix}"
         files[own] = compiled
     if twin is not None:
-        other = f"twin{twin.suffix}"
-        files[other] = twin.read_bytes()
+        other = f"twin{twin.path.suffix}"
+        files[other] = twin.path.read_bytes()
     state: Literal["ready", "not compiled"] = "not compiled" if compiled is None else "ready"
     return Deployed(
         (

@@ -145,23 +145,20 @@ def _convert_in(
     missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
     if missed and not job.allow_failed_gates:
         raise GateMissed(missed, verified.gates)
-    golden = _golden(validation, verified)
-    twin, twin_file = None, None
+    twin, stand_in = None, None
     if quantised is not None:
-        twin, twin_file = choose_twin(
-            workshop,
-            stages[-1],
-            quantised,
-            judged,
-            golden.chosen,
-            golden.tolerance,
-            lambda stage: (
-                _verify(
-                    job, source, (), replace(quantised, stage=stage), truth, validation.groups
-                ).gates
-            ),
-        )
-        if twin_file is not None and twin is not None:
+
+        def judge(stage: Stage) -> tuple[Gate, ...]:
+            engine = replace(quantised, stage=stage)
+            found = _verify(job, source, (), engine, truth, validation.groups)
+            if truth is None:
+                return found.gates
+            logits = to_logits(found.outputs, job.description.output.activation)
+            fitted = gates.confident_gate("", logits, truth, verified.confidence)
+            return (*found.gates, fitted)
+
+        twin, stand_in = choose_twin(workshop, stages[-1], quantised, judged, judge)
+        if twin is not None and stand_in is not None:
             verified = replace(verified, gates=(*verified.gates, *twin.gates))
     mapping, compiled = None, None
     if job.profile.engine is EngineKind.TFLITE_EDGETPU:
@@ -169,7 +166,8 @@ def _convert_in(
 
         mapping, compiled = report_on(job.profile, verified.stage.path, folder, progress)
     progress("writing the bundle")
-    deployed = deploy(job.profile, verified.stage, twin_file, compiled)
+    golden = _golden(validation, verified, stand_in)
+    deployed = deploy(job.profile, verified.stage, stand_in, compiled)
     manifest = _manifest(job, workshop.tools, verified, golden, missed, deployed.engines)
     engine = verified.stage.path.read_bytes()
     verification = Verification(
@@ -310,11 +308,11 @@ def _check_outputs(source: np.ndarray, job: Conversion) -> None:
 @dataclass(frozen=True, slots=True)
 class _GoldenVectors:
     data: bytes
-    chosen: tuple[int, ...]
+    samples: int
     tolerance: float
 
 
-def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
+def _golden(validation: Dataset, verified: _Verified, twin: Stage | None) -> _GoldenVectors:
     """The first validation samples of each predicted class in turn, so that all are in it."""
     decisions = verified.outputs.argmax(axis=1)
     rank = np.zeros(len(decisions), dtype=int)
@@ -324,8 +322,10 @@ def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
     chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
     spread = float(np.ptp(verified.outputs)) or 1.0
     tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision == "int8" else _FLOAT_GOLDEN)
-    data = write_golden([validation[index] for index in chosen], verified.outputs[chosen])
-    return _GoldenVectors(data, tuple(chosen), tolerance)
+    inputs = [validation[index] for index in chosen]
+    other = None if twin is None or twin.outputs is None else twin.outputs[chosen]
+    data = write_golden(inputs, verified.outputs[chosen], other)
+    return _GoldenVectors(data, len(chosen), tolerance)
 
 
 def _manifest(
@@ -351,7 +351,7 @@ def _manifest(
         output=description.output,
         metric=description.metric,
         confidence=verified.confidence,
-        golden=Golden(file="golden.npz", samples=len(golden.chosen), tolerance=golden.tolerance),
+        golden=Golden(file="golden.npz", samples=golden.samples, tolerance=golden.tolerance),
         gates_missed=missed,
         tools={"edgeclin": VERSION, **tools},
         licence=description.provenance.licence,
