@@ -467,6 +467,10 @@ def test_the_real_cuda_python_has_every_function_with_the_fake_s_parameters() ->
             taken = fake.__dict__[name].__code__
             for parameter in taken.co_varnames[: taken.co_argcount]:
                 assert parameter in signature, (name, signature)
+    assert isinstance(real.cudaDeviceProp().name, bytes)
+    assert real.cudaDeviceProp().major == real.cudaDeviceProp().minor == 0
+    assert int(real.cudaStream_t(7)) == 7
+    assert int(real.cudaError_t.cudaSuccess) == 0
     for kind in fake.cudaMemcpyKind:
         assert getattr(real.cudaMemcpyKind, kind.name) == kind
 

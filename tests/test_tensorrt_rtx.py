@@ -46,3 +46,17 @@ def test_it_refuses_what_is_no_jetson_s_model_and_says_where() -> None:
 def test_it_stands_in_as_a_parser_where_there_is_no_tensorrt(tmp_path: Path) -> None:
     (tmp_path / MODEL).write_bytes((DATA / "ecg_tensorrt.onnx").read_bytes())
     assert parsed_here(tmp_path)["title"].startswith("TensorRT-RTX ")
+
+
+def test_the_names_that_the_backend_uses_are_those_of_the_real_classes() -> None:
+    """A plan runs only where there is a GPU; its calls are at least there."""
+    trt = load_rtx().module
+    assert trt.Runtime.deserialize_cuda_engine
+    assert trt.DataType.FLOAT != trt.DataType.INT8
+    assert trt.TensorIOMode.INPUT != trt.TensorIOMode.OUTPUT
+    for name in ("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_shape"):
+        assert hasattr(trt.ICudaEngine, name)
+    for name in ("get_tensor_dtype", "create_execution_context"):
+        assert hasattr(trt.ICudaEngine, name)
+    for name in ("set_tensor_address", "execute_async_v3"):
+        assert hasattr(trt.IExecutionContext, name)

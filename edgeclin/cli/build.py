@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=FILE)
 @click.option(
-    "--engines", type=FILE, help="Folder of built engines (default: EDGECLIN_ENGINES, or a cache)."
-)
-@click.option(
     "--parse-only",
     is_flag=True,
     help="Only have TensorRT, or TensorRT-RTX where there is none, read the model.",
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 @json_option
 def build(
     bundle: Path,
-    engines: Path | None,
     parse_only: bool,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
@@ -53,7 +49,7 @@ def build(
             else:
                 click.echo(found)
             return
-        cache = EngineCache(engines or default_folder())
+        cache = EngineCache(default_folder())
         outcome = run(opened, cache, lambda step: click.echo(f"  {step}", err=True))
     if as_json:
         facts = {"engine": str(outcome.folder), "made": outcome.made, "build": outcome.build}

@@ -34,8 +34,8 @@ def load_library() -> Library:
     except (ImportError, OSError) as exc:  # the latter for a shared library that is not there
         raise EngineUnavailable(
             f"TensorRT's Python package cannot be imported here ({exc}): on a Jetson it comes with "
-            "JetPack (apt-get install python3-libnvinfer), for a virtual environment that may see "
-            "it (--system-site-packages)"
+            "JetPack (apt-get install python3-libnvinfer), and a virtual environment sees it with "
+            "--system-site-packages"
         ) from exc
     version = str(module.__version__)
     return Library(module, version, family_of(version), f"TensorRT {version}")
