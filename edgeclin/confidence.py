@@ -24,19 +24,18 @@ ALWAYS_IN_DOUBT = 1.01
 def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
     """An engine's outputs [..., outputs] as logits [..., labels].
 
-    One sigmoid output p becomes two labels with the logits 0 and log(p / (1 - p)).
+    A single output becomes two labels: 0 and its own logit, which of a sigmoid's output p is
+    log(p / (1 - p)).
     """
-    outputs = np.asarray(outputs, dtype=np.float64)
-    if activation == "none" and outputs.shape[-1] > 1:
-        return outputs
-    if activation == "none":
-        positive = outputs
-    else:
-        bounded = np.clip(outputs, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-        if activation == "softmax":
-            return np.log(bounded)
-        positive = np.log(bounded) - np.log1p(-bounded)
-    return np.concatenate([np.zeros_like(positive), positive], axis=-1)
+    logits = np.asarray(outputs, dtype=np.float64)
+    if activation != "none":
+        bounded = np.clip(logits, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        logits = np.log(bounded)
+        if activation == "sigmoid":
+            logits -= np.log1p(-bounded)
+    if logits.shape[-1] > 1:
+        return logits
+    return np.concatenate([np.zeros_like(logits), logits], axis=-1)
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

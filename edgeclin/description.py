@@ -50,13 +50,20 @@ class Output(Record, frozen=True):
     """Labels of a finding."""
     urgent: tuple[str, ...] = ()
     """Findings that go to the cloud first and survive a power cut."""
+    axis: Literal["first", "last"] = "last"
+    """Where the labels stand in the output of a segmentation model: NCHW is `first`."""
 
 
 class Metric(Record, frozen=True):
     """The figure that must not get worse, and by how much it may."""
 
-    name: Literal["accuracy"] = "accuracy"
-    margin: float = 0.02
+    name: Literal["accuracy", "auc", "sensitivity", "dice"] = "accuracy"
+    margin: float | None = None
+    """None leaves it to `gates.toml`."""
+    specificity: float = 0.9
+    """At which sensitivity is read."""
+    expected: float | None = None
+    """What the trained model reached where it was validated."""
 
 
 class Doubt(Record, frozen=True):
@@ -109,13 +116,25 @@ def _check(description: Description) -> None:
         raise EdgeclinError(f"schema {description.schema} is unknown; this version reads {SCHEMA}")
     check_output(description.output)
     check_inputs(description.inputs)
+    metric = description.metric
     for key, share in (
-        ("metric.margin", description.metric.margin),
+        ("metric.margin", metric.margin),
+        ("metric.specificity", metric.specificity),
+        ("metric.expected", metric.expected),
         ("doubt.max_error", description.doubt.max_error),
         ("doubt.audit_share", description.doubt.audit_share),
     ):
-        if not 0 <= share <= 1:
+        if share is not None and not 0 <= share <= 1:
             raise EdgeclinError(f"{key} is {share}; it is a share between 0 and 1")
+    _check_metric(description)
+
+
+def _check_metric(description: Description) -> None:
+    name, segments = description.metric.name, description.task is Task.SEGMENTATION
+    if name in ("auc", "sensitivity") and not description.output.positive:
+        raise EdgeclinError(f"metric {name} needs output.positive: which labels are a finding")
+    if name in (("auc", "sensitivity") if segments else ("dice",)):
+        raise EdgeclinError(f"metric {name} does not fit the task {description.task.value}")
 
 
 def check_output(output: Output) -> None:
@@ -266,6 +285,7 @@ urgent = []                      # findings that go first and survive a power cu
 [metric]
 name = "accuracy"
 margin = 0.02                    # how much INT8 may cost
+# expected = 0.95                # FILL IN: what the model reached where it was validated
 
 [doubt]
 max_error = 0.05                 # errors allowed among confident answers

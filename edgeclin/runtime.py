@@ -14,7 +14,8 @@ from edgeclin.backends import Backend, load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
 from edgeclin.datasets import Dataset
-from edgeclin.errors import BadBundle, BadFile, BadInput, SelfTestFailed
+from edgeclin.description import Task
+from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
 from edgeclin.executable import executable
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
@@ -75,8 +76,14 @@ class Runtime:
 
         Raises:
             BadInput: the sample cannot be judged; see `reject`.
+            EngineUnavailable: the bundle's task is another than classification.
         """
         manifest = self.bundle.manifest
+        if manifest.task is not Task.CLASSIFICATION:
+            raise EngineUnavailable(
+                f"{self.bundle.path}: this version answers classification; the bundle's task is "
+                f"{manifest.task.value}"
+            )
         started = time.perf_counter()
         prepared = self.preprocess(sample)
         ready = time.perf_counter()
@@ -165,7 +172,7 @@ class Runtime:
         inputs, expected = read_golden(self.bundle.read(golden.file), self._twin)
         largest = 0.0
         for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
-            got = self.backend.run(self.preprocess(sample))
+            got = self.backend.run(self.preprocess(sample)).ravel()
             worst = float(np.abs(got - wanted).max())
             if not worst <= golden.tolerance:
                 raise SelfTestFailed(

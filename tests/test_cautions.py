@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeclin.convert.cautions import of_calibration, of_validation
+from edgeclin.convert.cautions import of_calibration, of_gates, of_validation
 from edgeclin.datasets import Dataset
+from edgeclin.description import Metric
+from edgeclin.gates import Margins
+from edgeclin.gates.margins import DecisionMargins
 
 
 def dataset(count: int, **facts: Any) -> Dataset:
@@ -18,7 +21,7 @@ def dataset(count: int, **facts: Any) -> Dataset:
 
 
 def said(calibration: Dataset, validation: Dataset, **facts: Any) -> list[str]:
-    known = {"repeats": 0, "outside": 0.0, "instability": 0.0, **facts}
+    known = {"repeats": 0, "copies": 0, "outside": 0.0, "instability": 0.0, **facts}
     return [
         *of_calibration(calibration, validation, **known),
         *of_validation(calibration, validation),
@@ -51,11 +54,27 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
             "share 1 groups, such as 'p2'",
         ),
         (dataset(500), dataset(100), {"repeats": 3}, "3 calibration samples are exact repeats"),
+        (dataset(500), dataset(100), {"copies": 4}, "4 calibration samples are nearly copies"),
     ],
-    ids=["few", "few held out", "outside", "unstable", "a class", "shared", "repeats"],
+    ids=["few", "few held out", "outside", "unstable", "a class", "shared", "repeats", "copies"],
 )
 def test_each_doubt_is_said_alone(
     calibration: Dataset, validation: Dataset, facts: dict[str, float], words: str
 ) -> None:
     (only,) = said(calibration, validation, **facts)
     assert words in only
+
+
+def test_what_the_gates_could_not_know_is_said() -> None:
+    expected = Metric(expected=0.9)
+    assert list(of_gates(Margins(), expected, labelled=True)) == []
+    (unknown,) = of_gates(Margins(), Metric(), labelled=True)
+    assert "metric.expected" in unknown
+    (unlabelled,) = of_gates(Margins(), expected, labelled=False)
+    assert "no labels" in unlabelled
+
+
+def test_a_limit_other_than_its_default_is_said() -> None:
+    loose = Margins(decisions=DecisionMargins(agreement=0.5))
+    (said,) = of_gates(loose, Metric(expected=0.9), labelled=True)
+    assert said == "gates.toml sets decisions.agreement to 0.5; the default is 0.95"

@@ -34,6 +34,7 @@ from edgeclin.runtime import Runtime
 from edgeclin.verify import measure
 
 TRAIN, VALIDATION = ECG / "data" / "train.npz", ECG / "data" / "validation.npz"
+FLOAT = Path(__file__).parent / "data" / "ecg_float.tflite"
 Convert = Callable[..., Result]
 
 
@@ -108,9 +109,12 @@ def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: 
     bundle = Bundle.open(converted[0], trust)
     verification = json.loads(bundle.read("verification.json"))
     stages = {(gate["stage"], gate["name"]) for gate in verification["gates"]}
-    assert {stage for stage, _ in stages} == {"calibration", "float TFLite", "INT8 engine"}
+    assert {stage for stage, _ in stages} == {
+        "calibration", "source model", "float TFLite", "INT8 engine",
+    }  # fmt: skip
     assert all(gate["passed"] for gate in verification["gates"])
-    assert {gate["n"] for gate in verification["gates"]} == {350, 150}
+    worst_label = 53
+    assert {gate["n"] for gate in verification["gates"]} == {350, 150, worst_label}
     calibration = json.loads(bundle.read("calibration.json"))
     assert calibration["consumed"] == calibration["samples"] == 350
     assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
@@ -145,17 +149,11 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
     convert: Convert, tmp_path: Path, trust: list[Any], scratch: Path
 ) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
-    # Calibrated on nearly flat lines, the INT8 engine clips every real beat.
-    flat = tmp_path / "flat.npz"
-    random = np.random.default_rng(1)
-    np.savez(flat, X=(1e-3 * random.standard_normal((40, 140))).astype(np.float32))
-    description = tmp_path / "model.toml"
-    text = (ECG / "edge.toml").read_text()
-    description.write_text(text.replace('step = "zscore"', 'step = "clip"\nlow = -8\nhigh = 8'))
+    strict = tmp_path / "strict.toml"
+    strict.write_text("[error]\nint8 = 1e-6\n")
     target = tmp_path / "bad.edgeclin"
     arguments = (
-        ECG / "edge.keras", "--profile", "cpu-x86_64", "--description", description,
-        "--calibration", flat, "--validation", VALIDATION, "-o", target,
+        ECG / "edge.keras", *wanted(validation=VALIDATION, gates=strict), "-o", target,
     )  # fmt: skip
     missed = convert(*arguments)
     refused(missed, 3, "INT8 engine", "no bundle was written")
@@ -164,8 +162,13 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
     assert facts["bundle"] is None
     assert {gate["passed"] for gate in facts["gates"]} == {False, True}
     assert not target.exists()
-    assert convert(*arguments, "--allow-failed-gates").exit_code == 0
-    assert Bundle.open(target, trust).manifest.gates_missed
+    allowed = convert(*arguments, "--allow-failed-gates")
+    assert allowed.exit_code == 0
+    assert "warning: gates.toml sets error.int8 to 1e-06; the default is 0.05" in allowed.stdout
+    bundle = Bundle.open(target, trust)
+    (sentence,) = bundle.manifest.gates_missed
+    assert sentence.startswith("INT8 engine: output error (relative MAE)")
+    assert json.loads(bundle.read("verification.json"))["margins"]["error"]["int8"] == 1e-6
     assert not list(scratch.iterdir())
 
 
@@ -194,7 +197,7 @@ def test_five_validation_samples_prove_nothing(convert: Convert, tmp_path: Path)
         ECG / "edge.keras", *wanted(validation=tmp_path / "five.npz"), "--unsigned",
         "-o", tmp_path / "x.edgeclin",
     )  # fmt: skip
-    refused(done, 3, "2 gates missed", "on 5 samples, at least 30 are needed")
+    refused(done, 3, "3 gates missed", "on 5 samples, at least 30 are needed")
     assert not (tmp_path / "x.edgeclin").exists()
 
 
@@ -424,18 +427,73 @@ def test_a_shared_patient_is_refused(convert: Convert, tmp_path: Path) -> None:
     )
 
 
+SABOTAGE = {
+    "noise": "calibration: roughness against validation (ratio) is 7",
+    "one label": "it has no sample of PVC, R-on-T PVC, supraventricular, unclassified",
+    "labels turned": "the model itself cannot judge these samples",
+}
+
+
+@pytest.mark.parametrize("how", SABOTAGE)
 @pytest.mark.convert
-def test_noise_in_place_of_calibration_data_is_a_missed_gate(
-    convert: Convert, tmp_path: Path
+def test_sabotaged_calibration_data_are_a_missed_gate_that_says_how(
+    convert: Convert, tmp_path: Path, how: str
 ) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
-    noise = np.random.default_rng(1).standard_normal((500, 140))
-    np.savez(tmp_path / "noise.npz", X=noise, y=np.zeros(500, int))
-    source = Path(__file__).parent / "data" / "ecg_float.tflite"
-    data = wanted(calibration=tmp_path / "noise.npz", validation=VALIDATION)
-    done = convert(source, *data, "-o", tmp_path / "x.edgeclin")
-    refused(done, 3, "calibration: roughness against validation (ratio) is 7", "at most 1.5")
+    with np.load(TRAIN) as arrays:
+        beats, labels = arrays["X"], arrays["y"]
+    if how == "noise":
+        beats = np.random.default_rng(1).standard_normal(beats.shape)
+    elif how == "one label":
+        beats, labels = beats[labels == labels[0]], labels[labels == labels[0]]
+    else:
+        labels = (labels + 1) % 5
+    np.savez(tmp_path / "bad.npz", X=beats, y=labels)
+    data = wanted(calibration=tmp_path / "bad.npz", validation=VALIDATION)
+    done = convert(FLOAT, *data, "-o", tmp_path / "x.edgeclin")
+    refused(done, 3, "1 gate missed", SABOTAGE[how])
+    assert ("quantising" in done.stderr) is (how == "labels turned"), "the rest before long work"
     assert not (tmp_path / "x.edgeclin").exists()
+
+
+@pytest.mark.convert
+def test_calibration_data_in_another_unit_are_refused_before_long_work(
+    convert: Convert, tmp_path: Path
+) -> None:
+    with np.load(TRAIN) as arrays:
+        np.savez(tmp_path / "microvolts.npz", X=arrays["X"] * np.float32(1000), y=arrays["y"])
+    description = tmp_path / "model.toml"
+    text = (ECG / "edge.toml").read_text()
+    description.write_text(text.replace('step = "zscore"', 'step = "clip"\nlow = -1e9\nhigh = 1e9'))
+    data = wanted(
+        calibration=tmp_path / "microvolts.npz", validation=VALIDATION, description=description
+    )
+    done = convert(FLOAT, *data, "-o", tmp_path / "x.edgeclin")
+    refused(done, 3, "1 gate missed", "spread against validation (ratio)", "another unit or scale?")
+    assert "quantising" not in done.stderr
+
+
+@pytest.mark.convert
+def test_a_source_that_is_not_what_its_description_promises_is_a_missed_gate(
+    convert: Convert, tmp_path: Path
+) -> None:
+    """Here its labels are described in another order: source and engine agree all the way."""
+    description = tmp_path / "model.toml"
+    text = (ECG / "edge.toml").read_text()
+    turned = text.replace('"normal", "R-on-T PVC", "PVC"', '"PVC", "normal", "R-on-T PVC"')
+    assert turned != text
+    description.write_text(turned)
+    names = np.array(["normal", "R-on-T PVC", "PVC", "supraventricular", "unclassified"])
+    for name, data in (("train", TRAIN), ("validation", VALIDATION)):
+        with np.load(data) as arrays:
+            np.savez(tmp_path / name, X=arrays["X"], y=names[arrays["y"]])
+    data = wanted(
+        calibration=tmp_path / "train.npz",
+        validation=tmp_path / "validation.npz",
+        description=description,
+    )
+    done = convert(FLOAT, *data, "-o", tmp_path / "x.edgeclin")
+    refused(done, 3, "source model: mean recall of all labels", "or the order of labels other than")
 
 
 @pytest.mark.convert
@@ -448,7 +506,7 @@ def test_shared_patients_that_are_allowed_stay_on_record(
             groups = [f"p{index % 5}" for index in range(len(arrays["y"]))]
             np.savez(tmp_path / name, X=arrays["X"], y=arrays["y"], group=groups)
     data = wanted(calibration=tmp_path / "a.npz", validation=tmp_path / "b.npz")
-    source = Path(__file__).parent / "data" / "ecg_float.tflite"
+    source = FLOAT
     refused(convert(source, *data), 1, "shares 5 groups", "'p0'")
     target = tmp_path / "x.edgeclin"
     done = convert(source, *data, "--allow-shared-groups", "-o", target)
@@ -522,7 +580,7 @@ def test_several_profiles_make_a_bundle_each_and_a_comparison(
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
     names = ("cpu-x86_64", "coral-usb", "jetson-orin-nano")
     options = [part for name in names for part in ("--profile", name)]
-    source = Path(__file__).parent / "data" / "ecg_float.tflite"
+    source = FLOAT
     done = convert(
         source, *wanted(profile=None), *options, "--validation", VALIDATION,
         "-o", tmp_path / "all", "--calibration-method", "min-max",

@@ -1,3 +1,5 @@
+"""Gates of engines: what is measured, and what decides."""
+
 from __future__ import annotations
 
 import tracemalloc
@@ -7,23 +9,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgeclin import gates
-from edgeclin.gates import (
-    Gate,
-    accuracy_gate,
+from edgeclin.description import Metric, Output, Task
+from edgeclin.gates import Answers, Gate, Margins
+from edgeclin.gates.engines import (
     agreement_gate,
-    calibration_gate,
+    calibration_error_gate,
     confident_gate,
     error_gate,
-    worst_group_gate,
+    loss_gates,
+    metric_gate,
 )
+from edgeclin.gates.margins import DecisionMargins, LossMargins
 from edgeclin.manifest import Confidence
 
 EYE = np.eye(3)
+OUTPUT = Output(activation="none", labels=("a", "b", "c"))
+ACCURACY = Metric(margin=0.05)
 
 
-def answers(*labels: int) -> np.ndarray:
-    """Logits [n, 3] that choose these labels."""
+def logits(*labels: int) -> np.ndarray:
+    """Outputs [n, 3] that choose these labels."""
     return EYE[list(labels)]
 
 
@@ -32,14 +37,37 @@ def answers(*labels: int) -> np.ndarray:
 
 def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> None:
     confidence = Confidence(temperature=0.5, threshold=0.9, max_error=0.3, fitted=True)
-    logits = np.concatenate([answers(0, 0, 0, 1) * 3, answers(1, 1) * 0.1])
-    truth = np.array([0, 0, 0, 0, 0, 0])
-    gate = confident_gate("twin", logits, truth, confidence)
+    outputs = np.concatenate([logits(0, 0, 0, 1) * 3, logits(1, 1) * 0.1])
+    given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
+    truth = np.zeros((6, 1), np.int64)
+    gate = confident_gate("twin", given, truth, confidence)
     assert (gate.value, gate.n, gate.passed) == (0.25, 4, True)
     strict = msgspec.structs.replace(confidence, max_error=0.2)
-    assert not confident_gate("twin", logits, truth, strict).passed
+    assert not confident_gate("twin", given, truth, strict).passed
     silent = msgspec.structs.replace(confidence, threshold=1.01)
-    assert confident_gate("twin", logits, truth, silent).n == 0
+    assert confident_gate("twin", given, truth, silent).n == 0
+
+
+def read(outputs: np.ndarray) -> Answers:
+    return Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
+
+
+def answers(*labels: int) -> Answers:
+    return read(logits(*labels))
+
+
+def column(*labels: int) -> np.ndarray:
+    return np.array(labels)[:, np.newaxis]
+
+
+def agreement(source: Answers, engine: Answers, limit: float = 0.95) -> Gate:
+    return agreement_gate(
+        "int8", source, engine, Margins(decisions=DecisionMargins(agreement=limit))
+    )
+
+
+def accuracy(source: Answers, engine: Answers, truth: np.ndarray, margin: float = 0.05) -> Gate:
+    return metric_gate("int8", Metric(margin=margin), OUTPUT, source, engine, truth, Margins())
 
 
 # -- output error -------------------------------------------------------------------------------
@@ -62,8 +90,8 @@ def test_the_error_gate_is_missed_just_above_its_limit() -> None:
 
 def test_equal_outputs_pass_also_where_the_source_never_varies() -> None:
     constant = np.full((4, 2), 3.0)
-    assert error_gate("float", constant, constant, gates.FLOAT_EXPORT_MAE).passed
-    assert not error_gate("float", constant, constant + 1, gates.FLOAT_EXPORT_MAE).passed
+    assert error_gate("float", constant, constant, 1e-5).passed
+    assert not error_gate("float", constant, constant + 1, 1e-5).passed
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -71,8 +99,7 @@ def test_equal_outputs_pass_also_where_the_source_never_varies() -> None:
 def test_outputs_that_are_not_finite_miss_and_can_still_be_written(bad: float, where: str) -> None:
     sides = {"source": np.ones((3, 2)), "engine": np.ones((3, 2))}
     sides[where][1, 1] = bad
-    with np.errstate(invalid="ignore"):
-        gate = error_gate("int8", sides["source"], sides["engine"], limit=1e9)
+    gate = error_gate("int8", sides["source"], sides["engine"], limit=1e9)
     assert not gate.passed
     assert "not finite" in gate.name
     assert msgspec.json.decode(msgspec.json.encode(gate), type=Gate) == gate
@@ -83,17 +110,14 @@ def test_outputs_that_are_not_finite_miss_and_can_still_be_written(bad: float, w
 
 def test_agreement_is_the_share_of_equal_decisions() -> None:
     source, engine = answers(*[0, 1, 2, 0] * 10), answers(*[0, 1, 2, 1] * 10)
-    gate = agreement_gate("int8", source, engine, limit=0.75)
+    gate = agreement(source, engine, limit=0.75)
     assert gate.value == 0.75
     assert gate.passed
-    assert not agreement_gate("int8", source, engine, limit=0.76).passed
+    assert not agreement(source, engine, limit=0.76).passed
 
 
 def test_accuracy_is_judged_by_the_bound_not_by_the_point_estimate() -> None:
-    truth = np.zeros(40, int)
-    source = answers(*truth)
-    engine = answers(*([0] * 39 + [1]))
-    gate = accuracy_gate("int8", source, engine, truth, margin=0.05)
+    gate = accuracy(answers(*[0] * 40), answers(*[0] * 39, 1), column(*[0] * 40))
     assert gate.value == pytest.approx(-1 / 40)
     assert gate.value > -0.05, "the point estimate alone would pass"
     assert gate.low < -0.05
@@ -103,20 +127,15 @@ def test_accuracy_is_judged_by_the_bound_not_by_the_point_estimate() -> None:
 def test_an_engine_that_answers_as_its_source_loses_nothing_however_bad_both_are() -> None:
     truth = np.array([0, 1, 2] * 10)
     wrong = answers(*((truth + 1) % 3))
-    gate = accuracy_gate("int8", wrong, wrong, truth, margin=0.0)
+    gate = accuracy(wrong, wrong, column(*truth), margin=0.0)
     assert (gate.value, gate.low, gate.high) == (0.0, 0.0, 0.0)
     assert gate.passed
 
 
 @pytest.mark.parametrize("n", [1, 5, 29, 30])
 def test_no_decision_gate_passes_on_a_handful_of_samples(n: int) -> None:
-    truth = np.zeros(n, int)
-    same = answers(*truth)
-    found = (
-        agreement_gate("int8", same, same, limit=0.95),
-        accuracy_gate("int8", same, same, truth, margin=0.02),
-    )
-    for gate in found:
+    same = answers(*[0] * n)
+    for gate in (agreement(same, same), accuracy(same, same, column(*[0] * n))):
         assert (gate.low, gate.high) == (gate.value, gate.value), "the interval has no width"
         assert gate.passed is (n >= 30)
         needed = f" on {n} sample{'s' * (n > 1)}, at least 30 are needed"
@@ -131,28 +150,74 @@ def test_the_error_of_one_sample_is_judged_as_it_is() -> None:
 
 
 def test_a_better_engine_passes() -> None:
-    truth = np.array([0, 1, 2] * 10)
-    gate = accuracy_gate("int8", answers(*[0] * 30), answers(*truth), truth, margin=0.0)
+    truth = [0, 1, 2] * 10
+    gate = accuracy(answers(*[0] * 30), answers(*truth), column(*truth), margin=0.0)
     assert gate.value == pytest.approx(2 / 3)
     assert gate.passed
 
 
+def test_the_margin_of_the_description_goes_before_that_of_the_gates_file() -> None:
+    source, engine, truth = answers(*[0] * 400), answers(*[0] * 397, 1, 1, 1), column(*[0] * 400)
+    strict = Margins(loss=LossMargins(accuracy=0.001))
+    for metric, passed in ((Metric(), False), (Metric(margin=0.02), True)):
+        gate = metric_gate("int8", metric, OUTPUT, source, engine, truth, strict)
+        assert gate.passed is passed
+
+
+# -- who suffers --------------------------------------------------------------------------------
+
+
+def losses(
+    source: Answers, engine: Answers, truth: np.ndarray, groups: list[str]
+) -> dict[str, Gate]:
+    found = loss_gates("int8", ACCURACY, OUTPUT, source, engine, truth, tuple(groups), Margins())
+    return {gate.name: gate for gate in found}
+
+
 def test_a_group_that_suffers_is_found_behind_a_good_average() -> None:
-    truth = np.zeros(100, int)
-    groups = np.array(["many"] * 90 + ["few"] * 10)
-    engine = answers(*([0] * 90 + [1] * 5 + [0] * 5))
-    gate = worst_group_gate("int8", answers(*truth), engine, truth, groups, margin=0.1)
-    assert gate.name == "change of accuracy in the worst group (few)"
-    assert (gate.value, gate.n) == (-0.5, 10)
-    assert not gate.passed
-    assert accuracy_gate("int8", answers(*truth), engine, truth, margin=0.1).passed
+    truth = column(*[0] * 400)
+    engine = answers(*([0] * 390 + [1] * 5 + [0] * 5))
+    found = losses(answers(*[0] * 400), engine, truth, ["many"] * 390 + ["few"] * 10)
+    gate = found["change of accuracy in the worst group (few)"]
+    assert (gate.value, gate.n, gate.passed) == (-0.5, 10, False)
+    assert found["change of accuracy"].passed
+
+
+def test_a_rare_label_that_int8_no_longer_finds_is_found_behind_a_good_average() -> None:
+    truth = [0] * 990 + [2] * 10
+    found = losses(answers(*truth), answers(*[0] * 1000), column(*truth), ["one"] * 1000)
+    assert found["change of accuracy"].passed
+    gate = found["change of accuracy in the worst label (c)"]
+    assert (gate.value, gate.n, gate.passed) == (-1.0, 10, False)
+
+
+def test_a_label_of_which_there_are_too_few_samples_is_not_judged() -> None:
+    truth = [0] * 400 + [2] * 9
+    found = losses(answers(*truth), answers(*[0] * 409), column(*truth), ["one"] * 409)
+    assert found["change of accuracy in the worst label (a)"].passed
 
 
 def test_no_group_that_suffers_passes() -> None:
-    truth = np.zeros(20, int)
-    groups = np.array(["a", "b"] * 10)
-    gate = worst_group_gate("int8", answers(*truth), answers(*truth), truth, groups, margin=0.0)
-    assert gate.passed
+    found = losses(answers(*[0] * 40), answers(*[0] * 40), column(*[0] * 40), ["a", "b"] * 20)
+    assert all(gate.passed for gate in found.values())
+
+
+def test_scores_that_are_sure_where_they_are_wrong_miss_though_no_decision_changes() -> None:
+    random = np.random.default_rng(5)
+    truth = random.integers(0, 3, 600)
+    clear = np.where(random.uniform(size=600) < 0.5, 4.0, 0.3)
+    chosen = np.where((random.uniform(size=600) < 0.4) & (clear < 1), (truth + 1) % 3, truth)
+    source = EYE[chosen] * clear[:, np.newaxis]
+    turned = EYE[chosen] * (4.3 - clear)[:, np.newaxis]
+
+    def gate(engine: np.ndarray) -> Gate:
+        return calibration_error_gate(
+            "int8", read(source), read(engine), truth[:, np.newaxis], Margins()
+        )
+
+    assert agreement(read(source), read(turned)).value == 1
+    assert not gate(turned).passed
+    assert gate(source * 0.25).value == pytest.approx(0, abs=1e-3), "temperatures are fitted anew"
 
 
 # -- intervals ----------------------------------------------------------------------------------
@@ -160,10 +225,9 @@ def test_no_group_that_suffers_passes() -> None:
 
 def test_the_interval_is_that_of_an_independent_bootstrap() -> None:
     change = np.array([1.0] * 10 + [0.0] * 170 + [-1.0] * 20)
-    truth = np.zeros(200, int)
     source = answers(*np.where(change > 0, 1, 0))
     engine = answers(*np.where(change < 0, 1, 0))
-    gate = accuracy_gate("int8", source, engine, truth, margin=0.2)
+    gate = accuracy(source, engine, column(*[0] * 200), margin=0.2)
     reference = stats.bootstrap(
         (change,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(7)
     ).confidence_interval
@@ -174,60 +238,55 @@ def test_the_interval_is_that_of_an_independent_bootstrap() -> None:
 
 def test_the_same_outputs_give_the_same_interval() -> None:
     generator = np.random.default_rng(3)
-    source, engine = generator.normal(size=(50, 3)), generator.normal(size=(50, 3))
-    assert agreement_gate("a", source, engine, 0.5) == agreement_gate("a", source, engine, 0.5)
+    source, engine = (read(generator.normal(size=(50, 3))) for _ in range(2))
+    assert agreement(source, engine) == agreement(source, engine)
 
 
 def test_a_large_validation_set_needs_little_memory() -> None:
-    values = np.zeros((50_000, 2))
+    values = read(np.zeros((50_000, 3)))
     tracemalloc.start()
-    agreement_gate("int8", values, values, 0.9)
+    agreement(values, values)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20e6
 
 
 def test_a_gate_says_what_it_measured_in_one_sentence() -> None:
-    gate = agreement_gate("int8", answers(*[0, 1] * 20), answers(*[0, 0] * 20), limit=0.95)
+    gate = agreement(answers(*[0, 1] * 20), answers(*[0, 0] * 20))
     assert gate.sentence == "int8: decision agreement is 0.5 (at least 0.95)"
 
 
-# -- the calibration data themselves ----------------------------------------------------------
+# -- outputs of other shapes --------------------------------------------------------------------
 
 
-def waves(count: int, seed: int) -> np.ndarray:
-    """Slow waves with a little noise, each of its own amplitude, [count, 200, 1]."""
-    random = np.random.default_rng(seed)
-    time = np.linspace(0, 6, 200)
-    found = [
-        random.uniform(0.5, 5)
-        * (np.sin(time + random.uniform(0, 6)) + 0.02 * random.normal(size=200))
-        for _ in range(count)
-    ]
-    return np.array(found, np.float32)[..., np.newaxis]
+@pytest.mark.parametrize("axis", ["first", "last"])
+def test_every_pixel_of_a_segmentation_is_a_decision(axis: str) -> None:
+    output = Output(activation="softmax", labels=("tissue", "vessel"), axis=axis)
+    maps = np.zeros((4, 3, 5, 2))
+    wanted = np.random.default_rng(1).integers(0, 2, (4, 3, 5))
+    np.put_along_axis(maps, wanted[..., np.newaxis], 1.0, axis=-1)
+    rows = (np.moveaxis(maps, -1, 1) if axis == "first" else maps).reshape(4, -1)
+    read_back = Answers.of(rows, Task.SEGMENTATION, output)
+    assert (read_back.decisions == wanted.reshape(4, -1)).all()
 
 
-def test_data_of_one_kind_pass_whatever_their_scale() -> None:
-    gate = calibration_gate(waves(300, 1) * 1000, waves(100, 2))
-    assert gate.passed
-    assert gate.low <= gate.value <= gate.high < 1.2
+def test_one_sigmoid_a_pixel_stands_for_two_labels() -> None:
+    output = Output(activation="sigmoid", labels=("tissue", "vessel"))
+    found = Answers.of(np.array([[0.1, 0.9, 0.6]]), Task.SEGMENTATION, output)
+    assert found.decisions.tolist() == [[0, 1, 1]]
 
 
-@pytest.mark.parametrize("sabotage", ["noise", "shuffled", "smoothed"])
-def test_noise_shuffled_or_smoothed_data_in_place_of_calibration_miss(sabotage: str) -> None:
-    random = np.random.default_rng(3)
-    calibration = waves(300, 1)
-    if sabotage == "noise":
-        calibration = random.standard_normal(calibration.shape).astype(np.float32)
-    elif sabotage == "shuffled":
-        calibration = random.permuted(calibration, axis=1)
-    else:
-        calibration = np.cumsum(calibration, axis=1)
-    gate = calibration_gate(calibration, waves(100, 2))
-    assert not gate.passed
-    assert "roughness against validation" in gate.sentence
+@pytest.mark.parametrize("activation", ["none", "sigmoid"])
+def test_one_value_stands_for_two_labels_and_several_for_themselves(activation: str) -> None:
+    two = Output(activation=activation, labels=("low", "high"))
+    single = np.array([[0.9], [0.1]]) - (0.5 if activation == "none" else 0)
+    assert Answers.of(single, Task.CLASSIFICATION, two).decisions.ravel().tolist() == [1, 0]
+    pair = np.array([[0.9, 0.1], [0.2, 0.7]])
+    assert Answers.of(pair, Task.CLASSIFICATION, two).decisions.ravel().tolist() == [0, 1]
 
 
-def test_samples_that_never_vary_or_have_one_value_are_no_reason_to_miss() -> None:
-    assert calibration_gate(np.ones((50, 10, 1)), np.ones((50, 10, 1))).passed
-    assert calibration_gate(np.ones((50, 1)), np.zeros((50, 1))).passed
+def test_outputs_that_stand_for_no_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 values do not stand for 3 labels"):
+        Answers.of(np.zeros((2, 4)), Task.CLASSIFICATION, OUTPUT)
+    with pytest.raises(ValueError, match="7 values"):
+        Answers.of(np.zeros((2, 7)), Task.SEGMENTATION, OUTPUT)

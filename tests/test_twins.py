@@ -19,13 +19,15 @@ import onnx
 from edgeclin.backends import load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.convert import Conversion, convert, twins
+from edgeclin.convert.judging import Judge
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.stages import Stage, Workshop, ask
 from edgeclin.convert.twins import Twin, choose_twin, race
 from edgeclin.datasets import open_dataset
 from edgeclin.description import load_description
-from edgeclin.gates import Gate, error_gate
+from edgeclin.gates import Margins
+from edgeclin.gates.margins import ErrorMargins
 from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime, read_golden
 
@@ -43,12 +45,12 @@ class Made:
     judged: np.ndarray
     source: np.ndarray
 
-    def choose(self, limit: float = 0.05) -> tuple[Any, Stage | None]:
-        def judge(stage: Stage) -> tuple[Gate, ...]:
-            assert stage.outputs is not None
-            return (error_gate("INT8 engine", self.source, stage.outputs, limit),)
-
-        return choose_twin(self.workshop, self.model, self.primary, self.judged, judge)
+    def choose(self, int8: float = 0.05) -> tuple[Any, Stage | None]:
+        description = load_description(ECG / "edge.toml")
+        margins = Margins(error=ErrorMargins(int8=int8))
+        judge = Judge(description, margins, self.source, None, None)
+        confidence = judge.confidence(self.source)
+        return choose_twin(self.workshop, self.model, self.primary, self.judged, judge, confidence)
 
 
 def prepare(folder: Path, profile: str) -> Made:
@@ -107,7 +109,7 @@ def test_a_faster_file_that_misses_a_gate_is_not_kept(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times(monkeypatch, 2.0, 1.0)
-    assert "a gate is missed: INT8 CPU twin: output error" in refused(made.choose(limit=1e-9))
+    assert "a gate is missed: INT8 CPU twin: output error" in refused(made.choose(int8=1e-9))
 
 
 def test_engines_are_measured_in_turn(made: Made) -> None:
@@ -131,6 +133,7 @@ def test_both_engines_of_a_bundle_pass_its_self_test(
         profile=load_profile("jetson-orin-nano"),
         description=load_description(ECG / "edge.toml"),
         described=True,
+        margins=Margins(),
         calibration=open_dataset(samples / "train.npz"),
         validation=open_dataset(samples / "validation.npz"),
         output=tmp_path / "ecg.edgeclin",

@@ -65,6 +65,9 @@ def describe(model: Path, output: Path | None) -> None:
 )
 @click.option("--description", type=FILE, help="model.toml (default: beside MODEL, if there).")
 @click.option(
+    "--gates", type=FILE, help="Limits of the gates (default: gates.toml beside MODEL, if there)."
+)
+@click.option(
     "-o",
     "--output",
     type=FILE,
@@ -88,6 +91,7 @@ def convert(
     validation: Path | None,
     calibration_method: str,
     description: Path | None,
+    gates: Path | None,
     output: Path | None,
     key: Path | None,
     unsigned: bool,
@@ -105,6 +109,7 @@ def convert(
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import EdgeclinError, GateMissed
+    from edgeclin.gates import load_margins
     from edgeclin.model_files import read_model
     from edgeclin.profiles import load_profile
 
@@ -115,7 +120,8 @@ def convert(
             "no calibration data: give real samples with --calibration; edgeclin never calibrates "
             "with random ones"
         )
-    path = description or _beside(model)
+    path = description or _beside(model, "model.toml")
+    margins = load_margins(gates or _beside(model, "gates.toml"))
     described = describe_or_guess(path, model.stem, facts)
     data = open_dataset(calibration), None if validation is None else open_dataset(validation)
     signer = None if unsigned else _signer(key)
@@ -131,6 +137,7 @@ def convert(
                 validation=data[1],
                 output=target,
                 signer=signer,
+                margins=margins,
                 methods=tuple(Method)
                 if calibration_method == "auto"
                 else (Method(calibration_method),),
@@ -238,8 +245,8 @@ def _print_comparison(done: Sequence[_Done]) -> None:
     print_table(head, rows)
 
 
-def _beside(model: Path) -> Path | None:
-    path = model.with_name("model.toml")
+def _beside(model: Path, name: str) -> Path | None:
+    path = model.with_name(name)
     return path if path.exists() else None
 
 

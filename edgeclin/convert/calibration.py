@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeclin.convert import cautions
+from edgeclin.convert.copies import near_copies
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
+from edgeclin.convert.rows import begin_rows
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
 from edgeclin.preprocess import Preprocess
@@ -101,16 +103,8 @@ def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
         BadFile: a sample cannot be prepared; names its index.
         OSError: no room at `path`.
     """
-    # Written and not mapped: on a full disk a mapped file is a SIGBUS, a written one an OSError.
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file,
-            {
-                "descr": np.dtype(np.float32).str,
-                "fortran_order": False,
-                "shape": (len(dataset), *preprocess.shape),
-            },
-        )
+        begin_rows(file, len(dataset), preprocess.shape)
         for index, sample in enumerate(dataset):
             try:
                 file.write(preprocess(sample).tobytes())
@@ -140,7 +134,10 @@ def record(
     repeats = len(hashes) - len(set(hashes))
     warnings = list(cautions.of_validation(calibration, validation))
     if quantised is not None:
-        warnings += cautions.of_calibration(calibration, validation, repeats, outside, instability)
+        copies = near_copies(prepared)
+        warnings += cautions.of_calibration(
+            calibration, validation, repeats, copies, outside, instability
+        )
     return CalibrationRecord(
         dataset=calibration.name,
         samples=len(calibration),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeclin.datasets import Dataset
+from edgeclin.description import Metric
+from edgeclin.gates import Margins
 
 FEW = 500
 """The usual guidance for post-training calibration is 500 to 1,000 samples."""
@@ -18,6 +20,7 @@ def of_calibration(
     calibration: Dataset,
     validation: Dataset,
     repeats: int,
+    copies: int,
     outside: float,
     instability: float,
 ) -> Iterator[str]:
@@ -25,6 +28,7 @@ def of_calibration(
 
     Args:
         repeats: how many calibration samples are exact repeats of others.
+        copies: how many are nearly so, see `near_copies`.
         outside: share of validation values beyond all of calibration's, once prepared.
         instability: see `Statistics.instability`.
     """
@@ -32,6 +36,11 @@ def of_calibration(
         yield f"{len(calibration)} calibration samples; the usual guidance is 500 to 1,000"
     if repeats:
         yield f"{repeats} calibration samples are exact repeats of others"
+    if copies > repeats:
+        yield (
+            f"{copies} calibration samples are nearly copies of others, as they are or mirrored: "
+            "augmented samples add to the count, not to what was seen"
+        )
     if calibration.labels is not None and validation.labels is not None:
         missing = sorted(set(validation.labels) - set(calibration.labels))
         if missing:
@@ -66,3 +75,19 @@ def of_validation(calibration: Dataset, validation: Dataset) -> Iterator[str]:
 def shared_groups(calibration: Dataset, validation: Dataset) -> list[str]:
     """Patients or subjects of which both sets have samples."""
     return sorted(set(calibration.groups or ()) & set(validation.groups or ()))
+
+
+def of_gates(margins: Margins, metric: Metric, labelled: bool) -> Iterator[str]:
+    """About what the gates could not judge, or were told to judge otherwise."""
+    if not labelled:
+        yield (
+            "no labels: whether the source model itself is right, and what INT8 costs it, was not "
+            "measured"
+        )
+    elif metric.expected is None:
+        yield (
+            "model.toml does not say what the trained model reached (metric.expected): a source "
+            "that is merely worse than it should be would go unnoticed"
+        )
+    for key, (limit, default) in margins.changed().items():
+        yield f"gates.toml sets {key} to {limit:g}; the default is {default:g}"

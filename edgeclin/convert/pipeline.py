@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from edgeclin import gates
 from edgeclin.bundle import SUFFIX, write_bundle
-from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
+from edgeclin.convert import cautions
 from edgeclin.convert.engines import deploy
+from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import FORM, route
@@ -27,9 +28,10 @@ from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
 from edgeclin.convert.twins import Twin, choose_twin
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
-from edgeclin.description import Description, Task
+from edgeclin.description import Description, Output, Task
 from edgeclin.errors import BadFile, ConversionFailed, EngineUnavailable, GateMissed
-from edgeclin.gates import Gate
+from edgeclin.gates import Gate, Margins
+from edgeclin.gates.gate import missed as missed_gates
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
 from edgeclin.preprocess import Preprocess
@@ -38,6 +40,7 @@ from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
 
+VERIFIED_TASKS = (Task.CLASSIFICATION, Task.SEGMENTATION)
 GOLDEN_SAMPLES = 16
 _GOLDEN_STEPS = 8
 """XNNPACK and the built-in kernels were seen up to 7 steps of 1/255 of the range apart."""
@@ -56,6 +59,8 @@ class Conversion:
     validation: Dataset | None
     output: Path
     signer: Any | None
+    margins: Margins
+    """The limits of the gates."""
     methods: tuple[Method, ...] = tuple(Method)
     """Ways to choose ranges; with several the one that measures best is kept."""
     allow_failed_gates: bool = False
@@ -84,6 +89,7 @@ class Verification(Record, frozen=True):
     engine: str
     float_bytes: int
     engine_bytes: int
+    margins: Margins
     gates: tuple[Gate, ...]
     twin: Twin | None = None
 
@@ -105,10 +111,37 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         calibration, validation = calibrating.split(calibration)
     else:
         calibrating.refuse_overlap(calibration, validation, job.allow_shared_groups)
-    truth = validation.truth(job.description.output.labels)
-    calibration.truth(job.description.output.labels)
+    sets = _Sets.of(calibration, validation, job.description)
     with scratch_folder() as folder:
-        return _convert_in(folder, job, facts, way, calibration, validation, truth, progress)
+        return _convert_in(folder, job, facts, way, sets, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """Calibration and validation data, and their label indices, int [n, decisions]."""
+
+    calibration: Dataset
+    validation: Dataset
+    calibration_truth: NDArray[np.int64] | None
+    truth: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, calibration: Dataset, validation: Dataset, description: Description) -> _Sets:
+        """Raises BadFile for a label that the description does not name."""
+        labels = description.output.labels
+        truths = [data.truth(labels) for data in (calibration, validation)]
+        columns = [None if truth is None else truth.reshape(len(truth), -1) for truth in truths]
+        return cls(calibration, validation, *columns)
+
+    def names(self, output: Output) -> tuple[list[str] | None, list[str] | None]:
+        """The label of each calibration and validation sample; label maps have none."""
+        return _names(self.calibration_truth, output), _names(self.truth, output)
+
+
+def _names(truth: NDArray[np.int64] | None, output: Output) -> list[str] | None:
+    if truth is None or truth.shape[1] > 1:
+        return None
+    return [output.labels[index] for index in truth[:, 0]]
 
 
 def _convert_in(
@@ -116,48 +149,43 @@ def _convert_in(
     job: Conversion,
     facts: ModelFacts,
     way: tuple[str, ...],
-    calibration: Dataset,
-    validation: Dataset,
-    truth: np.ndarray | None,
+    sets: _Sets,
     progress: Progress,
 ) -> Converted:
     from edgeclin.convert.sbom import write_sbom
 
+    calibration, validation = sets.calibration, sets.validation
     preprocess = Preprocess(job.description.inputs[0])
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / "calibration.npy")
     judged = calibrating.prepare(validation, preprocess, folder / "validation.npy")
+    int8 = job.profile.numeric.precision == "int8"
+    names, wanted = sets.names(job.description.output)
+    found = []
+    if int8:
+        found = judge_samples(prepared, judged, names, wanted, job.margins.calibration)
+    _refuse(job, found)
     workshop = Workshop(folder, job.profile, progress)
     source, stages = workshop.float_stages(
         Stage(facts.source, job.model), way, folder / "validation.npy"
     )
-    _check_outputs(source, job)
+    judge = Judge(job.description, job.margins, source, sets.truth, validation.groups)
+    _check_outputs(judge, job)
     quantised = None
-    if job.profile.numeric.precision == "int8":
+    if int8:
         quantised = quantise(
             workshop, stages[-1], source, folder / "calibration.npy", judged, job.methods
         )
+        found += judge_calibration(judge, quantised.answers, sets.calibration_truth)
     record = calibrating.record(calibration, validation, prepared, judged, quantised)
     progress("judging the engines on held-out samples")
-    verified = _verify(job, source, stages, quantised, truth, validation.groups)
-    if quantised is not None:
-        verified = verified.with_first(gates.calibration_gate(prepared, judged))
-    missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
-    if missed and not job.allow_failed_gates:
-        raise GateMissed(missed, verified.gates)
+    verified = _verify(job, judge, stages, quantised, found)
+    missed = _refuse(job, verified.gates)
     twin, stand_in = None, None
     if quantised is not None:
-
-        def judge(stage: Stage) -> tuple[Gate, ...]:
-            engine = replace(quantised, stage=stage)
-            found = _verify(job, source, (), engine, truth, validation.groups)
-            if truth is None:
-                return found.gates
-            logits = to_logits(found.outputs, job.description.output.activation)
-            fitted = gates.confident_gate("", logits, truth, verified.confidence)
-            return (*found.gates, fitted)
-
-        twin, stand_in = choose_twin(workshop, stages[-1], quantised, judged, judge)
+        twin, stand_in = choose_twin(
+            workshop, stages[-1], quantised, judged, judge, verified.confidence
+        )
         if twin is not None and stand_in is not None:
             verified = replace(verified, gates=(*verified.gates, *twin.gates))
     mapping, compiled = None, None
@@ -177,6 +205,7 @@ def _convert_in(
         engine=verified.stage.engine,
         float_bytes=stages[-1].path.stat().st_size,
         engine_bytes=len(engine),
+        margins=job.margins,
         gates=verified.gates,
         twin=twin,
     )
@@ -200,10 +229,27 @@ def _convert_in(
         path=path,
         manifest=manifest,
         gates=verified.gates,
-        warnings=(*record.warnings, *_of_floats(quantised), *(mapping.warnings if mapping else ())),
+        warnings=(
+            *record.warnings,
+            *cautions.of_gates(job.margins, job.description.metric, sets.truth is not None),
+            *_of_floats(quantised),
+            *(mapping.warnings if mapping else ()),
+        ),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
     )
+
+
+def _refuse(job: Conversion, gates: Sequence[Gate]) -> tuple[str, ...]:
+    """What was missed, where that is allowed.
+
+    Raises:
+        GateMissed: it is not.
+    """
+    sentences = missed_gates(gates)
+    if sentences and not job.allow_failed_gates:
+        raise GateMissed(sentences, gates)
+    return sentences
 
 
 def _of_floats(quantised: Quantised | None) -> list[str]:
@@ -225,24 +271,21 @@ class _Verified:
     gates: tuple[Gate, ...]
     confidence: Confidence
 
-    def with_first(self, gate: Gate) -> _Verified:
-        return replace(self, gates=(gate, *self.gates))
-
 
 def _verify(
     job: Conversion,
-    source: np.ndarray,
+    judge: Judge,
     stages: Sequence[Stage],
     quantised: Quantised | None,
-    truth: np.ndarray | None,
-    groups: tuple[str, ...] | None,
+    found: Sequence[Gate],
 ) -> _Verified:
-    """Judge every stage's answers to the validation samples by its gates."""
-    description = job.description
-    found = [
-        gates.error_gate(
-            f"float {TITLE[stage.form]}", source, stage.outputs, gates.FLOAT_EXPORT_MAE
-        )
+    """Judge every stage's answers to the validation samples.
+
+    Args:
+        found: the gates of the calibration data.
+    """
+    forms = [
+        judge.float_form(f"float {TITLE[stage.form]}", stage.outputs)
         for stage in stages
         if stage.outputs is not None
     ]
@@ -250,32 +293,18 @@ def _verify(
     outputs = engine.outputs
     assert outputs is not None
     name = "float engine" if quantised is None else "INT8 engine"
-    if quantised is not None:
-        found.append(gates.error_gate(name, source, outputs, gates.INT8_MAE))
-    logits = to_logits(outputs, description.output.activation)
-    reference = to_logits(source, description.output.activation)
-    margin = description.metric.margin
-    found.append(gates.agreement_gate(name, reference, logits, gates.AGREEMENT))
-    doubt = description.doubt
-    confidence = unfitted_confidence(doubt.max_error, doubt.audit_share)
-    if truth is not None:
-        found.append(gates.accuracy_gate(name, reference, logits, truth, margin))
-        if groups is not None:
-            worst = gates.worst_group_gate(
-                name, reference, logits, truth, np.array(groups), gates.WORST_GROUP_MARGIN
-            )
-            found.append(worst)
-        confidence = fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
+    judged = judge.engine(name, outputs, quantised=quantised is not None)
+    gates = (*found, *judge.source_model(), *forms, *judged)
     precision = job.profile.numeric.precision
-    return _Verified(engine, outputs, precision, tuple(found), confidence)
+    return _Verified(engine, outputs, precision, gates, judge.confidence(outputs))
 
 
 def _check_fit(job: Conversion, facts: ModelFacts) -> None:
     description = job.description
-    if description.task is not Task.CLASSIFICATION:
+    if description.task not in VERIFIED_TASKS:
         raise EngineUnavailable(
             f"the task {description.task.value} cannot be verified by this version, only "
-            f"{Task.CLASSIFICATION.value}"
+            f"{' and '.join(task.value for task in VERIFIED_TASKS)}"
         )
     if len(description.inputs) != 1 or len(facts.inputs) != 1:
         raise BadFile(
@@ -292,17 +321,24 @@ def _check_fit(job: Conversion, facts: ModelFacts) -> None:
         )
 
 
-def _check_outputs(source: np.ndarray, job: Conversion) -> None:
-    labels = len(job.description.output.labels)
-    width = source.shape[1]
-    if width != labels and not (width == 1 and labels == 2):
+def _check_outputs(judge: Judge, job: Conversion) -> None:
+    try:
+        answers = judge.answers(judge.source)
+    except ValueError as exc:
         raise BadFile(
             job.model,
-            f"answers with {width} values, the description has {labels} labels",
+            f"answers with {judge.source.shape[1]} values, the description has "
+            f"{len(job.description.output.labels)} labels",
             "mend output.labels in model.toml",
-        )
-    if not np.isfinite(source).all():
+        ) from exc
+    if not np.isfinite(judge.source).all():
         raise ConversionFailed(f"{job.model}: the source model's own outputs are not finite")
+    if judge.truth is not None and judge.truth.shape != answers.decisions.shape:
+        raise BadFile(
+            job.model,
+            f"decides {answers.decisions.shape[1]} times a sample, the validation data have "
+            f"{judge.truth.shape[1]} labels a sample",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeclin import gates
 from edgeclin.convert.ranges import Method, Statistics, write_ranges
 from edgeclin.convert.request import Outcome
 from edgeclin.convert.routes import QUANTISER, ranges_of
 from edgeclin.convert.stages import Stage, Workshop, ask
+from edgeclin.gates.engines import relative_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Quantised:
     Attributes:
         errors: relative MAE on the validation samples, by every method that was tried.
         calibration: what the pass over the calibration samples consumed.
+        answers: the float model's outputs for the calibration samples, float32 [n, outputs].
         instability: see `Statistics.instability`.
     """
 
@@ -29,6 +30,7 @@ class Quantised:
     method: Method
     errors: dict[Method, float]
     calibration: Outcome
+    answers: np.ndarray
     instability: float
     floats: tuple[str, ...]
 
@@ -60,10 +62,11 @@ def quantise(
         stage = ask(model.form, engine, judged)
         assert stage.outputs is not None
         made[method] = stage, outcome
-        errors[method] = gates.relative_error(source, stage.outputs)
+        errors[method] = relative_error(source, stage.outputs)
     best = min(methods, key=lambda method: errors[method])
     stage, outcome = made[best]
-    return Quantised(stage, best, errors, seen, statistics.instability(), outcome.floats)
+    answers = np.load(path.parent / seen.answers)
+    return Quantised(stage, best, errors, seen, answers, statistics.instability(), outcome.floats)
 
 
 def ranges_file(workshop: Workshop, method: Method) -> Path:

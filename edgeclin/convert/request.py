@@ -41,7 +41,7 @@ class Request(Record, frozen=True):
 class Outcome(Record, frozen=True):
     """What a converter made; paths are below the request's folder.
 
-    `answers` holds the source model's own outputs for the samples, float32 [n, outputs].
+    `answers` holds the model's own outputs for the samples, float32 [n, outputs].
     `consumed` and `consumed_sha256` count and hash the samples that a calibration really took in,
     in order. `floats` names the operators that a quantiser left in float.
     """

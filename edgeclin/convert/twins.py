@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from edgeclin.backends import load_backend
+from edgeclin.convert.judging import Judge
 from edgeclin.convert.quantising import Quantised, ranges_file
 from edgeclin.convert.stages import BACKEND, Stage, Workshop, ask
 from edgeclin.gates import Gate
+from edgeclin.manifest import Confidence
 from edgeclin.profiles import EngineKind
 from edgeclin.records import Record
 
@@ -28,8 +30,6 @@ _WARM_UP = 5
 _WORTH = 0.9
 """A second file is carried only for a tenth of the time: less is within the noise."""
 _QUANTISER = "qdq_onnx_from_static_onnx"
-
-Judge = Callable[[Stage], tuple[Gate, ...]]
 
 
 class Twin(Record, frozen=True):
@@ -56,6 +56,7 @@ def choose_twin(
     primary: Quantised,
     judged: np.ndarray,
     judge: Judge,
+    confidence: Confidence,
 ) -> tuple[Twin | None, Stage | None]:
     """Quantise again and compare.
 
@@ -65,7 +66,8 @@ def choose_twin(
     Args:
         model: the float model that `primary` was quantised from.
         judged: prepared validation samples, float32 [n, …].
-        judge: the gates that the primary engine had to pass, for another stage.
+        judge: has the gates that the primary engine had to pass.
+        confidence: fitted on the primary engine, and used for the twin's answers too.
     """
     if workshop.profile.engine is not EngineKind.TENSORRT:
         return None, None
@@ -73,7 +75,10 @@ def choose_twin(
     first, second = primary.stage.outputs, stage.outputs
     assert first is not None
     assert second is not None
-    gates = tuple(msgspec.structs.replace(gate, stage=TITLE) for gate in judge(stage))
+    gates = (
+        *judge.engine(TITLE, second, quantised=True),
+        *judge.promise(TITLE, second, confidence),
+    )
     int8, uint8 = race([primary.stage, stage], judged)
     reason = _objection(gates, int8, uint8)
     twin = Twin(

@@ -9,7 +9,13 @@ import numpy as np
 
 
 class Tap(Protocol):
-    """A loaded float model with one input and batch size 1."""
+    """A loaded float model with one input and one output and batch size 1.
+
+    Attributes:
+        output: the name of the tensor that is its answer.
+    """
+
+    output: str
 
     def run(self, sample: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Execute the model and yield its input and every float tensor that it computes.

@@ -33,6 +33,7 @@ class ONNXTap:
             for name, value in known.items()
             if name in computed and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
+        self.output = graph.output[0].name
         present = {output.name for output in graph.output}
         graph.output.extend(known[name] for name in sorted(floats - present))
         options = onnxruntime.SessionOptions()

@@ -27,6 +27,7 @@ class TFLiteTap:
             )
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
+        self.output = str(self._interpreter.get_output_details()[0]["name"])
         details = {entry["index"]: entry for entry in self._interpreter.get_tensor_details()}
         operators = self._interpreter._get_ops_details()  # there is no public list of them
         computed = {int(index) for operator in operators for index in operator["outputs"]}

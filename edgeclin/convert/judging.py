@@ -1,0 +1,127 @@
+"""Every stage's answers to the validation samples, judged by its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeclin.confidence import fit_confidence, unfitted_confidence
+from edgeclin.description import Description, Task
+from edgeclin.gates import Answers, Gate, Margins
+from edgeclin.gates.engines import agreement_gate, confident_gate, error_gate, loss_gates
+from edgeclin.gates.margins import CalibrationMargins
+from edgeclin.gates.samples import judged_gate, label_gate, sample_gates
+from edgeclin.gates.source import source_gates
+from edgeclin.manifest import Confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Knows the source model's answers and the truth.
+
+    Attributes:
+        source: the source model's own outputs, float32 [n, outputs].
+        truth: label indices, int [n, decisions], or None without labels.
+        groups: one patient or subject a sample, or None.
+    """
+
+    description: Description
+    margins: Margins
+    source: np.ndarray
+    truth: NDArray[np.int64] | None
+    groups: tuple[str, ...] | None
+
+    def answers(self, outputs: np.ndarray) -> Answers:
+        """Outputs, float [n, outputs], as decisions among labels."""
+        return Answers.of(outputs, self.description.task, self.description.output)
+
+    def source_model(self) -> list[Gate]:
+        """Whether the source model is what it should be; nobody knows without labels."""
+        if self.truth is None:
+            return []
+        described = self.description
+        answers = self.answers(self.source)
+        return list(
+            source_gates(described.metric, described.output, answers, self.truth, self.margins)
+        )
+
+    def float_form(self, stage: str, outputs: np.ndarray) -> Gate:
+        """Whether a float form still computes what the source model does."""
+        return error_gate(stage, self.source, outputs, self.margins.error.float_export)
+
+    def engine(self, stage: str, outputs: np.ndarray, quantised: bool) -> list[Gate]:
+        """Whether an engine may be deployed."""
+        described, margins = self.description, self.margins
+        source, engine = self.answers(self.source), self.answers(outputs)
+        found = [agreement_gate(stage, source, engine, margins)]
+        if quantised:
+            found.insert(0, error_gate(stage, self.source, outputs, margins.error.int8))
+        if self.truth is not None:
+            found += loss_gates(
+                stage,
+                described.metric,
+                described.output,
+                source,
+                engine,
+                self.truth,
+                self.groups,
+                margins,
+            )
+        return found
+
+    def promise(self, stage: str, outputs: np.ndarray, confidence: Confidence) -> list[Gate]:
+        """Whether an engine keeps what a threshold promises that was fitted on another one."""
+        if self.truth is None or not confidence.fitted:
+            return []
+        return [confident_gate(stage, self.answers(outputs), self.truth, confidence)]
+
+    def confidence(self, outputs: np.ndarray) -> Confidence:
+        """Temperature and threshold, fitted on the engine that is deployed."""
+        doubt = self.description.doubt
+        if self.truth is None or self.description.task is not Task.CLASSIFICATION:
+            return unfitted_confidence(doubt.max_error, doubt.audit_share)
+        logits = self.answers(outputs).logits[:, 0]
+        return fit_confidence(logits, self.truth[:, 0], doubt.max_error, doubt.audit_share)
+
+    def right(self, outputs: np.ndarray, truth: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Where a decision is the label's, bool [n]; of a picture where most pixels' are."""
+        return (self.answers(outputs).decisions == truth).mean(axis=1) > 0.5
+
+
+def judge_samples(
+    prepared: np.ndarray,
+    judged: np.ndarray,
+    labels: Sequence[str] | None,
+    wanted: Sequence[str] | None,
+    margins: CalibrationMargins,
+) -> list[Gate]:
+    """Whether calibration data are of the same kind as validation data, by values and labels.
+
+    Args:
+        prepared, judged: calibration and validation samples as the model takes them, float32
+            [n, …].
+        labels, wanted: the label of each, or None without labels.
+    """
+    found = list(sample_gates(prepared, judged, margins))
+    if labels is not None and wanted is not None:
+        found.append(label_gate(labels, wanted, margins))
+    return found
+
+
+def judge_calibration(
+    judge: Judge, answers: np.ndarray, truth: NDArray[np.int64] | None
+) -> list[Gate]:
+    """Whether the float model can judge the calibration samples.
+
+    Args:
+        answers: the float model's outputs for them, float32 [n, outputs].
+        truth: their label indices, int [n, decisions].
+    """
+    if truth is None or judge.truth is None:
+        return []
+    ours = judge.right(answers, truth)
+    theirs = judge.right(judge.source, judge.truth)
+    return [judged_gate(ours, theirs, judge.margins.calibration)]

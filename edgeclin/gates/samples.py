@@ -1,0 +1,188 @@
+"""Whether calibration data are of the same kind as validation data: no noise, the same units, the
+same order of colours, the same labels, and such that the model itself can judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeclin.gates.gate import Gate, interval, mean_of
+from edgeclin.gates.margins import CalibrationMargins
+
+STAGE = "calibration"
+_MOST = 500
+"""Samples of each set that are looked at, spread over all of it."""
+_QUANTILES = (10, 50, 90)
+_CLEARLY = 1.2
+"""How much nearer (squared distance) the reverse must be to count: grey pictures and noise have no
+order of colours."""
+_RESAMPLES = 1000
+_SEED = 20261
+
+
+def sample_gates(
+    calibration: np.ndarray, validation: np.ndarray, margins: CalibrationMargins
+) -> Iterator[Gate]:
+    """Judge values alone.
+
+    Args:
+        calibration, validation: prepared samples, float32 [n, …].
+    """
+    ours, theirs = _some(calibration), _some(validation)
+    yield _ratio_gate(
+        "roughness against validation (ratio)",
+        _roughness(ours),
+        _roughness(theirs),
+        margins.roughness,
+        "neighbouring values differ otherwise: noise, or data sampled otherwise?",
+    )
+    yield _ratio_gate(
+        "spread against validation (ratio)",
+        _spread(ours),
+        _spread(theirs),
+        margins.spread,
+        "another unit or scale?",
+    )
+    axis = _colour_axis(calibration.shape[1:])
+    if axis is not None:
+        yield _colour_gate(np.moveaxis(ours, axis, -1), np.moveaxis(theirs, axis, -1), margins)
+
+
+def label_gate(
+    calibration: Sequence[str], validation: Sequence[str], margins: CalibrationMargins
+) -> Gate:
+    """Calibration has seen the labels that validation asks for."""
+    missing = sorted(set(validation) - set(calibration))
+    strange = np.isin(np.array(validation), missing).astype(np.float64)
+    return Gate.judge(
+        STAGE,
+        "share of validation samples whose label it lacks",
+        "at most",
+        float(strange.mean()),
+        interval(mean_of(strange), len(strange)),
+        margins.missing_labels,
+        len(strange),
+        hint=f"it has no sample of {', '.join(missing)}" if missing else "",
+    )
+
+
+def judged_gate(
+    calibration: NDArray[np.bool_], validation: NDArray[np.bool_], margins: CalibrationMargins
+) -> Gate:
+    """The float model is right about calibration samples nearly as often as about validation's.
+
+    Args:
+        calibration, validation: where the float model's decision is the label's.
+    """
+    generator = np.random.default_rng(_SEED)
+    changes = [
+        generator.choice(calibration, len(calibration)).mean()
+        - generator.choice(validation, len(validation)).mean()
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.percentile(changes, [2.5, 97.5])
+    return Gate.judge(
+        STAGE,
+        "the float model's accuracy on it against validation",
+        "upper bound at least",
+        float(calibration.mean() - validation.mean()),
+        (float(low), float(high)),
+        -margins.accuracy,
+        len(calibration),
+        hint="the model itself cannot judge these samples: other preprocessing, units or labels?",
+    )
+
+
+def _ratio_gate(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float, hint: str) -> Gate:
+    generator = np.random.default_rng(_SEED)
+    ratios = [
+        _apart(generator.choice(ours, len(ours)), generator.choice(theirs, len(theirs)))
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Gate.judge(
+        STAGE,
+        name,
+        "at most",
+        _apart(ours, theirs),
+        (float(low), float(high)),
+        limit,
+        len(ours),
+        hint=hint,
+    )
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The larger median over the smaller."""
+    one, other = float(np.median(ours)), float(np.median(theirs))
+    return max(one, other) / max(min(one, other), 1e-6 * max(one, other), 1e-30)
+
+
+def _some(samples: np.ndarray) -> np.ndarray:
+    return np.asarray(samples[:: max(1, -(-len(samples) // _MOST))])
+
+
+def _spread(samples: np.ndarray) -> np.ndarray:
+    """Standard deviation of each sample."""
+    return samples.reshape(len(samples), -1).std(axis=1)
+
+
+def _roughness(samples: np.ndarray) -> np.ndarray:
+    """Mean difference of neighbours along the longest axis, in standard deviations, a sample.
+
+    It hardly varies between recordings or pictures of one kind; noise, shuffled or otherwise
+    sampled data differ.
+    """
+    found = []
+    for sample in samples:
+        axis = int(np.argmax(sample.shape))
+        spread = float(sample.std())
+        if spread and sample.shape[axis] > 1:
+            found.append(float(np.abs(np.diff(sample, axis=axis)).mean()) / spread)
+    return np.array(found or [1.0])
+
+
+def _colour_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of three colours in samples [n, height, width, 3] or [n, 3, height, width]."""
+    if len(shape) != 3:
+        return None
+    if shape[2] == 3:
+        return 3
+    return 1 if shape[0] == 3 else None
+
+
+def _colour_gate(ours: np.ndarray, theirs: np.ndarray, margins: CalibrationMargins) -> Gate:
+    """Validation pictures find their like among calibration's as they are, and not among the same
+    with the first and the last colour changed over.
+
+    Means alone would not do: two microscopes differ more than red and blue. But every picture has
+    its like among many of the right order.
+    """
+    near = _to_nearest(_colours(ours), _colours(theirs))
+    reverse = _to_nearest(_colours(ours[..., ::-1]), _colours(theirs))
+    as_they_are = (near <= _CLEARLY * reverse).astype(np.float64)
+    return Gate.judge(
+        STAGE,
+        "share of validation pictures nearer to its colours than to their reverse",
+        "at least",
+        float(as_they_are.mean()),
+        interval(mean_of(as_they_are), len(as_they_are)),
+        margins.colours,
+        len(as_they_are),
+        hint="red and blue changed over?",
+    )
+
+
+def _colours(pictures: np.ndarray) -> np.ndarray:
+    """Quantiles of each colour of each picture [n, height, width, 3]."""
+    pixels = pictures.reshape(len(pictures), -1, 3)
+    found: np.ndarray = np.percentile(pixels, _QUANTILES, axis=1)
+    return found.transpose(1, 0, 2).reshape(len(pictures), -1)
+
+
+def _to_nearest(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Distance of each of `theirs` to the nearest of `ours`, in their standard deviations."""
+    scale = theirs.std(axis=0) + 1e-6 * (np.abs(theirs).max() or 1.0)
+    return np.array([np.square((ours - one) / scale).sum(axis=1).min() for one in theirs])
