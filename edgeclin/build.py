@@ -95,7 +95,12 @@ def _found(
     progress("testing the engine that is there")
     try:
         _self_test(bundle, found[1])
-    except (SelfTestFailed, EngineUnavailable) as exc:
+    except SelfTestFailed as exc:
+        # Without it the CPU twin answers; with it the runtime would rightly refuse to.
+        cache.remove(identity)
+        progress(f"the built engine is removed and built anew: {exc}")
+        return None
+    except EngineUnavailable as exc:
         progress(f"the built engine is built anew: {exc}")
         return None
     return found[0]

@@ -65,10 +65,11 @@ def state_here(bundle: Bundle, engine: Engine) -> str:
 
 def built(bundle: Bundle) -> tuple[tuple[Build, bytes] | None, str]:
     """The engine that was built here from a bundle's primary one, or why there is none."""
-    primary = bundle.manifest.primary
+    if bundle.manifest.primary.backend != TENSORRT:
+        return None, NOT_COMPILED
     cache = EngineCache(default_folder())
     try:
-        if primary.backend != TENSORRT or not cache.knows(model_sha256(bundle)):
+        if not cache.knows(model_sha256(bundle)):
             return None, NOT_COMPILED
         found = cache.find(identity_here(bundle.manifest, model_sha256(bundle)))
     except EdgeclinError as exc:

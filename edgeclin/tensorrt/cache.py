@@ -168,6 +168,16 @@ class EngineCache:
         for name in (PLAN, _RECORD):
             (folder / name).chmod(0o644)  # whatever the umask: `find` refuses what others may write
 
+    def remove(self, identity: Identity) -> None:
+        """Take an engine away for good.
+
+        Raises:
+            BadFile: the folder cannot be written.
+        """
+        path = self.folder / identity.name
+        with writing(path):
+            shutil.rmtree(path)
+
     def timings(self, identity: Identity) -> bytes:
         """What earlier builds with this TensorRT on this GPU measured; empty when unknown."""
         path = self._timings(identity)
