@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime, write_golden
 from edgeclin.tensorrt.cache import DamagedEngine, EngineCache
 from edgeclin.tensorrt.cuda import open_cuda
-from edgeclin.tensorrt.families import Version8, Version10, check_version, family_of
+from edgeclin.tensorrt.families import Version8, Version10, Version11, check_version, family_of
 from edgeclin.tensorrt.library import load_library
 from edgeclin.tensorrt.plan import build_plan
 
@@ -185,6 +186,16 @@ def test_each_version_is_asked_in_its_own_way(gpu: Gpu) -> None:
     library = load_library()
     with pytest.raises(EngineUnavailable, match=r"refuses the model at node .*DequantizeLinear"):
         build_plan(library, model, 64)
+    wrong = type(library)(library.module, library.version, Version11(), library.title)
+    with pytest.raises(EngineUnavailable, match="wants an explicit batch dimension"):
+        build_plan(wrong, model, 64)
+
+    class Forgets(Version8):
+        def configure(self, trt: Any, config: Any) -> None: ...
+
+    wrong = type(library)(library.module, library.version, Forgets(), library.title)
+    with pytest.raises(EngineUnavailable, match="int8 is not configured in the builder"):
+        build_plan(wrong, (DATA / "ecg_tensorrt8.onnx").read_bytes(), 64)
 
 
 def test_a_shape_without_a_profile_and_a_foreign_file_are_refused_in_tensorrt_s_words(
@@ -429,7 +440,9 @@ def test_build_inspect_and_doctor_say_what_is_built(
         f'[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
     )
     assert "not built here" in run("inspect", path, "--allow-unsigned").output
-    assert f"edgeclin build {path}" in run("doctor", "--config", config).output
+    said = run("doctor", "--config", config).output
+    assert f"edgeclin build {path}" in said
+    assert re.search(r"ok +TensorRT \(edgeclin build\) +10\.3\.0 on Fake GPU", said)
     done = run("build", path, "--allow-unsigned")
     assert done.exit_code == 0, done.output
     assert "4 samples, at most 0 off, tolerance 0.25" in done.output
