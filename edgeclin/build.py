@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,13 +10,13 @@ from pathlib import Path
 
 from edgeclin.backends.registry import load_backend
 from edgeclin.bundle import Bundle
+from edgeclin.convert.scratch import scratch_folder
 from edgeclin.errors import EngineUnavailable, SelfTestFailed
 from edgeclin.executable import TENSORRT, identity_here, model_sha256
-from edgeclin.files import writing
 from edgeclin.runtime import Runtime
 from edgeclin.tensorrt.cache import SCHEMA, Build, DamagedEngine, EngineCache, Identity, SelfTest
 from edgeclin.tensorrt.families import check_version
-from edgeclin.tensorrt.worker import MODEL, PLAN, TIMINGS, build_here, parsed_here
+from edgeclin.tensorrt.worker import MODEL, PLAN, TIMINGS, build_here, check_here
 from edgeclin.version import VERSION
 
 Progress = Callable[[str], None]
@@ -53,23 +52,23 @@ def build(bundle: Bundle, cache: EngineCache, progress: Progress = lambda _: Non
     return Outcome(made, cache.folder / identity.name, made=True)
 
 
-def parse(bundle: Bundle) -> str:
-    """Have a TensorRT's parser read the model; builds nothing.
+def check(bundle: Bundle) -> str:
+    """Have a TensorRT take the model; keeps and runs nothing.
 
     Returns:
-        what parsed it, in words that claim no more.
+        what took it and how far, in words that claim no more.
 
     Raises:
-        EngineUnavailable: nothing to build, no parser here, or it refuses the model.
+        EngineUnavailable: nothing to build, no TensorRT of any kind here, or it refuses the model.
     """
     _require_buildable(bundle)
-    with tempfile.TemporaryDirectory(prefix="edgeclin-") as name, writing(Path(name)):
-        (Path(name) / MODEL).write_bytes(bundle.read(bundle.manifest.primary.file))
-        parsed = parsed_here(Path(name))
-    other = ", another TensorRT's parser" if "RTX" in parsed["title"] else ""
-    return (
-        f"parsed by {parsed['title']}{other}: {parsed['layers']} layers; nothing was built or run"
-    )
+    with scratch_folder() as folder:
+        (folder / MODEL).write_bytes(bundle.read(bundle.manifest.primary.file))
+        found = check_here(folder)
+    took = f"{found['title']}: {found['layers']} layers"
+    if found["built"]:
+        return f"parsed and built by another TensorRT, {took}; nothing was kept, and nothing ran"
+    return f"parsed by {took}; nothing was built, and nothing ran"
 
 
 def _require_buildable(bundle: Bundle) -> None:

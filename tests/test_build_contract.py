@@ -454,14 +454,14 @@ def test_build_inspect_and_doctor_say_what_is_built(
     assert facts["made"] is False
 
 
-def test_only_parsing_says_who_parsed_it_and_builds_nothing(
+def test_a_check_of_the_model_says_who_parsed_it_and_builds_nothing(
     gpu: Gpu, make: Make, engines: Path
 ) -> None:
     gpu("10.3.0")
-    done = run("build", make("10.3.0"), "--allow-unsigned", "--parse-only")
+    done = run("build", make("10.3.0"), "--allow-unsigned", "--check-model")
     assert done.exit_code == 0, done.output
     assert done.output.startswith("parsed by TensorRT 10.3.0: ")
-    assert "nothing was built or run" in done.output
+    assert "nothing was built, and nothing ran" in done.output
     assert not engines.exists()
 
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=FILE)
 @click.option(
-    "--parse-only",
+    "--check-model",
     is_flag=True,
-    help="Only have TensorRT, or TensorRT-RTX where there is none, read the model.",
+    help="Build nothing: have TensorRT read the model, or where there is none TensorRT-RTX.",
 )
 @trust_options
 @json_option
 def build(
     bundle: Path,
-    parse_only: bool,
+    check_model: bool,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -35,17 +35,17 @@ def build(
     again by model, TensorRT, GPU and driver.
     """
     from edgeclin.build import build as run
-    from edgeclin.build import parse
+    from edgeclin.build import check
     from edgeclin.cli.bundles import open_bundle
     from edgeclin.cli.signals import stopping
     from edgeclin.tensorrt.cache import EngineCache, default_folder
 
     opened = open_bundle(bundle, trust, allow_unsigned)
     with stopping():
-        if parse_only:
-            found = parse(opened)
+        if check_model:
+            found = check(opened)
             if as_json:
-                print_json({"parsed": found})
+                print_json({"checked": found})
             else:
                 click.echo(found)
             return

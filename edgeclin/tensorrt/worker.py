@@ -1,4 +1,4 @@
-"""Builds or parses in a process of its own, so that a crash of TensorRT is an error message.
+"""Builds or checks in a process of its own, so that a crash of TensorRT is an error message.
 
 A build also holds the interpreter for minutes: only the other process's end can interrupt it.
 """
@@ -16,19 +16,20 @@ from typing import Any
 from edgeclin.errors import EdgeclinError, EngineUnavailable
 from edgeclin.lifeline import end_with
 
+_CHECK_MB = 1024
 MODEL, PLAN, TIMINGS = "model.onnx", "engine.plan", "timings.bin"
 
 
-def parsed_here(folder: Path) -> dict[str, Any]:
-    """Have the TensorRT that is here, or TensorRT-RTX, parse the model in a folder.
+def check_here(folder: Path) -> dict[str, Any]:
+    """Have the TensorRT that is here parse the model in a folder, or TensorRT-RTX also build it.
 
     Returns:
-        `title` of what parsed it and the number of `layers`.
+        `title` of what took it, the number of `layers`, and whether it was `built`.
 
     Raises:
         EngineUnavailable: neither is here, or it refuses the model or crashes.
     """
-    return _call("parse", folder)
+    return _call("check", folder)
 
 
 def build_here(folder: Path, workspace_mb: int) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def main(task: str, parent: int, folder: Path, arguments: list[str]) -> None:
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        answer = _parse(folder) if task == "parse" else _build(folder, int(arguments[0]))
+        answer = _check(folder) if task == "check" else _build(folder, int(arguments[0]))
     except EdgeclinError as exc:
         answer = {"problem": str(exc)}
     except OSError as exc:
@@ -91,15 +92,19 @@ def main(task: str, parent: int, folder: Path, arguments: list[str]) -> None:
         pipe.write(json.dumps(answer))
 
 
-def _parse(folder: Path) -> dict[str, Any]:
+def _check(folder: Path) -> dict[str, Any]:
     from edgeclin.tensorrt.library import load_library, load_rtx
-    from edgeclin.tensorrt.plan import parse
+    from edgeclin.tensorrt.plan import build_plan, parse
 
+    model = (folder / MODEL).read_bytes()
     try:
-        library = load_library()
+        library, other = load_library(), False
     except EngineUnavailable:
-        library = load_rtx()
-    return {"title": library.title, "layers": parse(library, (folder / MODEL).read_bytes())}
+        library, other = load_rtx(), True
+    layers = parse(library, model)
+    if other:  # it needs no GPU, and refuses more when it builds than when it parses
+        build_plan(library, model, _CHECK_MB)
+    return {"title": library.title, "layers": layers, "built": other}
 
 
 def _build(folder: Path, workspace_mb: int) -> dict[str, Any]:
