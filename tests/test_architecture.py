@@ -35,6 +35,7 @@ LAYERS = (
         "datasets",
         "uptime",
         "offline_queue",
+        "pages",
         "transport",
         "watchdog",
         "tensorrt",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,18 @@ import numpy as np
 
 from edgeclin import wire
 from edgeclin.cloud.analysis import Analysis
-from edgeclin.errors import MissingExtra
 from edgeclin.files import write_atomic, writing
+from edgeclin.pages import render
+from edgeclin.pages.drawing import BLUE, GREEN, GREY, RED, YELLOW, figure, matrix, svg
 from edgeclin.records import State
 from edgeclin.version import VERSION
 
-try:
-    import jinja2
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib.figure import Figure
-except ImportError as exc:
-    raise MissingExtra("matplotlib or Jinja2, which the report needs,", "cloud") from exc
-
 _COLOURS = {
-    State.FINAL: "#2a6f97",
-    State.CONFIRMED: "#52796f",
-    State.AMENDED: "#d1495b",
-    State.UNREVIEWED: "#edae49",
-    State.PROVISIONAL: "#9a8c98",
+    State.FINAL: BLUE,
+    State.CONFIRMED: GREEN,
+    State.AMENDED: RED,
+    State.UNREVIEWED: YELLOW,
+    State.PROVISIONAL: GREY,
 }
 _BINS = 60
 
@@ -49,10 +39,9 @@ def write_report(
     """
     outcomes = analysis.outcome_rows()
     plots = [] if not outcomes else _plots(analysis, outcomes)
-    template = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files("edgeclin.cloud").joinpath("report.html").read_text())
-    page = template.render(
+    page = render(
+        "edgeclin.cloud",
+        "report.html",
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=VERSION,
         summary=analysis.summary(),
@@ -106,38 +95,38 @@ def _plots(analysis: Analysis, outcomes: list[dict[str, Any]]) -> list[tuple[str
 
 
 def _volume(times: dict[str, list[float]]) -> str:
-    figure, axes = _figure()
+    drawn, axes = figure()
     start = min(times["made_at"][0], times["received_at"][0])
     made = np.array(times["made_at"]) - start
     stored = np.array(times["received_at"]) - start
     end = max(made[-1], stored[-1], 1.0)
     edges = np.linspace(0, end, _BINS + 1)
     width = edges[1]
-    for values, label, colour in ((made, "made", "#2a6f97"), (stored, "stored", "#d1495b")):
+    for values, label, colour in ((made, "made", BLUE), (stored, "stored", RED)):
         counts, _ = np.histogram(values, edges)
         axes.stairs(counts / width, edges, label=label, color=colour, linewidth=1.6)
     axes.set_xlabel(f"seconds since {_moment(start)}")
     axes.set_yscale("symlog", linthresh=100)
     axes.set_ylabel("results a second")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def _depth(times: dict[str, list[float]]) -> str:
-    figure, axes = _figure()
+    drawn, axes = figure()
     start = min(times["made_at"][0], times["received_at"][0])
     moments = np.concatenate([times["made_at"], times["received_at"]]) - start
     steps = np.concatenate([np.ones(len(times["made_at"])), -np.ones(len(times["received_at"]))])
     order = np.argsort(moments, kind="stable")
     depth = np.cumsum(steps[order])
-    axes.fill_between(moments[order], np.maximum(depth, 0), step="post", color="#edae49", alpha=0.7)
+    axes.fill_between(moments[order], np.maximum(depth, 0), step="post", color=YELLOW, alpha=0.7)
     axes.set_xlabel(f"seconds since {_moment(start)}")
     axes.set_ylabel("results waiting")
-    return _svg(figure)
+    return svg(drawn)
 
 
 def _confidence(outcomes: list[dict[str, Any]]) -> str:
-    figure, axes = _figure()
+    drawn, axes = figure()
     shown = [state for state in State if any(row["final_state"] == state.value for row in outcomes)]
     values = [
         [row["confidence"] for row in outcomes if row["final_state"] == state.value]
@@ -155,12 +144,12 @@ def _confidence(outcomes: list[dict[str, Any]]) -> str:
     axes.set_xlabel("confidence")
     axes.set_ylabel("results")
     axes.legend(frameon=False, loc="upper left")
-    return _svg(figure)
+    return svg(drawn)
 
 
 def _latency(outcomes: list[dict[str, Any]]) -> str:
-    figure, axes = _figure()
-    for step, colour in (("engine_ms", "#2a6f97"), ("preprocess_ms", "#52796f")):
+    drawn, axes = figure()
+    for step, colour in (("engine_ms", BLUE), ("preprocess_ms", GREEN)):
         values = np.sort([row[step] for row in outcomes if row[step] is not None])
         if len(values):
             share = np.arange(1, len(values) + 1) / len(values)
@@ -171,42 +160,20 @@ def _latency(outcomes: list[dict[str, Any]]) -> str:
     axes.set_ylabel("share of results")
     if axes.lines:
         axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def _agreement(opinions: list[dict[str, Any]]) -> str:
-    figure, axes = _figure()
+    drawn, axes = figure()
     names = sorted({str(row[key]) for row in opinions for key in ("edge", "cloud")})
     counts = np.zeros((len(names), len(names)), dtype=int)
     for row in opinions:
         counts[names.index(str(row["edge"])), names.index(str(row["cloud"]))] = row["count"]
     if not names:
         axes.text(0.5, 0.5, "no opinions", ha="center", transform=axes.transAxes)
-        return _svg(figure)
-    axes.imshow(np.log1p(counts), cmap="Blues", aspect="auto")
-    for edge, cloud in np.ndindex(counts.shape):
-        colour = "white" if counts[edge, cloud] > counts.max() / 4 else "black"
-        axes.text(cloud, edge, str(counts[edge, cloud]), ha="center", va="center", color=colour)
-    # A label is text, whatever dollar signs stand in it.
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right", parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_xlabel("cloud")
-    axes.set_ylabel("edge")
-    return _svg(figure)
-
-
-def _figure() -> tuple[Any, Any]:
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return svg(drawn)
+    matrix(axes, counts, names, row="edge", column="cloud")
+    return svg(drawn)
 
 
 def _moment(seconds: float) -> str:

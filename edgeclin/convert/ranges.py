@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeclin.errors import ConversionFailed
+from edgeclin.records import Record
 
 BINS = 2048
 _SEEN = 1 << 14
@@ -34,6 +35,15 @@ class Method(str, Enum):
     PERCENTILE = "percentile"
     MSE = "mse"
     ENTROPY = "entropy"
+
+
+class Range(Record, frozen=True):
+    """The extremes that calibration saw of a tensor, and the range that was chosen."""
+
+    tensor: str
+    low: float
+    high: float
+    chosen: tuple[float, float]
 
 
 class Histogram:
@@ -182,6 +192,13 @@ class Statistics:
     def ranges(self, method: Method) -> dict[str, tuple[float, float]]:
         """The range of each tensor."""
         return {name: tensor.range(method) for name, tensor in self.tensors.items()}
+
+    def chosen(self, method: Method) -> tuple[Range, ...]:
+        """The same beside what was seen, in the order in which the model computes them."""
+        return tuple(
+            Range(tensor=name, low=tensor.low, high=tensor.high, chosen=tensor.range(method))
+            for name, tensor in self.tensors.items()
+        )
 
     def save(self, path: Path) -> None:
         """All of it as one `.npz` file."""

@@ -109,10 +109,16 @@ def calibration_error(confidence: np.ndarray, right: NDArray[np.bool_]) -> Stati
         confidence: float [n], of the label chosen.
         right: whether it was the true one.
     """
-    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    place = bin_of(confidence)
 
     def value(weights: np.ndarray) -> float:
         gaps = np.bincount(place, weights * (confidence - right), BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
     return value
+
+
+def bin_of(confidence: np.ndarray) -> NDArray[np.int64]:
+    """The bin of each confidence, from 0; each holds its upper edge."""
+    place: NDArray[np.int64] = np.ceil(confidence * BINS).astype(np.int64) - 1
+    return np.clip(place, 0, BINS - 1)

@@ -1,0 +1,163 @@
+"""`report.html`: the report of a conversion, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgeclin.convert.ranges import Range
+from edgeclin.convert.report import Comparison, Report
+from edgeclin.pages import render
+from edgeclin.pages.drawing import BLUE, GREY, RED, figure, matrix, svg
+
+Plot: TypeAlias = "tuple[str, str, str]"
+"""Title, caption and SVG."""
+_ROW = 4
+"""Examples side by side."""
+_SIDE, _MANY = 256, 4000
+"""Pictures are thinned out to about so many pixels a side; longer signals are drawn as pixels."""
+
+
+def draw_report(report: Report, examples: Sequence[np.ndarray]) -> bytes:
+    """One self-contained page.
+
+    Args:
+        examples: the prepared samples of `report.worst`, float32 [...].
+    """
+    float_form, engine = report.forms[-2:] if len(report.forms) > 1 else report.forms * 2
+    ratio = None
+    if float_form.latency_ms is not None and engine.latency_ms is not None:
+        ratio = engine.latency_ms / float_form.latency_ms
+    page = render(
+        "edgeclin.convert",
+        "report.html",
+        report=report,
+        missed=sum(not gate.passed for gate in report.gates),
+        sentences=[
+            *(gate.sentence for gate in report.gates if not gate.passed),
+            *report.warnings,
+        ],
+        size_ratio=engine.bytes / float_form.bytes,
+        latency_ratio=ratio,
+        plots=list(_plots(report, examples)),
+    )
+    return page.encode()
+
+
+def _plots(report: Report, examples: Sequence[np.ndarray]) -> Iterator[Plot]:
+    if report.source is not None and report.engine is not None:
+        yield (
+            "Decisions",
+            "Rows: the truth; columns: what was answered, by the source model and by the engine.",
+            _confusion(report, report.source, report.engine),
+        )
+        if report.engine.reliability:
+            yield (
+                "Reliability",
+                "Share of right answers by calibrated confidence, each side with its own fitted "
+                "temperature; the size of a point is the number of answers. On the line confidence "
+                "is what it says.",
+                _reliability(report.source, report.engine),
+            )
+    if report.ranges:
+        yield (
+            "Calibration ranges",
+            f"Of every tensor in the order of the model: the extremes that calibration saw (grey), "
+            f"and the range that {report.method} chose (blue).",
+            _ranges(report.ranges),
+        )
+    if len(examples):
+        yield (
+            "Where source and engine differ most",
+            "Validation samples as the model takes them: those whose decision changed first, then "
+            "those whose outputs are furthest apart.",
+            _examples(report, examples),
+        )
+
+
+def _confusion(report: Report, source: Comparison, engine: Comparison) -> str:
+    drawn, axes = figure(height=3.4, columns=2)
+    for place, side, name in zip(axes, (source, engine), ("source", "engine"), strict=True):
+        matrix(place, np.array(side.confusion), report.labels, row="truth", column=name)
+    return svg(drawn)
+
+
+def _reliability(source: Comparison, engine: Comparison) -> str:
+    drawn, axes = figure(height=3.8)
+    axes.plot([0, 1], [0, 1], color="#d9e2ec", linewidth=1)
+    for side, name, colour in ((source, "source", GREY), (engine, "engine", BLUE)):
+        counts = np.array([own.count for own in side.reliability])
+        axes.scatter(
+            [own.confidence for own in side.reliability],
+            [own.right for own in side.reliability],
+            s=12 + 200 * counts / counts.sum(),
+            color=colour,
+            alpha=0.7,
+            label=f"{name} (n = {counts.sum()})",
+        )
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of right answers")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.02, 1.04)
+    axes.legend(frameon=False, loc="upper left", markerscale=0.6)
+    return svg(drawn)
+
+
+def _ranges(ranges: Sequence[Range]) -> str:
+    drawn, axes = figure(height=3.4)
+    order = np.arange(len(ranges))
+    seen = np.array([(one.low, one.high) for one in ranges])
+    chosen = np.array([one.chosen for one in ranges])
+    axes.vlines(order, seen[:, 0], seen[:, 1], color=GREY, linewidth=3, alpha=0.6, label="seen")
+    axes.vlines(order, chosen[:, 0], chosen[:, 1], color=BLUE, linewidth=1.4, label="chosen")
+    axes.axhline(0, color="#d9e2ec", linewidth=0.8)
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_xlabel("tensor")
+    axes.set_ylabel("value")
+    axes.legend(frameon=False)
+    return svg(drawn)
+
+
+def _examples(report: Report, examples: Sequence[np.ndarray]) -> str:
+    rows = -(-len(examples) // _ROW)
+    drawn, _ = figure(width=9.0, height=2.3 * rows)
+    drawn.clear()
+    for index, (example, sample) in enumerate(zip(report.worst, examples, strict=True)):
+        axes = drawn.add_subplot(rows, _ROW, index + 1)
+        _show(axes, sample)
+        changed = example.source != example.engine
+        said = f"{example.source} → {example.engine}" if changed else example.engine
+        truth = "" if example.truth is None else f"\ntruth: {example.truth}"
+        axes.set_title(
+            f"#{example.position}: {said}{truth}",
+            fontsize=8,
+            color=RED if changed else "black",
+            parse_math=False,
+        )
+        axes.tick_params(labelsize=6)
+    return svg(drawn)
+
+
+def _show(axes: Any, sample: np.ndarray) -> None:
+    picture = _picture(sample)
+    if picture is None:
+        axes.plot(sample.reshape(len(sample), -1), linewidth=0.8, rasterized=sample.size > _MANY)
+        return
+    axes.imshow(picture, cmap="gray")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _picture(sample: np.ndarray) -> np.ndarray | None:
+    """[height, width] or [height, width, 3] between 0 and 1, or None for what is no picture."""
+    if sample.ndim == 3 and sample.shape[0] in (1, 3) and sample.shape[-1] not in (1, 3):
+        sample = np.moveaxis(sample, 0, -1)
+    if sample.ndim != 3 or sample.shape[-1] not in (1, 3) or min(sample.shape[:2]) < 2:
+        return None
+    step = max(1, max(sample.shape[:2]) // _SIDE)
+    sample = sample[::step, ::step]
+    low, high = float(sample.min()), float(sample.max())
+    scaled = (sample - low) / ((high - low) or 1.0)
+    return scaled[..., 0] if sample.shape[-1] == 1 else scaled

@@ -1,0 +1,182 @@
+"""The report of a conversion: its figures against independent ones, and that its page is whole."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+from conftest import ECG
+
+from edgeclin.convert import report as reporting
+from edgeclin.convert.judging import Judge
+from edgeclin.convert.ranges import Range
+from edgeclin.convert.report import Form, Report
+from edgeclin.description import load_description
+from edgeclin.gates import Margins
+
+LABELS = ("normal", "R-on-T PVC", "PVC", "supraventricular", "unclassified")
+COUNT = 200
+
+
+@pytest.fixture
+def judge() -> Judge:
+    random = np.random.default_rng(4)
+    truth = random.integers(0, 5, (COUNT, 1))
+    source = random.normal(0, 1, (COUNT, 5)) + 2 * np.eye(5)[truth[:, 0]]
+    description = load_description(ECG / "edge.toml")
+    return Judge(description, Margins(), source, truth, None)
+
+
+@pytest.fixture
+def engine(judge: Judge) -> np.ndarray:
+    """As the source, but for samples 3 and 70, of which 70 decides otherwise."""
+    outputs = judge.source.copy()
+    outputs[3] += 0.5
+    outputs[70, judge.source[70].argmin()] += 9
+    return outputs
+
+
+def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
+    compared = reporting.compare(judge, engine)
+    source, other = compared if compared is not None else (None, None)
+    report = Report(
+        schema=reporting.SCHEMA,
+        name="ecg",
+        version="1",
+        profile="cpu-x86_64",
+        made_at="2026-01-01T00:00:00+00:00",
+        machine="Linux x86_64",
+        validation="validation.npz",
+        samples=COUNT,
+        labels=LABELS,
+        runs=50,
+        forms=(
+            Form(name="TFLite", bytes=4000, latency_ms=2.0),
+            Form(name="INT8 engine", bytes=1000, latency_ms=1.0),
+        ),
+        gates=tuple(judge.engine("INT8 engine", engine, quantised=True)),
+        warnings=("350 calibration samples",),
+        figures=reporting.figures(judge, engine),
+        source=source,
+        engine=other,
+        confidence=judge.confidence(engine),
+        method="mse",
+        method_errors={"mse": 0.01, "min-max": 0.02},
+        ranges=(Range(tensor="a", low=-3.0, high=5.0, chosen=(-2.0, 4.0)),),
+        worst=reporting.worst_examples(judge, engine),
+    )
+    return msgspec.structs.replace(report, **changes)
+
+
+def page(report: Report, samples: list[np.ndarray]) -> str:
+    pytest.importorskip("matplotlib")
+    from edgeclin.convert.report_page import draw_report
+
+    return draw_report(report, samples).decode()
+
+
+def test_confusion_counts_every_pair_of_truth_and_decision(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    compared = reporting.compare(judge, engine)
+    assert compared is not None
+    assert judge.truth is not None
+    pairs = Counter(zip(judge.truth[:, 0].tolist(), engine.argmax(axis=1).tolist(), strict=True))
+    counts = np.array(compared[1].confusion)
+    assert counts.sum() == COUNT
+    assert all(counts[pair] == count for pair, count in pairs.items())
+    assert np.abs(np.array(compared[0].confusion) - counts).sum() == 2, "one decision changed"
+
+
+def test_reliability_holds_every_answer_once_with_its_mean_confidence(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    compared = reporting.compare(judge, engine)
+    assert compared is not None
+    bins = compared[1].reliability
+    assert sum(own.count for own in bins) == COUNT
+    right = sum(own.count * own.right for own in bins) / COUNT
+    assert judge.truth is not None
+    assert right == pytest.approx((engine.argmax(axis=1) == judge.truth[:, 0]).mean())
+    assert [own.confidence for own in bins] == sorted(own.confidence for own in bins)
+
+
+def test_the_worst_examples_are_first_those_whose_decision_changed(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    worst = reporting.worst_examples(judge, engine)
+    assert [one.position for one in worst[:2]] == [70, 3]
+    assert worst[0].source != worst[0].engine
+    assert worst[1].error == pytest.approx(0.5)
+    assert worst[0].truth in LABELS
+
+
+def test_every_figure_that_the_labels_allow_is_told_of_both_sides(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    found = {one.name: one for one in reporting.figures(judge, engine)}
+    assert set(found) == {"accuracy", "AUC", "sensitivity at 90% specificity"}
+    accuracy = found["accuracy"]
+    assert judge.truth is not None
+    assert accuracy.source == (judge.source.argmax(axis=1) == judge.truth[:, 0]).mean()
+    assert accuracy.engine_interval[0] <= accuracy.engine <= accuracy.engine_interval[1]
+
+
+def test_without_labels_there_is_nothing_to_compare_with(judge: Judge, engine: np.ndarray) -> None:
+    unlabelled = Judge(judge.description, judge.margins, judge.source, None, None)
+    assert reporting.compare(unlabelled, engine) is None
+    assert reporting.figures(unlabelled, engine) == ()
+    assert {one.truth for one in reporting.worst_examples(unlabelled, engine)} == {None}
+
+
+@pytest.mark.parametrize("shape", [(140, 1), (8, 8, 3), (3, 8, 8), (8, 8, 1), (12,)])
+def test_the_page_draws_all_and_loads_nothing(
+    judge: Judge, engine: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    report = made(judge, engine)
+    samples = [np.random.default_rng(1).normal(size=shape) for _ in report.worst]
+    text = page(report, samples)
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert {"Decisions", "Reliability", "Calibration ranges"} <= set(titles)
+    assert "Where source and engine differ most" in titles
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:|#)", text)
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(drawing)
+    assert "0.25" not in titles
+    assert "25 %" in text, "the engine's size beside the float form's"
+    assert "0.50</b>times the float form" in text
+
+
+def test_a_missed_gate_stands_out_and_says_why(judge: Judge, engine: np.ndarray) -> None:
+    report = made(judge, engine[:, ::-1])
+    missed = [gate for gate in report.gates if not gate.passed]
+    text = page(report, [np.zeros((140, 1)) for _ in report.worst])
+    assert text.count(">MISSED<") == len(missed) > 0
+    assert 'class="alarm"' in text
+
+
+def test_a_label_is_text_whatever_stands_in_it(judge: Judge, engine: np.ndarray) -> None:
+    report = made(judge, engine, labels=("<b>", "$x^", "]]>", "-->", "&amp;"))
+    text = page(report, [np.zeros((140, 1)) for _ in report.worst])
+    assert "<b>&lt;" not in text
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(drawing)
+
+
+def test_the_figures_survive_a_round_trip(judge: Judge, engine: np.ndarray) -> None:
+    report = made(judge, engine)
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
+def test_a_thousand_labels_are_drawn_without_their_numbers() -> None:
+    pytest.importorskip("matplotlib")
+    from edgeclin.pages.drawing import figure, matrix, svg
+
+    drawn, axes = figure()
+    matrix(axes, np.eye(1000, dtype=int), [str(label) for label in range(1000)], "row", "column")
+    assert len(svg(drawn)) < 500_000
