@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import onnx
 from edgeclin.backends import load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.convert import Conversion, convert, twins
+from edgeclin.convert.engines import Finished, finish
 from edgeclin.convert.judging import Judge
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
@@ -45,10 +45,13 @@ class Made:
     judged: np.ndarray
     source: np.ndarray
 
-    def choose(self, int8: float = 0.05) -> tuple[Any, Stage | None]:
+    def judge(self, int8: float = 0.05) -> Judge:
         description = load_description(ECG / "edge.toml")
         margins = Margins(error=ErrorMargins(int8=int8))
-        judge = Judge(description, margins, self.source, None, None)
+        return Judge(description, margins, self.source, None, None)
+
+    def choose(self, int8: float = 0.05) -> tuple[Twin, Stage | None]:
+        judge = self.judge(int8)
         confidence = judge.confidence(self.source)
         return choose_twin(self.workshop, self.model, self.primary, self.judged, judge, confidence)
 
@@ -119,7 +122,11 @@ def test_engines_are_measured_in_turn(made: Made) -> None:
 
 
 def test_an_engine_that_runs_on_a_cpu_has_no_other_twin(tmp_path: Path) -> None:
-    assert prepare(tmp_path, "cpu-x86_64-onnx").choose() == (None, None)
+    made = prepare(tmp_path, "cpu-x86_64-onnx")
+    judge = made.judge()
+    confidence = judge.confidence(made.source)
+    found = finish(made.workshop, made.model, made.primary, made.judged, judge, confidence)
+    assert found == Finished()
 
 
 @pytest.mark.parametrize(("int8", "uint8"), [(2.0, 1.0), (1.0, 2.0)])

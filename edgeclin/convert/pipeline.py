@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert import cautions
-from edgeclin.convert.engines import deploy
+from edgeclin.convert.engines import deploy, finish
 from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import FORM, route
 from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
-from edgeclin.convert.twins import Twin, choose_twin
+from edgeclin.convert.twins import Twin
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Output, Task
@@ -35,7 +35,7 @@ from edgeclin.gates.gate import missed as missed_gates
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
 from edgeclin.preprocess import Preprocess
-from edgeclin.profiles import EngineKind, Profile
+from edgeclin.profiles import Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
@@ -181,21 +181,11 @@ def _convert_in(
     progress("judging the engines on held-out samples")
     verified = _verify(job, judge, stages, quantised, found)
     missed = _refuse(job, verified.gates)
-    twin, stand_in = None, None
-    if quantised is not None:
-        twin, stand_in = choose_twin(
-            workshop, stages[-1], quantised, judged, judge, verified.confidence
-        )
-        if twin is not None and stand_in is not None:
-            verified = replace(verified, gates=(*verified.gates, *twin.gates))
-    mapping, compiled = None, None
-    if job.profile.engine is EngineKind.TFLITE_EDGETPU:
-        from edgeclin.convert.edgetpu_report import report_on
-
-        mapping, compiled = report_on(job.profile, verified.stage.path, folder, progress)
+    finished = finish(workshop, stages[-1], quantised, judged, judge, verified.confidence)
+    verified = replace(verified, gates=(*verified.gates, *finished.gates))
     progress("writing the bundle")
-    golden = _golden(validation, verified, stand_in)
-    deployed = deploy(job.profile, verified.stage, stand_in, compiled)
+    golden = _golden(validation, verified, finished.stand_in)
+    deployed = deploy(job.profile, verified.stage, finished)
     manifest = _manifest(job, workshop.tools, verified, golden, missed, deployed.engines)
     engine = verified.stage.path.read_bytes()
     verification = Verification(
@@ -207,7 +197,7 @@ def _convert_in(
         engine_bytes=len(engine),
         margins=job.margins,
         gates=verified.gates,
-        twin=twin,
+        twin=finished.twin,
     )
     files = {
         **deployed.files,
@@ -222,8 +212,8 @@ def _convert_in(
             manifest.tools,
         ),
     }
-    if mapping is not None:
-        files["edgetpu.json"] = _json(mapping)
+    if finished.report is not None:
+        files["edgetpu.json"] = _json(finished.report)
     path = write_bundle(job.output, manifest, files, job.signer)
     return Converted(
         path=path,
@@ -233,7 +223,7 @@ def _convert_in(
             *record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, sets.truth is not None),
             *_of_floats(quantised),
-            *(mapping.warnings if mapping else ()),
+            *finished.warnings,
         ),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,

@@ -21,7 +21,6 @@ from edgeclin.convert.quantising import Quantised, ranges_file
 from edgeclin.convert.stages import BACKEND, Stage, Workshop, ask
 from edgeclin.gates import Gate
 from edgeclin.manifest import Confidence
-from edgeclin.profiles import EngineKind
 from edgeclin.records import Record
 
 TITLE = "INT8 CPU twin"
@@ -58,11 +57,11 @@ def choose_twin(
     judged: np.ndarray,
     judge: Judge,
     confidence: Confidence,
-) -> tuple[Twin | None, Stage | None]:
+) -> tuple[Twin, Stage | None]:
     """Quantise again and compare.
 
     Returns:
-        what was measured, and the twin if it is kept; nothing where the engine needs no other.
+        what was measured, and the twin if it is kept.
 
     Args:
         model: the float model that `primary` was quantised from.
@@ -70,8 +69,6 @@ def choose_twin(
         judge: has the gates that the primary engine had to pass.
         confidence: fitted on the primary engine, and used for the twin's answers too.
     """
-    if workshop.profile.engine is not EngineKind.TENSORRT:
-        return None, None
     stage = _quantised_again(workshop, model, primary, judged)
     first, second = primary.stage.outputs, stage.outputs
     assert first is not None
