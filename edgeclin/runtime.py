@@ -36,6 +36,7 @@ class Runtime:
         draw: a number in [0, 1) that decides which confident results are audited.
 
     Attributes:
+        engine: what answers, in words: backend, precision, version, and why it is the CPU twin.
         worst: how far its outputs were from the golden ones, at most.
 
     Raises:
@@ -63,10 +64,10 @@ class Runtime:
             engine, note = chosen.engine, chosen.note
             backend = load_backend(engine.backend, chosen.model, threads)
         self.backend = backend
-        self._engine = f"{engine.backend} {engine.precision}: {backend.version}"
+        self.engine = f"{engine.backend} {engine.precision}: {backend.version}"
         self._twin = engine.role == "cpu-twin"
         if self._twin:
-            self._engine += f" (CPU twin: {note})"
+            self.engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
         self.worst = self.self_test()
@@ -96,7 +97,7 @@ class Runtime:
         finished = time.perf_counter()
         return Result(
             bundle=self.bundle.digest,
-            engine=self._engine,
+            engine=self.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
@@ -147,7 +148,7 @@ class Runtime:
         """The result for a sample that could not be judged: a person must look."""
         return Result(
             bundle=self.bundle.digest,
-            engine=self._engine,
+            engine=self.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,

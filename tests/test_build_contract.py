@@ -449,6 +449,7 @@ def test_build_inspect_and_doctor_say_what_is_built(
     assert "built here with TensorRT 10.3.0" in run("inspect", path, "--allow-unsigned").output
     said = run("doctor", "--config", config).output
     assert "its tensorrt engine is built here with TensorRT 10.3.0" in said
+    assert "self-test passed with tensorrt int8" in run("verify", path, "--allow-unsigned").output
     assert "already built" in run("build", path, "--allow-unsigned").output
     facts = json.loads(run("build", path, "--allow-unsigned", "--json").stdout)
     assert facts["made"] is False
