@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= convert,cloud,vision,broker,dev
-CORE := tflite,cloud,signal,vision,broker,dev
+EXTRAS ?= convert,cloud,vision,wfdb,broker,dev
+CORE := tflite,cloud,signal,vision,wfdb,broker,dev
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -13,7 +13,7 @@ import numpy as np
 from edgeclin.backends import Backend, load_backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
-from edgeclin.datasets import Dataset
+from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
 from edgeclin.executable import executable
@@ -117,21 +117,20 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def require_fit(self, dataset: Dataset, *, recordings: bool = False) -> None:
-        """Refuse arrays [n, …] of which no sample could be judged, whatever its values.
-
-        Args:
-            recordings: its samples are still to be cut into windows, as `run` does.
+    def require_fit(self, dataset: Dataset) -> None:
+        """Refuse data of another kind than described, and arrays [n, …] of which no sample could
+        be judged, whatever its values.
 
         Raises:
             BadFile: says which shape or type was found and which is expected.
         """
+        require_described(dataset, self.bundle.manifest.inputs[0])
         samples = dataset.samples
         if not isinstance(samples, np.ndarray) or self._encoded(samples):
             return
         blank = np.zeros(samples.shape[1:], samples.dtype)
         try:
-            self.preprocess(next(self.preprocess.windows(blank)) if recordings else blank)
+            self.preprocess(next(self.preprocess.windows(blank)))
         except BadInput as exc:
             raise BadFile(
                 dataset.path,

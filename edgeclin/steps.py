@@ -37,6 +37,12 @@ class Detrend(_Step, tag="detrend", frozen=True):
     kind: Literal["constant", "linear"] = "constant"
 
 
+class Leads(_Step, tag="leads", frozen=True):
+    """Take some columns of a signal [samples, leads], in the order of `take`, counted from 0."""
+
+    take: tuple[int, ...]
+
+
 class ZScore(_Step, tag="zscore", frozen=True):
     """Shift and scale each lead to mean 0 and population standard deviation 1.
 
@@ -74,6 +80,13 @@ class Crop(_Step, tag="crop", frozen=True):
     width: int
 
 
+class VOIWindow(_Step, tag="voi_window", frozen=True):
+    """Map a radiologist's window to 0..1, what is beyond it to the ends (DICOM's LINEAR)."""
+
+    centre: float
+    width: float
+
+
 class Normalise(_Step, tag="normalise", frozen=True):
     """(value * scale - mean) / std, mean and std one a channel or one for all."""
 
@@ -82,7 +95,19 @@ class Normalise(_Step, tag="normalise", frozen=True):
     std: tuple[float, ...] = (1.0,)
 
 
-Step: TypeAlias = Window | Resample | Detrend | ZScore | Clip | Decode | Resize | Crop | Normalise
+Step: TypeAlias = (
+    Window
+    | Resample
+    | Detrend
+    | Leads
+    | ZScore
+    | Clip
+    | Decode
+    | Resize
+    | Crop
+    | VOIWindow
+    | Normalise
+)
 
 
 def check_steps(steps: tuple[Step, ...]) -> None:
@@ -107,6 +132,10 @@ def _problem(step: Step, *, first: bool) -> str | None:
             return "`window` needs a length and a hop of at least 1"
         case Resample(from_hz=source, to_hz=target) if source < 1 or target < 1:
             return "`resample` needs rates of at least 1 Hz"
+        case Leads(take=take) if not take or min(take) < 0 or len(set(take)) < len(take):
+            return "`leads` takes no lead, one twice, or one below 0"
+        case VOIWindow(centre=centre, width=width) if not (isfinite(centre) and 1 < width < inf):
+            return "`voi_window` needs a width above 1 and numbers that are finite"
         case ZScore(epsilon=epsilon) if not 0 < epsilon < inf:
             return f"`zscore` has the epsilon {epsilon}, not a number above 0"
         case Clip(low=low, high=high) if not -inf < low < high < inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeclin.confidence import error_bound
-from edgeclin.datasets import Dataset
+from edgeclin.datasets import Dataset, windowed
 from edgeclin.errors import BadFile, BadInput
 from edgeclin.records import Record, State
 from edgeclin.runtime import Runtime
@@ -33,17 +33,18 @@ class Measured(Record, frozen=True):
 
 
 def measure(runtime: Runtime, dataset: Dataset) -> Measured:
-    """Judge every sample of a labelled data set.
+    """Judge every sample of a labelled data set, recordings window by window.
 
     Raises:
         BadFile: the data set has no labels, or others than the bundle, or samples that it cannot
             judge.
     """
     manifest = runtime.bundle.manifest
+    runtime.require_fit(dataset)
+    dataset = windowed(dataset, runtime.preprocess)
     truth = dataset.truth(manifest.output.labels)
     if truth is None:
         raise BadFile(dataset.path, "has no labels", "accuracy needs them")
-    runtime.require_fit(dataset)
     right, sure, latencies, rejected = [], [], [], 0
     for sample, label in zip(dataset, truth, strict=True):
         try:

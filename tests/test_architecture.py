@@ -56,20 +56,9 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"runtime", "bedside", "sources"}, {"sync"})
-HEAVY = {
-    "tensorflow",
-    "keras",
-    "ai_edge_litert",
-    "cv2",
-    "pyarrow",
-    "duckdb",
-    "ibis",
-    "matplotlib",
-    "tensorrt",
-    "tensorrt_rtx_bindings",
-    "cuda",
-    "pycuda",
-}
+HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
+HEAVY |= {"pydicom", "wfdb", "pandas"}
+HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 
@@ -140,6 +129,7 @@ def loaded_by(code: str) -> set[str]:
         "import edgeclin.cli",
         "from edgeclin import Bundle, OfflineQueue, Profile, Result, Runtime, SyncAgent",
         "import edgeclin.transport.mqtt, edgeclin.doctor, edgeclin.convert.worker",
+        "import edgeclin.datasets",
     ],
 )
 def test_importing_edgeclin_loads_nothing_heavy(code: str) -> None:

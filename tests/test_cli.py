@@ -13,14 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ECG
 from unprivileged import closed
 
+from edgeclin.backends.fake import FakeBackend
+from edgeclin.bundle import write_bundle
 from edgeclin.cli import main
-from edgeclin.keys import KeyPair
+from edgeclin.description import Input
+from edgeclin.keys import KeyPair, load_signer
+from edgeclin.manifest import Manifest
+from edgeclin.preprocess import Preprocess
+from edgeclin.runtime import read_golden, write_golden
+from edgeclin.steps import Leads, Normalise, Resize, Window, ZScore
 
 Run = Callable[..., Result]
 
@@ -188,14 +196,31 @@ def test_predict_answers_all_but_the_samples_that_cannot_be_judged(
     assert run("predict", bundle_path, data, "--position", 3).exit_code == 0
 
 
-def test_predict_loses_no_image_to_another_one_s_shape(
+@pytest.mark.parametrize("command", ["predict", "verify", "run"])
+def test_images_are_not_judged_as_signals_of_as_many_bytes(
+    run: Run, bundle_path: Path, tmp_path: Path, config: Path, command: str
+) -> None:
+    folder = tmp_path / "images" / "normal"
+    folder.mkdir(parents=True)
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(bytes(range(140)))
+    if command == "predict":
+        refused(run("predict", bundle_path, folder / "0.png"), 1, "0.png", "decodes them")
+    arguments = {
+        "predict": (bundle_path, folder.parent),
+        "verify": (bundle_path, "--validation", folder.parent),
+        "run": ("--config", config, "--source", folder.parent),
+    }
+    refused(run(command, *arguments[command]), 1, "holds images", "decodes them")
+
+
+def test_predict_loses_no_sample_to_another_one_s_shape(
     run: Run, bundle_path: Path, tmp_path: Path
 ) -> None:
-    """The fake engine of 140 values takes a file of 140 bytes as a beat."""
-    folder = tmp_path / "images"
+    folder = tmp_path / "beats"
     folder.mkdir()
-    for name, size in (("0.png", 140), ("1.png", 70), ("2.png", 140)):
-        (folder / name).write_bytes(bytes(size))
+    for name, size in (("0.txt", 140), ("1.txt", 70), ("2.txt", 140)):
+        (folder / name).write_text("0.5\n" * size)
     done = run("predict", bundle_path, folder, "--json")
     refused(done, 1, "1 of 3 samples could not be judged")
     states = [result["state"] for result in json.loads(done.stdout)]
@@ -203,20 +228,141 @@ def test_predict_loses_no_image_to_another_one_s_shape(
     assert len(states) == 3
 
 
-def test_predict_loses_no_image_to_a_file_that_cannot_be_read(
+def test_predict_loses_no_sample_to_a_file_that_cannot_be_read(
     run: Run, bundle_path: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "images"
+    folder = tmp_path / "beats"
     folder.mkdir()
-    for name in ("0.png", "1.txt"):
-        (folder / name).write_bytes(bytes(140))
-    (folder / "labels.csv").write_text("file,label\n1.txt,a\n0.png,a\n")
+    (folder / "0.txt").write_text("0.5\n" * 140)
+    (folder / "1.txt").write_text("0.5\n" * 139 + "flat\n")
+    (folder / "labels.csv").write_text("file,label\n1.txt,a\n0.txt,a\n")
     done = run("predict", bundle_path, folder, "--json")
     refused(done, 1, "1 of 2 samples could not be judged")
     first, second = json.loads(done.stdout)
     assert (first["position"], first["state"]) == (0, "unreviewed")
-    assert "1.txt: not a sample" in first["reason"]
+    assert "1.txt: line 140, cell 1 is not a number" in first["reason"]
     assert second["label"]
+
+
+@pytest.fixture
+def monitor(
+    tmp_path: Path, key_pair: KeyPair, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> Path:
+    """A bundle that judges lead II in windows of 140 samples, one every 70."""
+    manifest, files = manifest_and_files
+    cut = Input(
+        name="ecg",
+        kind="signal",
+        shape=(140, 1),
+        sampling_hz=250.0,
+        leads=("II",),
+        preprocessing=(Window(length=140, hop=70), Leads(take=(1,)), ZScore()),
+    )
+    golden = [np.stack([beat, beat], axis=1) for beat in read_golden(files["golden.npz"])[0]]
+    outputs = read_golden(files["golden.npz"])[1]
+    return write_bundle(
+        tmp_path / "monitor.edgeclin",
+        msgspec.structs.replace(manifest, inputs=(cut,)),
+        files | {"golden.npz": write_golden(golden, outputs)},
+        load_signer(key_pair.private),
+    )
+
+
+@pytest.fixture(params=["csv", "wfdb"])
+def recordings(request: pytest.FixtureRequest, tmp_path: Path, beats: np.ndarray) -> Path:
+    """Leads I and II at 250 Hz: 420 samples, and 100, which are no window."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    signal = beats[:3].reshape(420, 1).astype(np.float64) * [1.0, 0.5]
+    if request.param == "csv":
+        for name, length in (("1.csv", 420), ("2.csv", 100)):
+            text = "\n".join(["time,I,II", *(f"0,{i},{ii}" for i, ii in signal[:length])])
+            (folder / name).write_text(text)
+        return folder
+    wfdb = pytest.importorskip("wfdb", reason="the wfdb extra is not installed")
+    for name, length in (("1", 420), ("2", 100)):
+        wfdb.wrsamp(
+            name, fs=250, units=["mV", "mV"], sig_name=["I", "II"], p_signal=signal[:length],
+            fmt=["16", "16"], write_dir=str(folder),
+        )  # fmt: skip
+    return folder
+
+
+def test_recordings_are_answered_window_by_window(
+    run: Run, monitor: Path, recordings: Path, config: Path
+) -> None:
+    predicted = run("predict", monitor, recordings, "--json")
+    refused(predicted, 1, "1 of 6 samples could not be judged")
+    answers = json.loads(predicted.stdout)
+    assert [answer["position"] for answer in answers] == [0, 1, 2, 3, 4, 5]
+    assert "100 samples, expected a window of 140" in answers[5]["reason"]
+    done = run("run", "--config", config, "--bundle", monitor, "--source", recordings, "--json")
+    assert done.exit_code == 0, done.output
+    stored = [json.loads(line)["result"] for line in done.stdout.splitlines()]
+    assert [result.get("probabilities") for result in stored] == [
+        answer.get("probabilities") for answer in answers
+    ]
+    one = next(path for path in sorted(recordings.iterdir()) if path.suffix in (".csv", ".hea"))
+    assert len(json.loads(run("predict", monitor, one, "--json").stdout)) == 5
+    truth = "\n".join(["file,label", f"{one.name},normal"])
+    (recordings / "labels.csv").write_text(truth)
+    proof = run("verify", monitor, "--validation", recordings, "--json")
+    assert json.loads(proof.stdout)["measured"]["samples"] == 5
+
+
+def test_a_cine_is_judged_frame_by_frame(
+    run: Run,
+    config: Path,
+    tmp_path: Path,
+    key_pair: KeyPair,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    """30 frames of JPEG, YBR_FULL_422, of 240 x 320, as pydicom ships them."""
+    pytest.importorskip("pydicom", reason="the vision extra is not installed")
+    from pydicom.data import get_testdata_file
+
+    manifest, _ = manifest_and_files
+    steps = (Resize(height=8, width=8, interpolation="area"), Normalise(scale=1 / 255))
+    cine = Input(name="cine", kind="image", shape=(8, 8, 3), preprocessing=steps)
+    engine = msgspec.json.encode({"input_shape": [8, 8, 3], "labels": 5, "gain": 8.0})
+    frame = np.full((9, 9, 3), 99, np.uint8)
+    answer = FakeBackend(engine).run(Preprocess(cine)(frame))
+    bundle = write_bundle(
+        tmp_path / "cine.edgeclin",
+        msgspec.structs.replace(
+            manifest,
+            inputs=(cine,),
+            golden=msgspec.structs.replace(manifest.golden, samples=1),
+        ),
+        {"engine.json": engine, "golden.npz": write_golden([frame], answer[np.newaxis])},
+        load_signer(key_pair.private),
+    )
+    folder = tmp_path / "cines"
+    folder.mkdir()
+    shutil.copy(str(get_testdata_file("examples_ybr_color.dcm", download=False)), folder)
+    done = run("run", "--config", config, "--bundle", bundle, "--source", folder, "--json")
+    assert done.exit_code == 0, done.output
+    stored = [json.loads(line)["result"] for line in done.stdout.splitlines()]
+    assert [result["position"] for result in stored] == list(range(30))
+    assert len({tuple(result["probabilities"]) for result in stored}) > 10
+    again = run("run", "--config", config, "--bundle", bundle, "--source", folder, "--json")
+    assert "goes on at sample 30" in again.stderr
+    assert not again.stdout
+
+
+def test_recordings_of_other_leads_are_refused_by_every_command(
+    run: Run, monitor: Path, tmp_path: Path, config: Path
+) -> None:
+    folder = tmp_path / "swapped"
+    folder.mkdir()
+    (folder / "1.csv").write_text("\n".join(["II,I", *["0.5,0.1"] * 140]))
+    (folder / "labels.csv").write_text("file,label\n1.csv,normal\n")
+    for command in (
+        ("predict", monitor, folder),
+        ("verify", monitor, "--validation", folder),
+        ("run", "--config", config, "--bundle", monitor, "--source", folder),
+    ):
+        refused(run(*command), 1, "swapped", "its leads give I, the model is described for II")
 
 
 @pytest.mark.parametrize("command", ["predict", "verify"])

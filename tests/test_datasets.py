@@ -202,12 +202,15 @@ def test_a_damaged_array_file_is_read_or_bad_and_nothing_else(
     assert len(list(data)) == len(data)
 
 
-@pytest.mark.parametrize("name", ["d.csv", "d.npy", "d", "d.png", "d.npz.txt"])
+@pytest.mark.parametrize("name", ["d.npy", "d", "d.png", "d.npz.gz"])
 def test_a_file_of_another_form_is_refused_with_the_forms_there_are(
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(SOUND)
-    with pytest.raises(BadFile, match=r"not a data set; give an \.npz file or a folder of images"):
+    with pytest.raises(
+        BadFile,
+        match=r"not a data set; give an \.npz file or a folder of images, DICOM files, WFDB",
+    ):
         open_dataset(tmp_path / name)
 
 
@@ -228,6 +231,7 @@ def test_one_folder_for_each_label(tmp_path: Path) -> None:
     assert data.labels == ("benign", "benign", "malign")
     assert [sample.tobytes() for sample in data] == [content[1], content[0], content[2]]
     assert {sample.dtype for sample in data} == {np.dtype(np.uint8)}
+    assert data.encoded
     assert data.groups is None
 
 
@@ -289,6 +293,79 @@ def test_a_wrong_table_is_refused_with_the_reason(
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("file,label\n../1.png,a\n", "row 1 leaves the folder; a data set is what its folder"),
+        ("file,label\n1.png,a\nx/../../2.png,a\n", "row 2 leaves the folder"),
+        ("file,label\n/etc/passwd,a\n", "row 1 leaves the folder"),
+        ("file,label\n1.png,a\n2.png,a\n1.png,b\n", "row 3 names 1.png again with another label"),
+        ("file,label\n1.png,a\n./1.png,a\n", "row 2 names ./1.png again$"),
+        ("file,label\n1.png,a\nnotes.md,a\n", r"notes\.md: is of no kind that is read; label im"),
+        ("file,label\n1.png,a\ns.csv,a\n", r"holds images \(1.png\) and CSV signals \(s.csv\)"),
+        ("file,label,start\n1.png,a,0\n", "images have neither start nor end"),
+        ("file,label,start,end\ns.csv,a,1,1\n", "row 1 starts at 1 and ends at 1"),
+        ("file,label,end\ns.csv,a,0\n", "row 1 starts at 0 and ends at 0"),
+        ("file,label,start\ns.csv,a,-1\n", "row 1: start is no whole number from 0"),
+        ("file,label,end\ns.csv,a,1.5\n", "row 1: end is no whole number from 0"),
+    ],
+)
+def test_a_row_that_names_no_sample_of_this_data_set_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    images(tmp_path, "1.png", "2.png", "x/3.png", "set/1.png", "set/2.png", "set/x/3.png")
+    for name in ("notes.md", "s.csv"):
+        (tmp_path / "set" / name).write_text("1\n2\n")
+    with pytest.raises(BadFile, match=problem):
+        open_dataset(table(tmp_path / "set", text))
+
+
+def test_a_stretch_and_the_whole_may_both_be_named_but_none_twice(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("1\n2\n3\n")
+    rows = "file,label,start,end\ns.csv,a,,\ns.csv,b,0,2\ns.csv,b,1,3\n"
+    assert [len(sample) for sample in open_dataset(table(tmp_path, rows))] == [3, 2, 2]
+    with pytest.raises(BadFile, match=r"row 4 names s\.csv again with another label"):
+        open_dataset(table(tmp_path, f"{rows}s.csv,c,1,3\n"))
+
+
+def test_a_folder_of_several_kinds_is_refused_unless_the_text_beside_is_a_note(
+    tmp_path: Path,
+) -> None:
+    images(tmp_path, "1.png")
+    (tmp_path / "list.csv").write_text("a,b\n1,2\n")
+    assert len(open_dataset(tmp_path)) == 1
+    (tmp_path / "100.hea").write_text("")
+    with pytest.raises(BadFile, match=r"holds (images|WFDB).* and .*; keep to one kind"):
+        open_dataset(tmp_path)
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "100.hea").unlink()
+    assert open_dataset(tmp_path).leads == ("a", "b")
+
+
+def test_a_table_in_a_subfolder_is_not_taken_for_a_signal(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    table(tmp_path / "part", "file,label\n1.txt,a\n")
+    (tmp_path / "part" / "1.txt").write_text("1\n")
+    with pytest.raises(BadFile, match=r"labels\.csv: is in a subfolder; name that folder, or"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path / "part")) == 1
+
+
+def test_links_that_lead_nowhere_or_to_themselves_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    images(folder, "1.png")
+    (folder / "up").symlink_to("..")
+    (folder / "round").symlink_to("round")
+    assert len(open_dataset(folder)) == 1
+    (folder / "2.png").symlink_to("2.png")
+    with pytest.raises(BadFile, match=r"2\.png: cannot be read \(Too many levels"):
+        open_dataset(folder)
+    (folder / "2.png").unlink()
+    (folder / "labels.csv").symlink_to("gone.csv")
+    with pytest.raises(BadFile, match=r"labels\.csv: no such file"):
+        open_dataset(folder)
+
+
 @settings(deadline=None)
 @given(data=st.binary() | st.text('",;\n\rfilelabel1.png').map(str.encode))
 def test_any_table_is_read_or_bad_and_nothing_else(
@@ -330,7 +407,9 @@ def test_a_table_that_is_no_file_is_not_taken_for_no_table(tmp_path: Path, kind:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     images(tmp_path, "deep/er/1.png")
-    with pytest.raises(BadFile, match="no images in it, nor in its subfolders"):
+    with pytest.raises(
+        BadFile, match="no images, DICOM files, WFDB records or CSV signals in it, nor in"
+    ):
         open_dataset(tmp_path)
 
 
@@ -423,6 +502,16 @@ def test_a_subset_keeps_order_labels_and_groups_together() -> None:
     assert made(None).subset([0]).labels is None
 
 
+def test_a_subset_of_files_reads_none_before_it_is_asked_for(tmp_path: Path) -> None:
+    content = images(tmp_path, "1.png", "2.png", "3.png")
+    part = open_dataset(tmp_path).subset([2, 0, 1]).subset([0, 1])
+    (tmp_path / "3.png").unlink()
+    assert len(part) == 2
+    assert part[1].tobytes() == content[0]
+    with pytest.raises(BadFile, match=r"3\.png: no such file"):
+        part[0]
+
+
 def test_a_hash_tells_samples_apart_by_type_shape_and_bytes() -> None:
     sample = np.arange(6, dtype=np.float32)
     others = [
@@ -441,7 +530,9 @@ def test_a_hash_tells_samples_apart_by_type_shape_and_bytes() -> None:
     assert sample_hash(sample) == expected
 
 
-def test_one_sample_is_an_array_or_an_image(tmp_path: Path) -> None:
+def test_one_sample_is_an_array_an_image_or_a_recording(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("I,II\n1,2\n3,4\n")
+    assert read_sample(tmp_path / "s.csv").tolist() == [[1, 2], [3, 4]]
     np.save(tmp_path / "s.npy", X)
     np.testing.assert_array_equal(read_sample(tmp_path / "s.npy"), X)
     (content,) = images(tmp_path, "s.PNG")
@@ -451,7 +542,7 @@ def test_one_sample_is_an_array_or_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("s.txt", b"1 2 3", r"not a sample; give a \.npy file or an image"),
+        ("s.bin", b"1 2 3", r"not a sample; give a \.npy file, or one of images, DICOM files"),
         ("s.npy", b"", "not a .npy file of numbers"),
         ("s.npy", b"text", "not a .npy file of numbers"),
         ("s.npy", npy(X)[:50], "not a .npy file of numbers"),

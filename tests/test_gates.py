@@ -197,6 +197,16 @@ def test_a_label_of_which_there_are_too_few_samples_is_not_judged() -> None:
     assert found["change of accuracy in the worst label (a)"].passed
 
 
+def test_groups_of_a_sample_each_are_judged_together() -> None:
+    truth = column(*[0] * 60)
+    everyone_apart = [f"patient {index}" for index in range(60)]
+    name = "change of accuracy in the worst group (60 groups of fewer than 10 samples)"
+    one = losses(answers(*[0] * 60), answers(*[0] * 59, 1), truth, everyone_apart)[name]
+    assert (one.passed, one.n) == (True, 60)
+    many = losses(answers(*[0] * 60), answers(*[0] * 50, *[1] * 10), truth, everyone_apart)[name]
+    assert not many.passed
+
+
 def test_no_group_that_suffers_passes() -> None:
     found = losses(answers(*[0] * 40), answers(*[0] * 40), column(*[0] * 40), ["a", "b"] * 20)
     assert all(gate.passed for gate in found.values())

@@ -212,6 +212,27 @@ def test_without_a_window_step_a_recording_is_one_sample() -> None:
     assert only is recording
 
 
+@quick
+@given(recording=recordings, data=st.data())
+def test_leads_are_taken_in_the_order_that_is_asked_for(
+    recording: np.ndarray, data: st.DataObject
+) -> None:
+    assume(recording.ndim == 2)
+    count = recording.shape[1]
+    take = data.draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
+    got = signal.leads(recording, steps.Leads(take=tuple(take)))
+    for column, lead in zip(got.T, take, strict=True):
+        np.testing.assert_array_equal(column, recording[:, lead])
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((9,), "a signal of 1 axes"), ((9, 2), "a signal of 2 leads")]
+)
+def test_a_lead_that_is_not_there_is_said(shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(BadInput, match=f"{words}, `leads` takes number 2, from 0"):
+        signal.leads(np.zeros(shape), steps.Leads(take=(0, 2)))
+
+
 def test_real_heartbeats_come_out_as_the_formula_says(beats: np.ndarray) -> None:
     preprocess = prepare((140, 1), steps.ZScore())
     for beat in beats[::50]:
@@ -237,6 +258,26 @@ def test_a_real_recording_is_resampled_and_cut(shared_data: Path) -> None:
 
 
 # Images
+
+
+@quick
+@given(
+    pixels=hnp.arrays(np.int16, (3, 4)),
+    centre=st.integers(-2000, 2000),
+    width=st.integers(2, 4000),
+)
+def test_a_window_of_grey_values_is_dicom_s(pixels: np.ndarray, centre: int, width: int) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="the vision extra is not installed")
+    from pydicom.pixels import apply_windowing
+
+    header = pydicom.Dataset()
+    header.PhotometricInterpretation, header.BitsStored = "MONOCHROME2", 16
+    header.PixelRepresentation = 1
+    header.WindowCenter, header.WindowWidth = centre, width
+    expected = (apply_windowing(pixels, header) + 2**15) / (2**16 - 1)
+    got = image.voi_window(pixels, steps.VOIWindow(centre=centre, width=width))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (64, 48, 3), (33, 100, 1)])
@@ -612,6 +653,7 @@ PIPELINES = [
     prepare((4, 4), steps.Window(length=4, hop=1), steps.ZScore(), steps.Clip(low=-1, high=1)),
     prepare((3, 2), steps.Resample(from_hz=2, to_hz=3), steps.Detrend(kind="linear")),
     prepare((2, 2, 3), steps.Decode(), steps.Resize(height=2, width=2), steps.Normalise()),
+    prepare((3, 1), steps.Leads(take=(1,)), steps.VOIWindow(centre=1, width=2)),
     prepare((2, 2, 1), steps.Crop(height=3, width=3), steps.Resize(height=2, width=2)),
 ]
 
@@ -633,7 +675,7 @@ def test_any_sample_is_prepared_or_bad_input_and_nothing_else(
 
 # Digests, and what is refused before any sample comes
 
-TEN_STEPS: list[steps.Step] = [
+EVERY_STEP: list[steps.Step] = [
     steps.Window(length=10, hop=10),
     steps.Resample(from_hz=500, to_hz=250),
     steps.Detrend(),
@@ -644,11 +686,13 @@ TEN_STEPS: list[steps.Step] = [
     steps.Resize(height=2, width=2),
     steps.Crop(height=2, width=2),
     steps.Normalise(),
+    steps.Leads(take=(0,)),
+    steps.VOIWindow(centre=40, width=400),
 ]
 
 
 def test_each_change_of_the_steps_changes_the_digest() -> None:
-    variants: list[tuple[steps.Step, ...]] = [(), *((step,) for step in TEN_STEPS)]
+    variants: list[tuple[steps.Step, ...]] = [(), *((step,) for step in EVERY_STEP)]
     variants += [
         (steps.Window(length=10, hop=9),),
         (steps.Resample(from_hz=500, to_hz=251),),
@@ -657,6 +701,8 @@ def test_each_change_of_the_steps_changes_the_digest() -> None:
         (steps.Decode(colour="bgr"),),
         (steps.Resize(height=2, width=2, interpolation="area"),),
         (steps.Normalise(mean=(0.5,)),),
+        (steps.Leads(take=(1, 0)),),
+        (steps.VOIWindow(centre=40, width=80),),
         (steps.ZScore(), steps.Clip(low=-1, high=1)),
         (steps.Clip(low=-1, high=1), steps.ZScore()),
     ]
@@ -671,7 +717,7 @@ def test_what_does_not_change_the_values_does_not_change_the_digest() -> None:
     assert Preprocess(bare).digest == Preprocess(told).digest
 
 
-@pytest.mark.parametrize("step", TEN_STEPS, ids=lambda step: type(step).__name__.lower())
+@pytest.mark.parametrize("step", EVERY_STEP, ids=lambda step: type(step).__name__.lower())
 def test_a_step_is_the_same_after_its_journey(step: steps.Step) -> None:
     assert msgspec.json.decode(msgspec.json.encode(step), type=steps.Step) == step
     steps.check_steps((step,))
@@ -696,6 +742,12 @@ def test_an_unknown_step_or_parameter_is_an_error(body: str) -> None:
         (steps.Clip(low=2, high=1), "clip"),
         (steps.Clip(low=float("nan"), high=1), "clip"),
         (steps.Clip(low=float("-inf"), high=1), "clip"),
+        (steps.Leads(take=()), "`leads` takes no lead"),
+        (steps.Leads(take=(1, 1)), "one twice"),
+        (steps.Leads(take=(-1,)), "below 0"),
+        (steps.VOIWindow(centre=40, width=1), "width above 1"),
+        (steps.VOIWindow(centre=float("nan"), width=9), "finite"),
+        (steps.VOIWindow(centre=0, width=float("inf")), "finite"),
         (steps.Resize(height=0, width=1), "height and width"),
         (steps.Crop(height=1, width=-1), "height and width"),
         (steps.Normalise(std=(1.0, 0.0)), "standard deviation of 0"),

@@ -84,7 +84,9 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
 
 @click.command()
 @click.argument("bundle", type=FILE)
-@click.option("--validation", type=FILE, help="Labelled samples to measure on.")
+@click.option(
+    "--validation", type=FILE, help="Labelled samples to measure on, in any form of data set."
+)
 @trust_options
 @json_option
 def verify(
@@ -140,16 +142,19 @@ def predict(
 ) -> None:
     """Answer about DATA with a BUNDLE, without a queue.
 
-    DATA is one sample (.npy or an image) or a data set (.npz or a folder of images).
+    DATA is one sample (.npy, an image, a DICOM file, a WFDB header, a CSV signal) or a data set.
+    A recording is answered window by window.
     """
+    from edgeclin.datasets import windowed
     from edgeclin.errors import BadFile, EdgeclinError
     from edgeclin.runtime import Runtime
 
-    dataset = _dataset(data)
+    given = _dataset(data)
+    runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
+    runtime.require_fit(given)
+    dataset = windowed(given, runtime.preprocess)
     if position is not None and not 0 <= position < len(dataset):
         raise BadFile(data, f"has no sample {position}", f"it has {len(dataset)}, from 0")
-    runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
-    runtime.require_fit(dataset)
     positions = range(len(dataset)) if position is None else [position]
     results = [_judge(runtime, dataset, position) for position in positions]
     if as_json:
@@ -163,12 +168,10 @@ def predict(
 
 def _dataset(data: Path) -> Dataset:
     """A data set, or one sample as a data set of one."""
-    from edgeclin.datasets import Dataset, open_dataset, read_sample
-    from edgeclin.files import reading
+    from edgeclin.datasets import SAMPLE_SUFFIXES, Dataset, open_dataset, read_sample
 
-    with reading(data):
-        if data.is_file() and data.suffix != ".npz":
-            return Dataset(data, read_sample(data)[None])
+    if data.suffix.lower() in SAMPLE_SUFFIXES:
+        return Dataset(data, read_sample(data)[None], encoded=data.suffix.lower() != ".npy")
     return open_dataset(data)
 
 

@@ -52,9 +52,15 @@ def describe(model: Path, output: Path | None) -> None:
     multiple=True,
     help="A device profile, or the path of your own. Several make a bundle each, and a comparison.",
 )
-@click.option("--calibration", type=FILE, help="Real samples: .npz, or a folder of images.")
 @click.option(
-    "--validation", type=FILE, help="Held-out samples (default: a fifth of the calibration)."
+    "--calibration",
+    type=FILE,
+    help="Real samples: .npz, or a folder of images, DICOM files, WFDB records or CSV signals.",
+)
+@click.option(
+    "--validation",
+    type=FILE,
+    help="Held-out samples, in the same forms (default: a fifth of the calibration).",
 )
 @click.option(
     "--calibration-method",

@@ -50,7 +50,7 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 @click.command()
 @config_option
 @click.option("--bundle", type=FILE, help="Instead of the one that the configuration names.")
-@click.option("--source", help="Data file, folder, or - for JSON lines on standard input.")
+@click.option("--source", help="Data set (file or folder), or - for JSON lines on standard input.")
 @click.option(
     "--rate",
     type=Number(min=0.001, max=1e6),
@@ -134,7 +134,7 @@ def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
             raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
         return JsonLinesSource(sys.stdin.buffer)  # bytes: one that is no text spoils one line only
     dataset = open_dataset(Path(where))
-    runtime.require_fit(dataset, recordings=True)
+    runtime.require_fit(dataset)
     return ReplaySource(dataset, runtime.preprocess, rate)
 
 

@@ -13,7 +13,8 @@ from edgeclin.convert.copies import near_copies
 from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.request import Outcome
 from edgeclin.convert.rows import begin_rows
-from edgeclin.datasets import Dataset
+from edgeclin.datasets import Dataset, full_windows, require_described
+from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput, ConversionFailed
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Record
@@ -43,7 +44,35 @@ class CalibrationRecord(Record, frozen=True):
     groups: int | None
     validation: str
     validation_samples: int
+    left_out: int
+    """Recordings of both that are shorter than a window."""
     warnings: tuple[str, ...]
+
+
+def samples_of(
+    calibration: Dataset,
+    validation: Dataset | None,
+    described: Input,
+    allow_shared_groups: bool = False,
+) -> tuple[Dataset, Dataset]:
+    """What calibrates and what verifies, recordings cut into windows.
+
+    Whole recordings are held out, because windows of one recording resemble each other.
+
+    Raises:
+        BadFile: too few to hold any out, a patient or a sample that is in both, or recordings
+            of another recorder than the model is described for.
+    """
+    for dataset in (calibration, validation):
+        if dataset is not None:
+            require_described(dataset, described)
+    preprocess = Preprocess(described)
+    if validation is None:
+        kept, held_out = split(calibration)
+        return full_windows(kept, preprocess), full_windows(held_out, preprocess)
+    both = full_windows(calibration, preprocess), full_windows(validation, preprocess)
+    refuse_overlap(*both, allow_shared_groups)
+    return both
 
 
 def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -109,7 +138,7 @@ def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
             try:
                 file.write(preprocess(sample).tobytes())
             except BadInput as exc:
-                raise BadFile(dataset.path, f"sample {index}: {exc}") from exc
+                raise BadFile(dataset.path, f"{dataset.place(index)}: {exc}") from exc
     return np.load(path, mmap_mode="r")
 
 
@@ -156,6 +185,7 @@ def record(
         groups=None if calibration.groups is None else len(set(calibration.groups)),
         validation=validation.name,
         validation_samples=len(validation),
+        left_out=calibration.left_out + validation.left_out,
         warnings=tuple(warnings),
     )
 

@@ -58,7 +58,13 @@ def of_calibration(
 
 
 def of_validation(calibration: Dataset, validation: Dataset) -> Iterator[str]:
-    """About the samples that the gates judge with."""
+    """About the samples that the gates judge with, and what neither set could use."""
+    for dataset in (calibration, validation):
+        if dataset.left_out:
+            yield (
+                f"{dataset.left_out} recordings of {dataset.name} are left out: each is shorter "
+                "than one window"
+            )
     if len(validation) < FEW_HELD_OUT:
         yield (
             f"{len(validation)} validation samples; fewer than {FEW_HELD_OUT} prove little about "

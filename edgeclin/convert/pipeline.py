@@ -106,11 +106,9 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
     facts = read_model(job.model)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
     _check_fit(job, facts)
-    calibration, validation = job.calibration, job.validation
-    if validation is None:
-        calibration, validation = calibrating.split(calibration)
-    else:
-        calibrating.refuse_overlap(calibration, validation, job.allow_shared_groups)
+    calibration, validation = calibrating.samples_of(
+        job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
+    )
     sets = _Sets.of(calibration, validation, job.description)
     with scratch_folder() as folder:
         return _convert_in(folder, job, facts, way, sets, progress)

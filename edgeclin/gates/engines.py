@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from edgeclin.gates.gate import Gate, Statistic, everyone, interval, mean_of
 from edgeclin.gates.margins import Margins
 from edgeclin.manifest import Confidence
 
-LEAST_OF_LABEL = 10
-"""With fewer samples of a label, one of them is worth more than any margin."""
+LEAST_MEMBERS = 10
+"""With fewer samples of a label or a group, one of them is worth more than any margin: those are
+judged together."""
 
 
 def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
@@ -85,14 +86,10 @@ def loss_gates(
     change = np.subtract(
         engine.decisions == truth, source.decisions == truth, dtype=np.float64
     ).ravel()
-    labels = np.array(output.labels)[truth[:, 0]]
-    enough = {label for label, count in Counter(labels).items() if count >= LEAST_OF_LABEL}
-    if enough:
-        limit = margins.loss.worst_label
-        yield _worst(stage, "label", change, labels, enough, limit)
+    labels = [output.labels[index] for index in truth[:, 0]]
+    yield from _worst(stage, "label", change, labels, margins.loss.worst_label)
     if groups is not None:
-        limit = margins.loss.worst_group
-        yield _worst(stage, "group", change, np.array(groups), set(groups), limit)
+        yield from _worst(stage, "group", change, groups, margins.loss.worst_group)
 
 
 def metric_gate(
@@ -170,23 +167,29 @@ def _change(before: Statistic, after: Statistic) -> Statistic:
 
 
 def _worst(
-    stage: str,
-    kind: str,
-    change: np.ndarray,
-    members: np.ndarray,
-    judged: set[str],
-    margin: float,
-) -> Gate:
-    """Change of accuracy where it is worst, judged by its point estimate.
+    stage: str, kind: str, change: np.ndarray, members: Sequence[str], margin: float
+) -> Iterator[Gate]:
+    """Change of accuracy where it is worst, judged by its point estimate; none where there are too
+    few samples of anything.
 
     Args:
         change: +1, 0 or -1 a sample.
         members: the label or group of each.
     """
-    means = {name: float(change[members == name].mean()) for name in sorted(judged)}
+    counted = Counter(members)
+    few = {name for name, count in counted.items() if count < LEAST_MEMBERS}
+    together = f"{len(few)} {kind}s of fewer than {LEAST_MEMBERS} samples"
+    names = np.array([together if name in few else name for name in members])
+    means = {
+        str(name): float(change[names == name].mean())
+        for name in np.unique(names)
+        if (names == name).sum() >= LEAST_MEMBERS
+    }
+    if not means:
+        return
     worst = min(means, key=lambda name: means[name])
-    own = change[members == worst]
-    return Gate.judge(
+    own = change[names == worst]
+    yield Gate.judge(
         stage,
         f"change of accuracy in the worst {kind} ({worst})",
         "at least",

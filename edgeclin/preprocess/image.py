@@ -71,6 +71,14 @@ def crop(value: np.ndarray, step: steps.Crop) -> np.ndarray:
     return value[top : top + step.height, left : left + step.width]
 
 
+def voi_window(value: np.ndarray, step: steps.VOIWindow) -> np.ndarray:
+    """0 below the window, 1 above it, linear within (PS3.3 C.11.2.1.2.1); float32, same shape."""
+    exact = value.astype(np.float64)
+    within = (exact - (step.centre - 0.5)) / (step.width - 1) + 0.5
+    # NaN stays NaN, so that it is refused later rather than hidden.
+    return np.clip(within, 0.0, 1.0).astype(np.float32)
+
+
 def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
     """(value * scale - mean) / std along the last axis; float32 of the same shape.
 

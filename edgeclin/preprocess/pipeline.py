@@ -20,11 +20,13 @@ Sample: TypeAlias = np.ndarray
 _STEPS: dict[type, Callable[[np.ndarray, Any], np.ndarray]] = {
     steps.Resample: signal.resample,
     steps.Detrend: signal.detrend,
+    steps.Leads: signal.leads,
     steps.ZScore: signal.zscore,
     steps.Clip: signal.clip,
     steps.Decode: image.decode,
     steps.Resize: image.resize,
     steps.Crop: image.crop,
+    steps.VOIWindow: image.voi_window,
     steps.Normalise: image.normalise,
 }
 
@@ -35,6 +37,7 @@ class Preprocess:
     Attributes:
         shape: of one prepared sample, without the batch axis.
         digest: SHA-256 of the steps and the shape; equal digests compute equal values.
+        window: the step that cuts recordings, or None.
     """
 
     def __init__(self, spec: Input) -> None:
@@ -43,8 +46,8 @@ class Preprocess:
             msgspec.json.encode({"shape": spec.shape, "steps": spec.preprocessing}, order="sorted")
         ).hexdigest()
         first = spec.preprocessing[0] if spec.preprocessing else None
-        self._window = first if isinstance(first, steps.Window) else None
-        rest = spec.preprocessing[1:] if self._window else spec.preprocessing
+        self.window = first if isinstance(first, steps.Window) else None
+        rest = spec.preprocessing[1:] if self.window else spec.preprocessing
         self._steps = [(_STEPS[type(step)], step) for step in rest]
 
     def windows(self, recording: Sample) -> Iterator[Sample]:
@@ -55,11 +58,18 @@ class Preprocess:
         Args:
             recording: [samples] or [samples, leads] when the first step is `window`.
         """
-        if self._window is None or len(recording) < self._window.length:
+        starts = self.starts(recording)
+        if self.window is None or not starts:
             yield recording
             return
-        for start in range(0, len(recording) - self._window.length + 1, self._window.hop):
-            yield recording[start : start + self._window.length]
+        for start in starts:
+            yield recording[start : start + self.window.length]
+
+    def starts(self, recording: Sample) -> range:
+        """Where the full windows of a recording begin; without a `window` step it is one."""
+        if self.window is None:
+            return range(1)
+        return range(0, len(recording) - self.window.length + 1, self.window.hop)
 
     def __call__(self, sample: Sample) -> np.ndarray:
         """Prepare one sample.
@@ -75,8 +85,8 @@ class Preprocess:
             raise BadInput(f"values of type {value.dtype}, expected numbers of at most 64 bits")
         if not value.ndim or not value.size:
             raise BadInput(f"shape {_shape(value.shape)}, expected an array of values")
-        if self._window is not None and len(value) != self._window.length:
-            raise BadInput(f"{len(value)} samples, expected a window of {self._window.length}")
+        if self.window is not None and len(value) != self.window.length:
+            raise BadInput(f"{len(value)} samples, expected a window of {self.window.length}")
         _require_finite(value)  # before a step such as `clip` can hide an infinite value
         for apply, step in self._steps:
             value = apply(value, step)

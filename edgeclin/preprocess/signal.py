@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 
 from edgeclin import steps
-from edgeclin.errors import MissingExtra
+from edgeclin.errors import BadInput, MissingExtra
 
 
 def resample(value: np.ndarray, step: steps.Resample) -> np.ndarray:
@@ -36,6 +36,18 @@ def detrend(value: np.ndarray, step: steps.Detrend) -> np.ndarray:
     time = np.arange(len(value)) - (len(value) - 1) / 2
     slope = np.tensordot(time, centred, axes=(0, 0)) / (time @ time)
     return centred - np.multiply.outer(time, slope)
+
+
+def leads(value: np.ndarray, step: steps.Leads) -> np.ndarray:
+    """The columns `step.take`, [samples, leads].
+
+    Raises:
+        BadInput: the signal has no leads, or too few.
+    """
+    if value.ndim != 2 or value.shape[1] <= max(step.take):
+        found = f"{value.shape[1]} leads" if value.ndim == 2 else f"{value.ndim} axes"
+        raise BadInput(f"a signal of {found}, `leads` takes number {max(step.take)}, from 0")
+    return value[:, step.take]
 
 
 def zscore(value: np.ndarray, step: steps.ZScore) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Signals as text: one column a lead under a line of names, or one value a line as instruments
+write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgeclin.datasets.reader import Content, Piece
+from edgeclin.errors import BadFile
+from edgeclin.files import open_file, reading
+
+_SEPARATORS = ",;\t"
+_LONGEST_NAMES = 1 << 16
+
+
+class CSVSignals:
+    """Recordings as float32 [samples, leads], or [samples] where the leads have no names.
+
+    Columns are separated by commas, semicolons or tabs. A first column called `t` or `time…` is
+    left out.
+    """
+
+    kind = "CSV signals"
+    suffixes = frozenset({".csv", ".txt"})
+    encoded = False
+    series = True
+
+    def look(self, path: Path) -> Content:
+        with open_file(path) as file, reading(path):
+            lines = _text(path, file.readline(_LONGEST_NAMES)).splitlines()
+        return Content(leads=_names(path, lines).leads)
+
+    def read(self, piece: Piece) -> np.ndarray:
+        with open_file(piece.path) as file, reading(piece.path):
+            lines = _text(piece.path, file.read()).splitlines()
+        names = _names(piece.path, lines)
+        rows = [line for line in lines[names.lines :] if line.strip()]
+        end = len(rows) if piece.end is None else piece.end
+        if not rows:
+            raise BadFile(piece.path, "holds no samples")
+        if end > len(rows) or piece.start >= end:
+            wanted = f"those from {piece.start} to {end}"
+            raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
+        values = _numbers(piece.path, lines, names, rows[piece.start : end])
+        return values[:, 0] if names.leads is None else values[:, names.time :]
+
+
+class _Names:
+    """What the first line says.
+
+    Attributes:
+        leads: names of the columns, without time; None where there is but a value a line.
+        lines: how many lines the names take, 0 or 1.
+        time: how many columns the time takes, 0 or 1.
+    """
+
+    def __init__(self, cells: list[str], separator: str) -> None:
+        self.separator = separator
+        self.columns = len(cells)
+        named = not all(_is_number(cell) for cell in cells)
+        names = [cell.strip().strip('"') for cell in cells]
+        self.lines = int(named)
+        first = names[0].lower()
+        self.time = int(named and (first == "t" or first.startswith("time")))
+        self.leads = tuple(names[self.time :]) if named else None
+
+
+def _names(path: Path, lines: list[str]) -> _Names:
+    line = lines[0] if lines else ""
+    separator = next((mark for mark in _SEPARATORS if mark in line), ",")
+    if not line.strip():
+        raise BadFile(path, "is empty or begins with an empty line", "begin with a value")
+    cells = line.split(separator)
+    names = _Names(cells, separator)
+    if names.leads is None and len(cells) > 1:
+        raise BadFile(
+            path,
+            f"{len(cells)} columns without names",
+            "name the leads in the first line, and write decimals with a point",
+        )
+    if names.leads == ():
+        raise BadFile(path, "has a column for the time and none for a lead")
+    return names
+
+
+def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np.ndarray:
+    """float32 [samples, columns]."""
+    try:
+        values = np.loadtxt(
+            rows, np.float64, comments=None, delimiter=names.separator, ndmin=2, quotechar='"'
+        )
+    except ValueError as exc:
+        raise BadFile(path, _fault(lines, names), "every line is one sample") from exc
+    if values.shape[1] != names.columns:
+        raise BadFile(path, f"names {names.columns} columns and has {values.shape[1]}")
+    with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
+        return values.astype(np.float32)
+
+
+def _fault(lines: list[str], names: _Names) -> str:
+    """Which line it is; numpy counts otherwise, and its message quotes the data."""
+    for number, line in enumerate(lines[names.lines :], names.lines + 1):
+        cells = line.split(names.separator)
+        if line.strip() and len(cells) != names.columns:
+            return f"line {number} has {len(cells)} cells, expected {names.columns}"
+        for place, cell in enumerate(cells, 1):
+            if line.strip() and not _is_number(cell):
+                return f"line {number}, cell {place} is not a number"
+    return "not a table of numbers"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().strip('"'))
+    except ValueError:
+        return False
+    return True
+
+
+def _text(path: Path, data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise BadFile(path, "not text in UTF-8") from exc
+    if "\0" in text:
+        raise BadFile(path, "not text but binary data")
+    return text

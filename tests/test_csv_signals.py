@@ -1,0 +1,184 @@
+"""csv_signals: text as instruments and spreadsheets write it, and the line that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgeclin.datasets import open_dataset, read_sample
+from edgeclin.errors import BadFile
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def written(folder: Path, text: str | bytes, name: str = "s.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    signal=hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 40), st.integers(1, 4)), elements=floats
+    ),
+    separator=st.sampled_from(",;\t"),
+    newline=st.sampled_from(["\n", "\r\n", "\r"]),
+    last=st.booleans(),
+    time=st.booleans(),
+)
+def test_what_was_written_is_read_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    signal: np.ndarray,
+    separator: str,
+    newline: str,
+    last: bool,
+    time: bool,
+) -> None:
+    leads = [f"lead {number}" for number in range(signal.shape[1])]
+    lines = [separator.join(["time"] * time + leads)]
+    for number, row in enumerate(signal):
+        lines.append(separator.join([str(number / 250)] * time + [repr(float(v)) for v in row]))
+    text = newline.join(lines) + newline * last
+    path = written(tmp_path_factory.getbasetemp(), text)
+    sample = read_sample(path)
+    assert sample.dtype == np.float32
+    np.testing.assert_array_equal(sample, signal)
+    assert open_dataset(path).leads == tuple(leads)
+
+
+@settings(deadline=None, max_examples=60)
+@given(signal=hnp.arrays(np.float32, st.integers(1, 60), elements=floats))
+def test_one_value_a_line_is_one_signal(
+    tmp_path_factory: pytest.TempPathFactory, signal: np.ndarray
+) -> None:
+    text = "".join(f"{value!r}\n" for value in map(float, signal))
+    path = written(tmp_path_factory.getbasetemp(), text, "s.txt")
+    np.testing.assert_array_equal(read_sample(path), signal)
+    assert open_dataset(path).leads is None
+
+
+@pytest.mark.parametrize(
+    ("text", "leads", "expected"),
+    [
+        ("I,II\n1,2\n3,4\n", ("I", "II"), [[1, 2], [3, 4]]),
+        ('"I","II"\n"1","2"\n', ("I", "II"), [[1, 2]]),
+        ("\ufeffI;II\r\n1;2\r\n\r\n", ("I", "II"), [[1, 2]]),
+        ("Time [s],I\n0.0,5\n0.1,6\n", ("I",), [[5], [6]]),
+        ("t\tI\n0\t-5e-3\n", ("I",), [[-0.005]]),
+        ("I\n1\n2\n", ("I",), [[1], [2]]),
+        ("1\n2", None, [1, 2]),
+        ("-1.5e-3\n\n2\n", None, [-0.0015, 2]),
+        ("I,II\n1,nan\n", ("I", "II"), [[1, np.nan]]),
+    ],
+)  # fmt: skip
+def test_forms(
+    tmp_path: Path, text: str, leads: tuple[str, ...] | None, expected: list[object]
+) -> None:
+    path = written(tmp_path, text)
+    np.testing.assert_array_equal(read_sample(path), np.array(expected, np.float32))
+    assert open_dataset(path).leads == leads
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is empty or begins with an empty line"),
+        ("\n1\n", "begins with an empty line"),
+        ("I,II\n", "holds no samples"),
+        ("I,II\n1,2\n3\n", "line 3 has 1 cells, expected 2; every line is one sample"),
+        ("I,II\n1,2,3\n", "line 2 has 3 cells, expected 2|names 2 columns and has 3"),
+        ("I,II\n1,2\n3,4,5\n", "line 3 has 3 cells, expected 2"),
+        ("I,II\n1,\n", "line 2, cell 2 is not a number"),
+        ("I,II\n1,2\n\n3,Doe\n", "line 4, cell 2 is not a number"),
+        ("1\n2\n3 4\n", "line 3, cell 1 is not a number"),
+        ("1,2\n3,4\n", "2 columns without names; name the leads in the first line, and write dec"),
+        ("0,5\n0,6\n", "2 columns without names"),
+        ("I;II\n0,5;1\n", "line 2, cell 1 is not a number"),
+        ("time\n1\n", "has a column for the time and none for a lead"),
+        (b"\xff\xfe1\x00\n\x00", "not text in UTF-8"),
+        (b"1\n2\0\n", "not text but binary data"),
+        ("# comment\n1\n2 # why\n", "line 3, cell 1 is not a number"),
+    ],
+)
+def test_the_line_that_is_wrong_is_named_without_what_it_holds(
+    tmp_path: Path, text: str | bytes, problem: str
+) -> None:
+    with pytest.raises(BadFile, match=problem) as caught:
+        read_sample(written(tmp_path, text))
+    assert "Doe" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    data=st.binary(max_size=60) | st.text("0123456789.,;-+eE\n\r\t \"'#IVnaif_x").map(str.encode)
+)
+def test_any_text_is_read_or_bad_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = written(tmp_path_factory.getbasetemp(), data, "any.csv")
+    try:
+        sample = read_sample(path)
+    except BadFile as exc:
+        assert str(path) in str(exc)
+        return
+    assert sample.dtype == np.float32
+    assert sample.ndim in (1, 2)
+    assert sample.size
+
+
+def test_a_number_beyond_float32_is_infinite_without_a_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert read_sample(written(tmp_path, "1e300\n1\n")).tolist() == [float("inf"), 1.0]
+    assert not recwarn.list
+
+
+def test_a_table_names_stretches(tmp_path: Path) -> None:
+    written(tmp_path, "".join(f"{value}\n" for value in range(10)), "a.txt")
+    written(tmp_path, "5\n6\n", "b.txt")
+    written(tmp_path, "file,label,start,end\na.txt,x,2,4\na.txt,y,8,\nb.txt,x,,\n", "labels.csv")
+    data = open_dataset(tmp_path)
+    assert [sample.tolist() for sample in data] == [[2, 3], [8, 9], [5, 6]]
+    assert data.labels == ("x", "y", "x")
+    assert data.groups == ("a.txt", "a.txt", "b.txt")
+    for cells in ("2,11", "10,"):
+        written(tmp_path, f"file,label,start,end\na.txt,x,{cells}\n", "labels.csv")
+        with pytest.raises(BadFile, match=r"a\.txt: has 10 samples, labels\.csv wants those from"):
+            open_dataset(tmp_path)[0]
+
+
+def test_signals_of_several_kinds_of_recorder_are_not_one_data_set(tmp_path: Path) -> None:
+    written(tmp_path, "I,II\n1,2\n", "a.csv")
+    written(tmp_path, "II,I\n1,2\n", "b.csv")
+    with pytest.raises(BadFile, match=r"b\.csv: its leads: II, I; of a\.csv: I, II"):
+        open_dataset(tmp_path)
+
+
+def test_a_line_about_a_patient_is_not_repeated_as_names_of_leads(tmp_path: Path) -> None:
+    written(tmp_path, "1\n2\n", "a.txt")
+    written(tmp_path, "Jane Doe, born 1 April 1970\n2,3\n", "b.txt")
+    with pytest.raises(
+        BadFile, match=r"b\.txt: its leads: 2 with no names of leads; of a"
+    ) as caught:
+        open_dataset(tmp_path)
+    assert "Doe" not in str(caught.value)
+    written(tmp_path, "John Roe, born 2 April 1971\n2,3\n", "a.txt")
+    with pytest.raises(BadFile, match=r"b\.txt: its leads: 2 with no names of leads; of a"):
+        open_dataset(tmp_path)
+
+
+def test_real_segments_are_read_as_the_instrument_wrote_them(shared_data: Path) -> None:
+    data = open_dataset(shared_data / "iegm" / "raw")
+    assert len(data) == 20
+    with np.load(shared_data / "iegm" / "iegm_train_subset.npz") as arrays:
+        known = {row.tobytes() for row in arrays["X"]}
+    with np.load(shared_data / "iegm" / "iegm_test_dev.npz") as arrays:
+        known |= {row.tobytes() for row in arrays["X"]}
+    assert {sample.shape for sample in data} == {(1250,)}
+    assert sum(sample.tobytes() in known for sample in data) > 0
