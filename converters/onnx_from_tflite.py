@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeclin.backends.tflite import TFLiteBackend
+from edgeclin.convert.flat_inputs import flatten_inputs
 from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import MissingExtra
 
@@ -35,8 +36,10 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     samples = np.load(request.samples, mmap_mode="r")
     np.save(folder / "answers.npy", np.stack([source.run(np.array(one)) for one in samples]))
     report("making the ONNX model")
+    flat = folder / "flat.tflite"
+    flat.write_bytes(flatten_inputs(Path(request.model).read_bytes()))
     try:
-        model, _ = tf2onnx.convert.from_tflite(request.model, opset=OPSET)
+        model, _ = tf2onnx.convert.from_tflite(str(flat), opset=OPSET)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as exc:
         raise refusal("tf2onnx refuses the model", exc) from exc
     _shorten_names(model.graph)

@@ -37,10 +37,21 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         "AddQDQPairToWeight": int(version.partition(".")[0]) <= 8,
         "OpTypesToExcludeOutputQuantization": _OPERATORS,
     }
-    outcome = quantise(request, _OPERATORS, options)
+    outcome = quantise(request, _OPERATORS, options, _offsets(onnx.load(request.model)))
     broken = broken_rules(onnx.load(Path(request.folder) / outcome.file), version)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise ConversionFailed(f"the Q/DQ model breaks a rule of TensorRT: {broken[0]}{more}")
     # What is left in float here says nothing: TensorRT decides at its build what it fuses.
     return msgspec.structs.replace(outcome, floats=())
+
+
+def _offsets(model: onnx.ModelProto) -> list[str]:
+    """What an Add of a constant gives. That is a bias, which TensorRT wants in float; a quantised
+    scalar ended the build of TensorRT-RTX."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Add" and not constants.isdisjoint(node.input)
+    ]

@@ -18,7 +18,9 @@ from typing import Literal
 from edgeclin.backends.registry import backend_names
 from edgeclin.bundle import Bundle
 from edgeclin.config import DeviceConfig
-from edgeclin.errors import BadFile
+from edgeclin.convert.edgetpu_compiler import find_compiler
+from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.executable import TENSORRT, executable, state_here
 from edgeclin.files import reading
 from edgeclin.keys import default_folder, trusted_keys
 from edgeclin.records import Record
@@ -59,6 +61,8 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     yield from (_part(*part) for part in _PARTS)
     yield Finding("backends", "ok", ", ".join(backend_names()))
     yield from _accelerators()
+    yield _tensorrt()
+    yield _edgetpu_compiler()
     yield _clock()
     yield _mosquitto()
     yield _disk(Path(config.queue.path).parent if config else Path.cwd())
@@ -90,6 +94,34 @@ def _accelerators() -> Iterator[Finding]:
         yield Finding("NVIDIA GPU", "ok", "/dev/nvidia0 (not a Jetson)")
     else:
         yield Finding("Jetson or NVIDIA GPU", "missing", "not found")
+
+
+def _tensorrt() -> Finding:
+    """The whole of what `edgeclin build` needs; asked only where there is a TensorRT to ask."""
+    what = "TensorRT (edgeclin build)"
+    if importlib.util.find_spec("tensorrt") is None:
+        return Finding(what, "missing", "not installed", "on a Jetson it comes with JetPack")
+    from edgeclin.tensorrt.cuda import open_cuda
+    from edgeclin.tensorrt.library import load_library
+
+    try:
+        library, cuda = load_library(), open_cuda()
+    except EdgeclinError as exc:
+        return Finding(what, "missing", str(exc))
+    cuda.close()
+    return Finding(what, "ok", f"{library.version} on {cuda.device.name}")
+
+
+def _edgetpu_compiler() -> Finding:
+    what = "Edge TPU compiler (convert for Coral)"
+    try:
+        found = find_compiler()
+    except BadFile as exc:
+        return _wrong(what, exc)
+    if found is None:
+        remedy = "it is proprietary, for x86-64: put it on PATH, or name it in EDGETPU_COMPILER"
+        return Finding(what, "missing", "not found", remedy)
+    return Finding(what, "ok", str(found))
 
 
 def _coral_usb() -> bool:
@@ -166,14 +198,26 @@ def _bundle(path: str | None) -> Finding:
     if path is None:
         return Finding("bundle", "missing", "the configuration names none")
     try:
-        engine = Bundle.open(path, allow_unsigned=True).manifest.primary
+        bundle = Bundle.open(path, allow_unsigned=True)
+        chosen = executable(bundle)
     except BadFile as exc:
         return _wrong("bundle", exc)
-    if engine.state != "ready":
+    if chosen.note:
+        primary = bundle.manifest.primary
         return Finding(
             "bundle",
             "ok",
-            f"{path}: its {engine.backend} engine is {engine.state}, the CPU twin runs instead",
-            "what compiles it is not part of edgeclin yet",
+            f"{path}: its {primary.backend} engine is {state_here(bundle, primary)}, the CPU twin "
+            f"runs instead ({chosen.note})",
+            f"edgeclin build {path}"
+            if primary.backend == TENSORRT
+            else "convert it where the Edge TPU compiler is"
+            if primary.state != "ready"
+            else "",
+        )
+    if chosen.build is not None:
+        with_ = chosen.build.identity.tensorrt
+        return Finding(
+            "bundle", "ok", f"{path}: its tensorrt engine is built here with TensorRT {with_}"
         )
     return Finding("bundle", "ok", f"{path} (check it with `edgeclin verify`)")

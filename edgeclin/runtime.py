@@ -16,10 +16,13 @@ from edgeclin.confidence import probabilities, to_logits
 from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
+from edgeclin.executable import executable
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
 from edgeclin.steps import Decode
+
+_TWIN = "twin_outputs"
 
 
 class Runtime:
@@ -28,9 +31,13 @@ class Runtime:
     Args:
         bundle: opened, and so already checked.
         backend: the loaded engine; by default the bundle's primary engine, or its CPU twin when
-            that one is not compiled; every result says which.
+            that one cannot run here; every result says which, and why.
         clock: seconds since 1970, for `made_at` alone.
         draw: a number in [0, 1) that decides which confident results are audited.
+
+    Attributes:
+        engine: what answers, in words: backend, precision, version, and why it is the CPU twin.
+        worst: how far its outputs were from the golden ones, at most.
 
     Raises:
         SelfTestFailed: the engine does not reproduce the bundle's golden outputs here.
@@ -51,14 +58,19 @@ class Runtime:
             raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
         self.bundle = bundle
         self.preprocess = Preprocess(manifest.inputs[0])
-        engine = manifest.executable
-        self.backend = backend or load_backend(engine.backend, bundle.read(engine.file), threads)
-        self._engine = f"{engine.backend} {engine.precision}: {self.backend.version}"
-        if engine.role == "cpu-twin":
-            self._engine += " (CPU twin: the primary engine is not compiled)"
+        engine, note = manifest.primary, ""
+        if backend is None:
+            chosen = executable(bundle)
+            engine, note = chosen.engine, chosen.note
+            backend = load_backend(engine.backend, chosen.model, threads)
+        self.backend = backend
+        self.engine = f"{engine.backend} {engine.precision}: {backend.version}"
+        self._twin = engine.role == "cpu-twin"
+        if self._twin:
+            self.engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
-        self.self_test()
+        self.worst = self.self_test()
 
     def predict(self, sample: np.ndarray, source: str = "", position: int = 0) -> Result:
         """Answer about one raw sample.
@@ -85,7 +97,7 @@ class Runtime:
         finished = time.perf_counter()
         return Result(
             bundle=self.bundle.digest,
-            engine=self._engine,
+            engine=self.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
@@ -135,7 +147,7 @@ class Runtime:
         """The result for a sample that could not be judged: a person must look."""
         return Result(
             bundle=self.bundle.digest,
-            engine=self._engine,
+            engine=self.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
@@ -146,15 +158,19 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def self_test(self) -> None:
+    def self_test(self) -> float:
         """Compare this machine's answers with the golden ones, through the whole preprocessing.
+
+        Returns:
+            the largest difference, in the unit of the output.
 
         Raises:
             SelfTestFailed: an output is further off than the tolerance, or decides otherwise
                 where the golden decision is clearer than that.
         """
         golden = self.bundle.manifest.golden
-        inputs, expected = read_golden(self.bundle.read(golden.file))
+        inputs, expected = read_golden(self.bundle.read(golden.file), self._twin)
+        largest = 0.0
         for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
             got = self.backend.run(self.preprocess(sample)).ravel()
             worst = float(np.abs(got - wanted).max())
@@ -169,25 +185,36 @@ class Runtime:
                     f"{self.bundle.path}: self-test sample {index} is decided otherwise with "
                     f"{self.backend.version}"
                 )
+            largest = max(largest, worst)
+        return largest
 
     def close(self) -> None:
         """Give the engine's memory back."""
         self.backend.close()
 
 
-def write_golden(inputs: list[np.ndarray], outputs: np.ndarray) -> bytes:
-    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`."""
+def write_golden(
+    inputs: list[np.ndarray], outputs: np.ndarray, twin: np.ndarray | None = None
+) -> bytes:
+    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`.
+
+    Args:
+        twin: the CPU twin's outputs, where it is a file of its own.
+    """
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"input_{index:04}": sample for index, sample in enumerate(inputs)}
+    if twin is not None:
+        arrays[_TWIN] = twin.astype(np.float32)
     np.savez_compressed(buffer, outputs=outputs.astype(np.float32), **arrays)
     return buffer.getvalue()
 
 
-def read_golden(data: bytes) -> tuple[list[np.ndarray], np.ndarray]:
-    """The opposite of `write_golden`."""
+def read_golden(data: bytes, twin: bool = False) -> tuple[list[np.ndarray], np.ndarray]:
+    """The samples, and the primary engine's outputs or, where it has its own, the CPU twin's."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         names = sorted(name for name in arrays.files if name.startswith("input_"))
-        return [arrays[name] for name in names], arrays["outputs"]
+        outputs = _TWIN if twin and _TWIN in arrays.files else "outputs"
+        return [arrays[name] for name in names], arrays[outputs]
 
 
 def _lead(outputs: np.ndarray) -> float:

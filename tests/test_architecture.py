@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "lifeline"),
     (
         "files",
         "records",
@@ -38,14 +38,27 @@ LAYERS = (
         "pages",
         "transport",
         "watchdog",
+        "tensorrt",
     ),
-    ("runtime", "sources", "bedside", "verify", "doctor", "sync", "cloud", "convert"),
+    (
+        "executable",
+        "runtime",
+        "build",
+        "sources",
+        "bedside",
+        "verify",
+        "doctor",
+        "sync",
+        "cloud",
+        "convert",
+    ),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"runtime", "bedside", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
+HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 

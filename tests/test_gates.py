@@ -14,11 +14,13 @@ from edgeclin.gates import Answers, Gate, Margins
 from edgeclin.gates.engines import (
     agreement_gate,
     calibration_error_gate,
+    confident_gate,
     error_gate,
     loss_gates,
     metric_gate,
 )
 from edgeclin.gates.margins import DecisionMargins, LossMargins
+from edgeclin.manifest import Confidence
 
 EYE = np.eye(3)
 OUTPUT = Output(activation="none", labels=("a", "b", "c"))
@@ -28,6 +30,22 @@ ACCURACY = Metric(margin=0.05)
 def logits(*labels: int) -> np.ndarray:
     """Outputs [n, 3] that choose these labels."""
     return EYE[list(labels)]
+
+
+# -- another engine's threshold ----------------------------------------------------------------
+
+
+def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> None:
+    confidence = Confidence(temperature=0.5, threshold=0.9, max_error=0.3, fitted=True)
+    outputs = np.concatenate([logits(0, 0, 0, 1) * 3, logits(1, 1) * 0.1])
+    given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
+    truth = np.zeros((6, 1), np.int64)
+    gate = confident_gate("twin", given, truth, confidence)
+    assert (gate.value, gate.n, gate.passed) == (0.25, 4, True)
+    strict = msgspec.structs.replace(confidence, max_error=0.2)
+    assert not confident_gate("twin", given, truth, strict).passed
+    silent = msgspec.structs.replace(confidence, threshold=1.01)
+    assert confident_gate("twin", given, truth, silent).n == 0
 
 
 def read(outputs: np.ndarray) -> Answers:

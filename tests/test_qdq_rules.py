@@ -18,31 +18,34 @@ from edgeclin.convert.qdq_rules import broken_rules
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.stages import Stage, Workshop, ask
 from edgeclin.profiles import load_profile
+from edgeclin.tensorrt.worker import MODEL, check_here
 
 DATA = Path(__file__).parent / "data"
 PROFILES = {"jetson-xavier-nx": "8.5", "jetson-orin-nano": "10.3", "jetson-thor": "10.16"}
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The Q/DQ model for each profile, made from the example's float ONNX model."""
+def emit(folder: Path, profile: str, model: Path) -> Path:
+    """The Q/DQ model for a profile, made from a float one."""
     from edgeclin.convert.quantising import quantise
 
     with np.load(ECG / "data" / "train.npz") as arrays:
         beats = arrays["X"][:60, :, np.newaxis].astype(np.float32)
-    made = {}
-    for profile in PROFILES:
-        folder = tmp_path_factory.mktemp(profile)
-        np.save(folder / "calibration.npy", beats)
-        workshop = Workshop(folder, load_profile(profile), lambda _: None)
-        source = ask("static_onnx", DATA / "ecg_float.onnx", beats)
-        assert source.outputs is not None
-        stage = Stage("static_onnx", source.path)
-        calibration = folder / "calibration.npy"
-        found = quantise(workshop, stage, source.outputs, calibration, beats, (Method.MIN_MAX,))
-        assert found.errors[Method.MIN_MAX] < 0.02, "ONNX Runtime checks the numbers"
-        made[profile] = found.stage.path
-    return made
+    np.save(folder / "calibration.npy", beats)
+    workshop = Workshop(folder, load_profile(profile), lambda _: None)
+    source = ask("static_onnx", model, beats)
+    assert source.outputs is not None
+    stage = Stage("static_onnx", source.path)
+    calibration = folder / "calibration.npy"
+    found = quantise(workshop, stage, source.outputs, calibration, beats, (Method.MIN_MAX,))
+    assert found.errors[Method.MIN_MAX] < 0.02, "ONNX Runtime checks the numbers"
+    return found.stage.path
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The Q/DQ model for each profile, made from the example's float ONNX model."""
+    model = DATA / "ecg_float.onnx"
+    return {name: emit(tmp_path_factory.mktemp(name), name, model) for name in PROFILES}
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -119,6 +122,11 @@ def quantised_bias(model: Any) -> None:
     convolution.input[2] = "bias"
 
 
+def quantised_offset(model: Any) -> None:
+    quantised_bias(model)
+    model.graph.node.append(onnx.helper.make_node("Add", ["bias", "bias"], ["sum"], "offset"))
+
+
 def dynamic(model: Any) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
 
@@ -154,6 +162,7 @@ BROKEN: dict[Callable[[Any], None], str] = {
     activation_by_channel: "an activation with 16 scales",
     weights_along_another_axis: "scales along axis 1, Conv wants 0",
     quantised_bias: "a quantised bias, leave it in float",
+    quantised_offset: "adds a quantised constant, leave it in float",
     dynamic: "a dynamic shape, fix every axis",
     new_opset: "opset 21: TensorRT 8.5 to 11 all read 13 to 17 only",
     other_scale: "another scale or zero point than the QuantizeLinear before it",
@@ -170,11 +179,23 @@ def test_a_broken_rule_is_told(engines: dict[str, Path], harm: Callable[[Any], N
     assert any(BROKEN[harm] in one for one in broken), broken
 
 
+def test_a_constant_that_is_added_stays_in_float(tmp_path: Path) -> None:
+    """Keras' Rescaling(scale, offset) becomes one."""
+    model = onnx.load(DATA / "ecg_float.onnx")
+    source = model.graph.input[0].name
+    for one in model.graph.node:
+        one.input[:] = ["moved" if name == source else name for name in one.input]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0.5], np.float32), "by"))
+    model.graph.node.insert(0, onnx.helper.make_node("Add", [source, "by"], ["moved"]))
+    onnx.save(model, tmp_path / "offset.onnx")
+    made = onnx.load(emit(tmp_path, "jetson-orin-nano", tmp_path / "offset.onnx"))
+    assert broken_rules(made, "10.3") == []
+    assert node(made, "Add").input[:] == [source, "by"]
+
+
 @pytest.mark.parametrize("profile", list(PROFILES))
-def test_tensorrt_rtx_parses_it(engines: dict[str, Path], profile: str) -> None:
-    """A second opinion, of another TensorRT's parser: nothing was built for or ran on a Jetson."""
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx-cu13 is not installed")
-    logger = trt.Logger(trt.Logger.ERROR)
-    network = trt.Builder(logger).create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(engines[profile].read_bytes()), parser.get_error(0).desc()
+def test_tensorrt_rtx_builds_it(engines: dict[str, Path], profile: str) -> None:
+    """A second opinion, of another TensorRT: nothing was built for or ran on a Jetson."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the rtx extra is not installed")
+    (engines[profile].parent / MODEL).write_bytes(engines[profile].read_bytes())
+    assert check_here(engines[profile].parent)["built"]

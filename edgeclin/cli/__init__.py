@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgeclin.cli import bundles, cloud, convert, device, doctor, profiles
+from edgeclin.cli import build, bundles, cloud, convert, device, doctor, profiles
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
 
@@ -64,6 +64,7 @@ for command in (
     bundles.inspect,
     bundles.verify,
     bundles.predict,
+    build.build,
     bundles.keys,
     device.run,
     device.queue,

@@ -37,11 +37,14 @@ def open_bundle(path: Path, trust: tuple[Path, ...], allow_unsigned: bool) -> Bu
 @json_option
 def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json: bool) -> None:
     """Check every byte of a BUNDLE and show what it is."""
+    from edgeclin.executable import built, state_here
+
     opened = open_bundle(bundle, trust, allow_unsigned)
     manifest = opened.manifest
     if as_json:
+        found, _ = built(opened)
         facts = {"digest": opened.digest, "signed_by": opened.signed_by, "manifest": manifest}
-        print_json(facts)
+        print_json(facts | {"built": None if found is None else found[0]})
         return
     confidence, (entry, *_) = manifest.confidence, manifest.inputs
     print_facts(
@@ -55,7 +58,8 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             "task": manifest.task.value,
             "profile": manifest.profile.name,
             "engines": ", ".join(
-                f"{one.file} ({one.backend}, {one.precision}, {one.role}, {one.state})"
+                f"{one.file} ({one.backend}, {one.precision}, {one.role}, "
+                f"{state_here(opened, one)})"
                 for one in manifest.engines
             ),
             "input": f"{entry.name} {list(entry.shape)} {entry.units}".rstrip(),
@@ -107,10 +111,10 @@ def verify(
     measured = None if dataset is None else measure(runtime, dataset)
     if as_json:
         facts = {"digest": opened.digest, "signed_by": opened.signed_by, "self_test": "passed"}
-        print_json(facts | {"measured": measured})
+        print_json(facts | {"engine": runtime.engine, "measured": measured})
     else:
         proof = "signed" if opened.signed_by else "listed, NOT SIGNED by a trusted key"
-        click.echo(f"{bundle}: every byte as {proof}; self-test passed")
+        click.echo(f"{bundle}: every byte as {proof}; self-test passed with {runtime.engine}")
         if measured is not None:
             print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
     if measured is not None and not measured.holds:

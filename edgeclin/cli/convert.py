@@ -229,9 +229,12 @@ def _print_all(done: Sequence[_Done], as_json: bool, signed: bool) -> None:
 
 def _print_comparison(done: Sequence[_Done]) -> None:
     """One line a profile: what its last engine lost, and what it weighs."""
+    from edgeclin.convert.twins import TITLE as TWIN
+
     rows = []
     for one in done:
-        last = {gate.name: f"{gate.value:.3g}" for gate in one.gates}
+        judged = [gate for gate in one.gates if gate.stage != TWIN]
+        last = {gate.name: f"{gate.value:.3g}" for gate in judged}
         made = one.converted
         rows.append(
             (

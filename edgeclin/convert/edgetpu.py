@@ -167,6 +167,14 @@ def preflight(engine: bytes, on_chip_mb: float) -> Preflight:
     return Preflight(tuple(found), parameters, int(on_chip_mb * (1 << 20)), _minimum_runtime(model))
 
 
+def custom_operators(engine: bytes) -> list[str]:
+    """The custom operators of an engine, in the order of execution."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(engine, 0))
+    operators = model.subgraphs[0].operators
+    codes = [model.operatorCodes[one.opcodeIndex].customCode for one in operators]
+    return [code.decode() for code in codes if code]
+
+
 def _minimum_runtime(model: Any) -> str:
     for entry in model.metadata or []:
         if entry.name == b"min_runtime_version":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeclin.confidence import fit_confidence, unfitted_confidence
 from edgeclin.description import Description, Task
 from edgeclin.gates import Answers, Gate, Margins
-from edgeclin.gates.engines import agreement_gate, error_gate, loss_gates
+from edgeclin.gates.engines import agreement_gate, confident_gate, error_gate, loss_gates
 from edgeclin.gates.margins import CalibrationMargins
 from edgeclin.gates.samples import judged_gate, label_gate, sample_gates
 from edgeclin.gates.source import source_gates
@@ -71,6 +71,12 @@ class Judge:
                 margins,
             )
         return found
+
+    def promise(self, stage: str, outputs: np.ndarray, confidence: Confidence) -> list[Gate]:
+        """Whether an engine keeps what a threshold promises that was fitted on another one."""
+        if self.truth is None or not confidence.fitted:
+            return []
+        return [confident_gate(stage, self.answers(outputs), self.truth, confidence)]
 
     def confidence(self, outputs: np.ndarray) -> Confidence:
         """Temperature and threshold, fitted on the engine that is deployed."""

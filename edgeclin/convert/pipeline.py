@@ -6,10 +6,10 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert import cautions
+from edgeclin.convert.engines import deploy, finish
 from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
-from edgeclin.convert.routes import COMPILED, FORM, route
+from edgeclin.convert.routes import FORM, route
 from edgeclin.convert.scratch import scratch_folder
-from edgeclin.convert.stages import BACKEND, TITLE, Progress, Stage, Workshop
+from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
+from edgeclin.convert.twins import Twin
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Output, Task
@@ -33,13 +35,10 @@ from edgeclin.gates.gate import missed as missed_gates
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
 from edgeclin.preprocess import Preprocess
-from edgeclin.profiles import EngineKind, Profile
+from edgeclin.profiles import Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
-
-if TYPE_CHECKING:
-    from edgeclin.convert.edgetpu import Preflight
 
 VERIFIED_TASKS = (Task.CLASSIFICATION, Task.SEGMENTATION)
 GOLDEN_SAMPLES = 16
@@ -92,6 +91,7 @@ class Verification(Record, frozen=True):
     engine_bytes: int
     margins: Margins
     gates: tuple[Gate, ...]
+    twin: Twin | None = None
 
 
 def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
@@ -179,9 +179,12 @@ def _convert_in(
     progress("judging the engines on held-out samples")
     verified = _verify(job, judge, stages, quantised, found)
     missed = _refuse(job, verified.gates)
+    finished = finish(workshop, stages[-1], quantised, judged, judge, verified.confidence)
+    verified = replace(verified, gates=(*verified.gates, *finished.gates))
     progress("writing the bundle")
-    golden = _golden(validation, verified)
-    manifest = _manifest(job, workshop.tools, verified, golden, missed)
+    golden = _golden(validation, verified, finished.stand_in)
+    deployed = deploy(job.profile, verified.stage, finished)
+    manifest = _manifest(job, workshop.tools, verified, golden, missed, deployed.engines)
     engine = verified.stage.path.read_bytes()
     verification = Verification(
         validation=validation.name,
@@ -192,9 +195,10 @@ def _convert_in(
         engine_bytes=len(engine),
         margins=job.margins,
         gates=verified.gates,
+        twin=finished.twin,
     )
     files = {
-        manifest.primary.file: engine,
+        **deployed.files,
         "golden.npz": golden.data,
         "calibration.json": _json(record),
         "verification.json": _json(verification),
@@ -206,9 +210,8 @@ def _convert_in(
             manifest.tools,
         ),
     }
-    mapping = _predict_mapping(job.profile, engine)
-    if mapping is not None:
-        files["edgetpu.json"] = _json(mapping)
+    if finished.report is not None:
+        files["edgetpu.json"] = _json(finished.report)
     path = write_bundle(job.output, manifest, files, job.signer)
     return Converted(
         path=path,
@@ -218,7 +221,7 @@ def _convert_in(
             *record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, sets.truth is not None),
             *_of_floats(quantised),
-            *_of_mapping(mapping),
+            *finished.warnings,
         ),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
@@ -235,22 +238,6 @@ def _refuse(job: Conversion, gates: Sequence[Gate]) -> tuple[str, ...]:
     if sentences and not job.allow_failed_gates:
         raise GateMissed(sentences, gates)
     return sentences
-
-
-def _predict_mapping(profile: Profile, engine: bytes) -> Preflight | None:
-    if profile.engine is not EngineKind.TFLITE_EDGETPU:
-        return None
-    from edgeclin.convert.edgetpu import preflight
-
-    return preflight(engine, profile.limits.on_chip_mb or 0.0)
-
-
-def _of_mapping(mapping: Preflight | None) -> list[str]:
-    if mapping is None:
-        return []
-    end = mapping.end
-    because = "" if end is None else f"; {end.operator} ({end.output}): {end.reason}; {end.remedy}"
-    return [f"{mapping.sentence}{because}"]
 
 
 def _of_floats(quantised: Quantised | None) -> list[str]:
@@ -349,7 +336,7 @@ class _GoldenVectors:
     tolerance: float
 
 
-def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
+def _golden(validation: Dataset, verified: _Verified, twin: Stage | None) -> _GoldenVectors:
     """The first validation samples of each predicted class in turn, so that all are in it."""
     decisions = verified.outputs.argmax(axis=1)
     rank = np.zeros(len(decisions), dtype=int)
@@ -359,7 +346,9 @@ def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
     chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
     spread = float(np.ptp(verified.outputs)) or 1.0
     tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision == "int8" else _FLOAT_GOLDEN)
-    data = write_golden([validation[index] for index in chosen], verified.outputs[chosen])
+    inputs = [validation[index] for index in chosen]
+    other = None if twin is None or twin.outputs is None else twin.outputs[chosen]
+    data = write_golden(inputs, verified.outputs[chosen], other)
     return _GoldenVectors(data, len(chosen), tolerance)
 
 
@@ -369,14 +358,9 @@ def _manifest(
     verified: _Verified,
     golden: _GoldenVectors,
     missed: tuple[str, ...],
+    engines: tuple[Engine, ...],
 ) -> Manifest:
     description = job.description
-    engine = Engine(
-        backend=BACKEND[verified.stage.form],
-        file=f"engine{verified.stage.path.suffix}",
-        precision=verified.precision,
-        role="cpu-twin" if job.profile.engine in COMPILED else "primary",
-    )
     return Manifest(
         schema=SCHEMA,
         name=description.name,
@@ -386,10 +370,7 @@ def _manifest(
         intended_use=description.intended_use,
         described=job.described,
         profile=job.profile,
-        engines=(
-            *_uncompiled(job.profile, engine),
-            engine,
-        ),
+        engines=engines,
         inputs=description.inputs,
         output=description.output,
         metric=description.metric,
@@ -401,16 +382,6 @@ def _manifest(
         source=description.provenance.source,
         files={},
     )
-
-
-def _uncompiled(profile: Profile, twin: Engine) -> list[Engine]:
-    """The engine for the accelerator, which the twin becomes once it is compiled."""
-    if twin.role == "primary":
-        return []
-    made = msgspec.structs.replace(
-        twin, backend=profile.engine.value, role="primary", state="not compiled"
-    )
-    return [made]
 
 
 def default_output(description: Description, profile: Profile) -> Path:

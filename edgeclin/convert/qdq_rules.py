@@ -2,7 +2,8 @@
 
 TensorRT documentation, "Explicit quantization" (8.5 to 11): signed int8, zero point 0, one scale a
 tensor for activations, one an output channel (axis 0 of a convolution) for weights, float biases,
-static shapes. Opsets 13 to 17 are read by all of these versions.
+static shapes. Opsets 13 to 17 are read by all of these versions. A constant that is
+added is a bias too: a quantised scalar ended the build of TensorRT-RTX 1.7.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class _Rules:
                 yield from self._of_axis(node)
             if node.op_type == "DequantizeLinear":
                 yield from self._of_source(node, major)
+            if node.op_type == "Add":
+                yield from self._of_offset(node)
             if node.op_type in _BIAS and len(node.input) > _BIAS[node.op_type]:
                 yield from self._of_bias(node)
 
@@ -114,6 +117,12 @@ class _Rules:
         maker = self._makers.get(node.input[_BIAS[node.op_type]])
         if maker is not None and maker.op_type == "DequantizeLinear":
             yield f"{node.name}: a quantised bias, leave it in float"
+
+    def _of_offset(self, node: onnx.NodeProto) -> Iterator[str]:
+        for name in node.input:
+            maker = self._makers.get(name)
+            if maker is not None and maker.op_type == "DequantizeLinear" and self._is_weight(maker):
+                yield f"{node.name}: adds a quantised constant, leave it in float"
 
     def _is_weight(self, node: onnx.NodeProto) -> bool:
         """Whether constants alone lead here."""

@@ -55,7 +55,7 @@ def quantise(
     made: dict[Method, tuple[Stage, Outcome]] = {}
     errors: dict[Method, float] = {}
     for method in methods:
-        ranges = workshop.folder / f"{method.value}.npz"
+        ranges = ranges_file(workshop, method)
         write_ranges(ranges, statistics.ranges(method))
         quantiser = QUANTISER[workshop.profile.engine]
         engine, outcome = workshop.run(quantiser, model.path, ranges=str(ranges))
@@ -67,3 +67,8 @@ def quantise(
     stage, outcome = made[best]
     answers = np.load(path.parent / seen.answers)
     return Quantised(stage, best, errors, seen, answers, statistics.instability(), outcome.floats)
+
+
+def ranges_file(workshop: Workshop, method: Method) -> Path:
+    """Where the ranges by a method are, for who applies them."""
+    return workshop.folder / f"{method.value}.npz"

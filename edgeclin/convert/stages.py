@@ -43,7 +43,7 @@ class Workshop:
     def __init__(self, folder: Path, profile: Profile, progress: Progress) -> None:
         self.folder = folder
         self.profile = profile
-        self._progress = progress
+        self.progress = progress
         self.tools: dict[str, str] = {}
         self._count = 0
 
@@ -58,7 +58,7 @@ class Workshop:
         else:
             shutil.copy(model, copy)
         asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
-        outcome = run_converter(converter, asked, self._progress)
+        outcome = run_converter(converter, asked, self.progress)
         self.tools.update(outcome.tools)
         return folder / outcome.file, outcome
 
@@ -78,7 +78,7 @@ class Workshop:
             return asked.outputs, [asked]
         answers, stages, here = None, [], source.path
         for converter in converters:
-            self._progress(f"starting the converter {converter}")
+            self.progress(f"starting the converter {converter}")
             here, outcome = self.run(converter, here, samples=str(validation))
             if answers is None:
                 answers = np.load(here.parent / outcome.answers).reshape(len(judged), -1)

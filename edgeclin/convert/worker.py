@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -18,9 +17,9 @@ import msgspec
 from edgeclin.convert.request import LOG, OUTCOME, REQUEST, Outcome, Request
 from edgeclin.convert.scratch import unusable
 from edgeclin.errors import ConversionFailed, EdgeclinError
+from edgeclin.lifeline import end_with
 
 GROUP = "edgeclin.converters"
-_PR_SET_PDEATHSIG = 1
 _ROUTINE = re.compile(r"[IW]\d{4} |WARNING: |.*Warning: ")
 """How lines of the log begin that explain no crash: absl's notices and Python's warnings."""
 
@@ -88,7 +87,7 @@ def _outcome(name: str, folder: Path, status: int) -> Outcome:
 
 def main(name: str, folder: Path, parent: int) -> None:
     """The other process: leave the converter's outcome in `folder`, or tell its problem."""
-    _end_with(parent)
+    end_with(parent)
     request = msgspec.json.decode((folder / REQUEST).read_bytes(), type=Request)
     (entry,) = entry_points(group=GROUP, name=name)
     # What tools print on standard output belongs into the log; the pipe is for what `tell` says,
@@ -107,16 +106,6 @@ def main(name: str, folder: Path, parent: int) -> None:
         sys.exit(1)
     except OSError as exc:
         tell("problem", str(unusable(folder.parents[1], exc)))
-        sys.exit(1)
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends, SIGKILL included.
-
-    A thread that waits for the end of a pipe would not do: converters hold the interpreter's lock.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:  # it ended before the kernel knew
         sys.exit(1)
 
 

@@ -14,6 +14,7 @@ from edgeclin.gates import metrics
 from edgeclin.gates.answers import Answers
 from edgeclin.gates.gate import Gate, Statistic, everyone, interval, mean_of
 from edgeclin.gates.margins import Margins
+from edgeclin.manifest import Confidence
 
 LEAST_MEMBERS = 10
 """With fewer samples of a label or a group, one of them is worth more than any margin: those are
@@ -140,6 +141,25 @@ def _calibration_error(answers: Answers, truth: NDArray[np.int64]) -> Statistic:
     temperature = fit_temperature(answers.logits[:, 0], truth[:, 0])
     right = (answers.decisions == truth)[:, 0]
     return metrics.calibration_error(answers.confidence(temperature)[:, 0], right)
+
+
+def confident_gate(
+    stage: str, answers: Answers, truth: NDArray[np.int64], confidence: Confidence
+) -> Gate:
+    """Share of wrong answers among the confident ones, by a threshold fitted on another engine.
+
+    Args:
+        truth: label indices, int [n, 1].
+    """
+    sure = answers.confidence(confidence.temperature)[:, 0] >= confidence.threshold
+    wrong = (answers.decisions != truth)[sure, 0].astype(np.float64)
+    value, around = 0.0, (0.0, 0.0)
+    if len(wrong):
+        value, around = float(wrong.mean()), interval(mean_of(wrong), len(wrong))
+    limit = confidence.max_error
+    return Gate.judge(
+        stage, "error of the confident answers", "at most", value, around, limit, len(wrong), 0
+    )
 
 
 def _change(before: Statistic, after: Statistic) -> Statistic:

@@ -1,0 +1,1 @@
+"""What builds TensorRT engines on the device that runs them, and keeps them there."""

@@ -1,0 +1,1 @@
+"""A fake of cuda-python before 12.6, which has no `cuda.bindings`."""
