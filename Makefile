@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= convert,cloud,vision,wfdb,broker,dev
+EXTRAS ?= convert,cloud,vision,wfdb,tensorrt,rtx,broker,dev
 CORE := tflite,cloud,signal,vision,wfdb,broker,dev
 
 BIN := $(VENV)/bin
