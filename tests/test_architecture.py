@@ -37,6 +37,7 @@ LAYERS = (
         "offline_queue",
         "transport",
         "watchdog",
+        "toolchains",
     ),
     ("runtime", "sources", "bedside", "verify", "doctor", "sync", "cloud", "convert"),
     ("cli", "__main__"),

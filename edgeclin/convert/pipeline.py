@@ -34,6 +34,7 @@ from edgeclin.preprocess import Preprocess
 from edgeclin.profiles import EngineKind, Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
+from edgeclin.toolchains import needed_by, require
 from edgeclin.version import VERSION
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
     """
     facts = read_model(job.model)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
+    _require_toolchains(way)
     _check_fit(job, facts)
     calibration, validation = job.calibration, job.validation
     if validation is None:
@@ -263,6 +265,12 @@ def _verify(
         confidence = fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
     precision = job.profile.numeric.precision
     return _Verified(engine, outputs, precision, tuple(found), confidence)
+
+
+def _require_toolchains(way: tuple[str, ...]) -> None:
+    """Before the long work: what one of the converters runs must be installed."""
+    for toolchain in needed_by(way):
+        require(toolchain)
 
 
 def _check_fit(job: Conversion, facts: ModelFacts) -> None:
