@@ -380,6 +380,7 @@ def test_a_file_that_a_converter_cannot_write_is_one_sentence(tmp_path: Path) ->
         folder=str(tmp_path),
         profile=load_profile("cpu-x86_64"),
         samples=str(samples),
+        input_shape=(140, 1),
     )
     (tmp_path / "answers.npy").mkdir()
     place = tmp_path.parents[1]

@@ -29,7 +29,7 @@ from edgeclin.description import Description, Task
 from edgeclin.errors import BadFile, ConversionFailed, EngineUnavailable, GateMissed
 from edgeclin.gates import Gate
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
-from edgeclin.model_files import ModelFacts, read_model
+from edgeclin.model_files import ModelFacts, companions, fix_shape, read_model
 from edgeclin.preprocess import Preprocess
 from edgeclin.profiles import EngineKind, Profile
 from edgeclin.records import Record
@@ -63,6 +63,8 @@ class Conversion:
     allow_failed_gates: bool = False
     allow_shared_groups: bool = False
     """Whether calibration and validation may have patients in common; the bundle says so."""
+    input_shape: tuple[int, ...] | None = None
+    """Sizes for a model whose file leaves axes open, without the batch axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         EngineUnavailable: no converter or backend for this profile and model.
         BadFile: model, data or description do not fit together.
     """
-    facts = read_model(job.model)
+    facts = fix_shape(job.model, read_model(job.model), job.input_shape)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
     _require_toolchains(way)
     _check_fit(job, facts)
@@ -131,7 +133,7 @@ def _convert_in(
     judged = calibrating.prepare(validation, preprocess, folder / "validation.npy")
     workshop = Workshop(folder, job.profile, progress)
     source, stages = workshop.float_stages(
-        Stage(facts.source, job.model), way, folder / "validation.npy"
+        Stage(facts.source, job.model), way, folder / "validation.npy", preprocess.shape
     )
     _check_outputs(source, job)
     quantised = None
@@ -287,10 +289,10 @@ def _check_fit(job: Conversion, facts: ModelFacts) -> None:
             "this version supports one",
         )
     shape, described = facts.inputs[0][1], description.inputs[0].shape
-    if None not in shape and shape != described:
+    if shape != described:
         raise BadFile(
             job.model,
-            f"takes the shape {list(shape)}, the description says {list(described)}",
+            f"takes the shape {list(shape or ())}, the description says {list(described)}",
             "mend inputs.shape in model.toml",
         )
 
@@ -389,12 +391,15 @@ def _json(value: Record) -> bytes:
 
 
 def _model_sha256(model: Path) -> str:
-    """Of a file's bytes, or of a folder's files with their names."""
-    if not model.is_dir():
-        return _sha256(model.read_bytes())
-    files = sorted(file for file in model.rglob("*") if file.is_file())
+    """Of a file's bytes, or of several files with their names."""
+    if model.is_dir():
+        root, files = model, sorted(file for file in model.rglob("*") if file.is_file())
+    else:
+        root, files = model.parent, [model, *companions(model)]
+        if len(files) == 1:
+            return _sha256(model.read_bytes())
     listing = [
-        f"{file.relative_to(model).as_posix()} {_sha256(file.read_bytes())}" for file in files
+        f"{file.relative_to(root).as_posix()} {_sha256(file.read_bytes())}" for file in files
     ]
     return _sha256("\n".join(listing).encode())
 

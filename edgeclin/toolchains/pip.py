@@ -65,7 +65,7 @@ def prove(interpreter: Path, modules: Sequence[str]) -> None:
     """
     for what, command in (
         ("its packages do not fit each other", [*_pip(interpreter), "check"]),
-        ("it does not import", [interpreter, "-I", "-c", f"import {', '.join(modules)}"]),
+        ("it does not import", [str(interpreter), "-I", "-c", f"import {', '.join(modules)}"]),
     ):
         done = subprocess.run(
             command, capture_output=True, text=True, env=_environment(), check=False
