@@ -1,8 +1,7 @@
 """Static ONNX models to float TFLite, by onnx2tf in an environment of its own.
 
-onnx2tf overwrites its input, may end well without an engine or with one of another shape, and
-turns inputs to channels-last unless each is named, in plain letters: it gets a copy, and what it
-made is checked here.
+onnx2tf overwrites its input, and may end well without an engine or with one of another shape or
+layout: it gets a copy, and what it made is checked here.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import subprocess
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeclin.backends.onnx import ONNXBackend
+from edgeclin.convert.plain_onnx import INPUT, make_plain
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.errors import ConversionFailed, MissingExtra
 from edgeclin.toolchains import load_toolchain, require
@@ -27,10 +26,6 @@ try:
     from ai_edge_litert.interpreter import Interpreter
 except ImportError as exc:
     raise MissingExtra("onnx and LiteRT, which make TFLite models,", "convert") from exc
-
-_INPUT = "input"
-_OUTPUT = "output"
-_STANDARD = ("", "ai.onnx")
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
@@ -49,7 +44,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     np.save(folder / "answers.npy", np.stack([asked.run(np.array(one)) for one in samples]))
     report("making the float engine")
     model = onnx.load_from_string(before)
-    shape = _plain(model)
+    shape = make_plain(model)
     place = folder / "onnx2tf"
     place.mkdir()
     onnx.save(model, place / "model.onnx")
@@ -65,44 +60,11 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     return Outcome(file="float.tflite", answers="answers.npy", tools=tools)
 
 
-def _plain(model: Any) -> tuple[int, ...]:
-    """Give the ends names that onnx2tf keeps, and matrix products the form of a dense layer.
-
-    Returns:
-        the input's shape with the batch axis.
-    """
-    graph = model.graph
-    strange = sorted({node.domain for node in graph.node} - set(_STANDARD))
-    if strange:
-        raise ConversionFailed(
-            f"the ONNX model has operators of {', '.join(strange)}, which no other runtime knows; "
-            "export it without the optimisations of one runtime"
-        )
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    (entry,) = (value for value in graph.input if value.name not in constants)
-    names = {entry.name: _INPUT, graph.output[0].name: _OUTPUT}
-    taken = {name for node in graph.node for name in node.output} | set(constants)
-    for name in taken & ({_INPUT, _OUTPUT} - set(names)):
-        names[name] = f"{name}__own"
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        # A dense layer without bias would become BATCH_MATMUL, which accelerators do not take.
-        if node.op_type == "MatMul" and node.input[1] in constants:
-            weights = constants[node.input[1]]
-            if ranks.get(node.input[0]) == 2 and len(weights.dims) == 2:
-                node.op_type = "Gemm"
-    return tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
-
-
 def _run(interpreter: Path, place: Path) -> None:
     runner = str(files("edgeclin.toolchains") / "run_onnx2tf.py")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [interpreter, "-I", runner, place / "model.onnx", place, _INPUT, str(os.getpid())],
+        [interpreter, "-I", runner, place / "model.onnx", place, INPUT, str(os.getpid())],
         cwd=place,
         env=environment,
         stdin=subprocess.DEVNULL,
