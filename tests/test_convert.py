@@ -459,10 +459,51 @@ def test_shared_patients_that_are_allowed_stay_on_record(
     assert warnings[0] in done.stdout
 
 
-def test_a_form_to_which_no_converters_lead_is_exit_4(convert: Convert) -> None:
+def test_a_form_to_which_no_converters_lead_is_exit_4(
+    convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnx", reason="the convert extra is not installed")
+    monkeypatch.setattr("edgeclin.convert.pipeline.converter_names", lambda: ["b_from_a"])
     source = Path(__file__).parent / "data" / "ecg_float.onnx"
-    refused(convert(source, *wanted()), 4, "from onnx to tflite")
+    refused(convert(source, *wanted()), 4, "from onnx to tflite", "b_from_a")
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("kind", ["keras", "saved_model", "onnx", "onnx with weights beside it"])
+def test_axes_that_a_model_leaves_open_take_the_sizes_that_are_given(
+    convert: Convert, tmp_path: Path, trust: list[Any], kind: str
+) -> None:
+    source, profile = tmp_path / "open", "cpu-x86_64"
+    if kind.startswith("onnx"):
+        onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
+        model = onnx.load(Path(__file__).parent / "data" / "ecg_float.onnx")
+        axes = model.graph.input[0].type.tensor_type.shape.dim
+        axes[0].dim_param, axes[1].dim_param = "batch", "time"
+        source, profile = tmp_path / "open.onnx", "cpu-x86_64-onnx"
+        beside = {"save_as_external_data": True, "location": "w", "size_threshold": 64}
+        onnx.save(model, source, **(beside if "beside" in kind else {}))
+    else:
+        keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+        fixed = keras.saving.load_model(ECG / "edge.keras", compile=False)
+        entry = keras.Input((None, 1))
+        tensor = entry
+        for layer in fixed.layers:
+            tensor = tensor if "input" in layer.name else layer(tensor)
+        opened = keras.Model(entry, tensor)
+        if kind == "keras":
+            source = tmp_path / "open.keras"
+            opened.save(source)
+        else:
+            opened.export(str(source), verbose=False)
+    refused(convert(source, *wanted(profile=profile)), 1, "takes [?, 1]", "--input-shape")
+    wrong = convert(source, *wanted(profile=profile), "--input-shape", "140,2")
+    refused(wrong, 1, "takes [?, 1], --input-shape says [140, 2]")
+    other = convert(source, *wanted(profile=profile), "--input-shape", "150,1")
+    refused(other, 1, "takes the shape [150, 1], the description says [140, 1]")
+    target = tmp_path / "x.edgeclin"
+    done = convert(source, *wanted(profile=profile), "--input-shape", "140,1", "-o", target)
+    assert done.exit_code == 0, done.output
+    assert measure(Runtime(Bundle.open(target, trust)), open_dataset(VALIDATION)).accuracy > 0.9
 
 
 @pytest.mark.convert

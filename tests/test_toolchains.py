@@ -55,31 +55,49 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path) -> facts.
     return load_toolchain("tiny")
 
 
-def test_a_toolchain_is_made_found_and_removed(tiny: facts.Toolchain, place: Path) -> None:
+def test_a_toolchain_is_made_listed_found_and_removed(
+    tiny: facts.Toolchain, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(main, ["toolchain", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
     assert installed(tiny) is None
-    steps: list[str] = []
-    made = add(tiny, None, steps.append)
-    assert "making an environment" in steps[0]
-    assert require(tiny) == made
+    with pytest.raises(EngineUnavailable, match="edgeclin toolchain add tiny"):
+        require(tiny)
+    assert "no: edgeclin toolchain add tiny" in run("list")
+    assert json.loads(run("add", "tiny", "--json"))["name"] == "tiny"
+    made = require(tiny)
+    assert add(tiny, None, quiet) == made
     asked = [made.interpreter, "-c", "import sys; print(sys.prefix)"]
     assert subprocess.check_output(asked, text=True).strip() == made.folder
-    assert add(tiny, None, quiet) == made
-    assert remove("tiny") == 1
+    assert json.loads(run("list", "--json"))[0]["installed"]["folder"] == made.folder
+
+    place.rename(tmp_path / "elsewhere")  # its scripts still name the old place
+    monkeypatch.setenv("EDGECLIN_TOOLCHAINS", str(tmp_path / "elsewhere"))
+    assert installed(tiny) is None
+    (tmp_path / "elsewhere").rename(place)
+    monkeypatch.setenv("EDGECLIN_TOOLCHAINS", str(place))
+    assert installed(tiny) == made
+
+    assert run("remove", "tiny") == "tiny: 1 environment removed\n"
     assert installed(tiny) is None
     assert remove("tiny") == 0
 
 
-def test_other_versions_are_another_environment_that_replaces_the_old_one(
-    tiny: facts.Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path
+def test_other_versions_and_what_a_sigkill_left_are_replaced(
+    tiny: facts.Toolchain, place: Path
 ) -> None:
-    old = add(tiny, None, quiet)
-    described(tmp_path, monkeypatch, pins="# other versions\n")
+    left, old = place / f"tiny-{tiny.digest}", place / "tiny-0123456789ab"
+    for folder in (left, old):
+        (folder / "bin").mkdir(parents=True)
+        shutil.copy(sys.executable, folder / "bin" / "python")
+    facts_of_old = {"name": "tiny", "folder": str(old), "python": "", "seconds": 0, "size_mb": 0}
+    (old / "toolchain.json").write_text(json.dumps(facts_of_old))
     assert installed(tiny) is None
-    with pytest.raises(EngineUnavailable, match="edgeclin toolchain add tiny"):
-        require(tiny)
-    new = add(tiny, None, quiet)
-    assert new.folder != old.folder
-    assert [entry.name for entry in place.iterdir() if entry.is_dir()] == [Path(new.folder).name]
+    assert Path(add(tiny, None, quiet).folder) == left
+    assert [entry.name for entry in place.iterdir() if entry.is_dir()] == [left.name]
 
 
 @pytest.mark.parametrize(
@@ -102,30 +120,15 @@ def test_what_is_not_proven_is_not_there(
     assert [entry.name for entry in place.iterdir()] == [".lock"]
 
 
-def test_ctrl_c_leaves_nothing_and_what_a_sigkill_left_is_no_toolchain(
-    tiny: facts.Toolchain, place: Path
-) -> None:
+def test_ctrl_c_leaves_nothing(tiny: facts.Toolchain, place: Path) -> None:
     def interrupt(step: str) -> None:
         if step.startswith("proving"):
+            assert (place / f"tiny-{tiny.digest}").is_dir()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         add(tiny, None, interrupt)
     assert [entry.name for entry in place.iterdir()] == [".lock"]
-    left = place / f"tiny-{tiny.digest}"
-    (left / "bin").mkdir(parents=True)
-    shutil.copy(sys.executable, left / "bin" / "python")
-    assert installed(tiny) is None
-    assert Path(add(tiny, None, quiet).folder) == left
-
-
-def test_an_environment_that_was_moved_is_not_there(
-    tiny: facts.Toolchain, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add(tiny, None, quiet)
-    place.rename(tmp_path / "elsewhere")
-    monkeypatch.setenv("EDGECLIN_TOOLCHAINS", str(tmp_path / "elsewhere"))
-    assert installed(tiny) is None
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
@@ -187,18 +190,6 @@ def test_the_shipped_toolchains_pin_every_version_and_serve_installed_converters
     assert needed_by(("tflite_from_keras",)) == []
     with pytest.raises(EdgeclinError, match="no toolchain named 'x'; choose one of onnx2tf"):
         load_toolchain("x")
-
-
-def test_the_command_lists_adds_and_removes(tiny: facts.Toolchain) -> None:
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(main, ["toolchain", *arguments])
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    assert "no: edgeclin toolchain add tiny" in run("list")
-    assert json.loads(run("add", "tiny", "--json"))["name"] == "tiny"
-    assert json.loads(run("list", "--json"))[0]["installed"]["name"] == "tiny"
-    assert run("remove", "tiny") == "tiny: 1 environment removed\n"
 
 
 def test_the_runner_needs_nothing_of_edgeclin() -> None:

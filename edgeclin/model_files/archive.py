@@ -26,7 +26,7 @@ def read_archive(path: Path) -> ModelFacts:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError) as exc:
+    except Exception as exc:  # whatever a damaged zip file leads to
         raise BadFile(path, "a damaged or unusual zip file, perhaps cut", CONVERTIBLE) from exc
     below = {name.partition("/")[2] for name in names}
     if "archive_format" in below:
