@@ -196,3 +196,19 @@ def test_the_runner_needs_nothing_of_edgeclin() -> None:
     text = (ROOT / "edgeclin" / "toolchains" / "run_onnx2tf.py").read_text()
     assert "import edgeclin" not in text
     assert "from edgeclin" not in text
+
+
+def test_doctor_says_what_is_missing_and_where_it_is(tiny: facts.Toolchain, place: Path) -> None:
+    from edgeclin.doctor import examine
+
+    def found() -> str:
+        (finding,) = (one for one in examine(None) if one.what == "tiny (nothing)")
+        return f"{finding.status}: {finding.detail}{finding.remedy}"
+
+    assert found() == "missing: not installededgeclin toolchain add tiny"
+    folder = place / f"tiny-{tiny.digest}"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").touch()
+    told = {"name": "tiny", "folder": str(folder), "python": HERE, "seconds": 1.0, "size_mb": 1}
+    (folder / "toolchain.json").write_text(json.dumps(told))
+    assert found() == f"ok: {folder}"
