@@ -74,10 +74,9 @@ def test_a_toolchain_is_made_listed_found_and_removed(
     assert subprocess.check_output(asked, text=True).strip() == made.folder
     assert json.loads(run("list", "--json"))[0]["installed"]["folder"] == made.folder
 
-    place.rename(tmp_path / "elsewhere")  # its scripts still name the old place
+    shutil.copytree(place, tmp_path / "elsewhere", symlinks=True)  # its scripts name the old place
     monkeypatch.setenv("EDGECLIN_TOOLCHAINS", str(tmp_path / "elsewhere"))
     assert installed(tiny) is None
-    (tmp_path / "elsewhere").rename(place)
     monkeypatch.setenv("EDGECLIN_TOOLCHAINS", str(place))
     assert installed(tiny) == made
 
@@ -212,3 +211,10 @@ def test_doctor_says_what_is_missing_and_where_it_is(tiny: facts.Toolchain, plac
     told = {"name": "tiny", "folder": str(folder), "python": HERE, "seconds": 1.0, "size_mb": 1}
     (folder / "toolchain.json").write_text(json.dumps(told))
     assert found() == f"ok: {folder}"
+
+
+def test_the_runner_does_not_begin_when_its_converter_has_ended(tmp_path: Path) -> None:
+    runner = ROOT / "edgeclin" / "toolchains" / "run_onnx2tf.py"
+    asked = [sys.executable, "-I", str(runner), "m.onnx", str(tmp_path), "input", "1"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")  # it would fail to import onnx2tf here

@@ -55,7 +55,7 @@ def installed(toolchain: Toolchain) -> Environment | None:
         found = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Environment)
     except (OSError, msgspec.DecodeError):
         return None
-    # A folder that was moved names its old place in every script.
+    # A folder that was moved or copied names its old place in every script.
     return found if Path(found.folder) == folder and found.interpreter.exists() else None
 
 
