@@ -44,7 +44,18 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = ({"runtime", "bedside", "sources"}, {"sync"})
-HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
+HEAVY = {
+    "tensorflow",
+    "torch",
+    "onnx",
+    "keras",
+    "ai_edge_litert",
+    "cv2",
+    "pyarrow",
+    "duckdb",
+    "ibis",
+    "matplotlib",
+}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 

@@ -29,6 +29,7 @@ onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
 pytest.importorskip("ai_edge_litert", reason="the convert extra is not installed")
 
 GOOD = f"shutil.copy({str(DATA / 'ecg_float.tflite')!r}, place / 'model_float32.tflite')"
+FAST = ("--calibration-method", "min-max")
 TOOLS = "(place / 'tools.json').write_text('{\"onnx2tf\": \"0\"}')"
 
 
@@ -130,7 +131,7 @@ def test_another_layout_than_the_model_s_is_refused(
 
 def asked(*arguments: object) -> list[str]:
     fixed = ("--calibration", ECG / "data" / "train.npz", "--description", ECG / "edge.toml")
-    return ["convert", *map(str, (*arguments, *fixed)), "--unsigned"]
+    return ["convert", *map(str, (*arguments, *fixed)), "--unsigned", *FAST]
 
 
 def test_a_missing_toolchain_is_named_before_the_long_work(
@@ -192,7 +193,7 @@ def test_a_trained_model_of_arrhythmia_keeps_its_accuracy(
         "convert", str(folder / "vatml_model_best.onnx"), "--profile", "coral-usb",
         "--calibration", str(tmp_path / "iegm_train_subset.npz"), "--validation",
         str(tmp_path / "iegm_test_dev.npz"), "--description", str(tmp_path / "model.toml"),
-        "--unsigned", "-o", str(target),
+        "--unsigned", "-o", str(target), *FAST,
     ])  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "14 of 14 operators on the Edge TPU" in done.stdout
