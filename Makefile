@@ -57,7 +57,7 @@ wheel: $(READY)  ## Build wheel and sdist into dist/
 
 constraints: $(READY)  ## Write this Python's pins anew, from what is installed
 	$(BIN)/pip freeze --all --exclude-editable | grep == | grep -v '^pip==' \
-		| sed 's/^tensorflow_cpu==\(.*\)/&\ntensorflow==\1/' | LC_ALL=C sort -f > $(PINS)
+		| sed 's/+cpu$$//; s/^tensorflow_cpu==\(.*\)/&\ntensorflow==\1/' | LC_ALL=C sort -f > $(PINS)
 
 clean:  ## Remove what these targets made
 	rm -rf .venv .venv-* .toolchains build dist *.egg-info
