@@ -124,6 +124,19 @@ def test_a_shape_that_the_model_cannot_take_is_one_sentence(
         run_converter("onnx_from_torchscript", sources["trace.pt"], tmp_path, (5, 8, 8))
 
 
+def test_an_operator_without_an_onnx_form_is_one_sentence(tmp_path: Path) -> None:
+    class Odd(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.i0(x).mean((2, 3))
+
+    sample = torch.randn(1, *SHAPE)
+    torch.jit.trace(Odd(), sample).save(tmp_path / "odd.pt")
+    said = "^PyTorch cannot write the TorchScript model as ONNX: Exporting the operator .*i0.*"
+    with pytest.raises(ConversionFailed, match=said) as caught:
+        run_converter("onnx_from_torchscript", tmp_path / "odd.pt", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_cut_torchscript_file_is_one_sentence(sources: dict[str, Path], tmp_path: Path) -> None:
     for name in ("fixed.pt2", "script.pt"):
         (tmp_path / "cut.pt").write_bytes(sources[name].read_bytes()[:2000])

@@ -30,7 +30,7 @@ def load(what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as exc:  # torch, sympy, json: they share no root
-        raise refusal(f"PyTorch cannot load {what}", exc) from exc
+        raise _refused(f"PyTorch cannot load {what}", exc) from exc
 
 
 def onnx_from_module(
@@ -62,8 +62,14 @@ def onnx_from_module(
                 output_names=["output"],
             )
         except Exception as exc:  # its exporter raises errors of its own of many kinds
-            raise refusal(f"PyTorch cannot write {what} as ONNX", exc) from exc
+            raise _refused(f"PyTorch cannot write {what} as ONNX", exc) from exc
     return Outcome(file=_ENGINE, answers="answers.npy", tools={"torch": str(torch.__version__)})
+
+
+def _refused(what: str, error: Exception) -> ConversionFailed:
+    """PyTorch says its reason first, and then where in its graph or in its source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ConversionFailed(f"{what}: {lines[0].partition('  [')[0]}")
 
 
 def _ask(module: Any, sample: np.ndarray, what: str) -> np.ndarray:
