@@ -3,17 +3,19 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= convert,cloud,vision,wfdb,tensorrt,rtx,broker,dev
+EXTRAS ?= convert,pytorch,cloud,vision,wfdb,tensorrt,rtx,broker,dev
 CORE := tflite,cloud,signal,vision,wfdb,broker,dev
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS = constraints/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 SYSTEM := mosquitto shellcheck
+# Toolchains of the tests and of what is tried by hand here; an installed edgeclin has its own folder.
+export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
 	$(wildcard /usr/bin/python$(v) /usr/local/bin/python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 
-.PHONY: help demo test test-core test-pythons bench-convert lint types wheel constraints system clean
+.PHONY: help demo test toolchain test-core test-pythons bench-convert lint types wheel constraints system clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -23,6 +25,11 @@ demo: $(READY)  ## Run the whole way of the data on real heartbeats; ends with a
 
 test: $(READY) lint types  ## Run every check and test
 	$(BIN)/python -m pytest
+
+toolchain: $(READY)  ## Install what makes TFLite from ONNX (650 MB; needs Python 3.12)
+	@$(BIN)/edgeclin toolchain add onnx2tf || { \
+		status=$$?; test $$status = 4 || exit $$status; \
+		echo "no toolchain: the tests that run onnx2tf are skipped" >&2; }
 
 test-pythons:  ## Run the tests that need no TensorFlow on every Python from 3.10 to 3.13 here
 	@for python in $(PYTHONS); do \
@@ -50,10 +57,10 @@ wheel: $(READY)  ## Build wheel and sdist into dist/
 
 constraints: $(READY)  ## Write this Python's pins anew, from what is installed
 	$(BIN)/pip freeze --all --exclude-editable | grep == | grep -v '^pip==' \
-		| sed 's/^tensorflow_cpu==\(.*\)/&\ntensorflow==\1/' | LC_ALL=C sort -f > $(PINS)
+		| sed 's/+cpu$$//; s/^tensorflow_cpu==\(.*\)/&\ntensorflow==\1/' | LC_ALL=C sort -f > $(PINS)
 
 clean:  ## Remove what these targets made
-	rm -rf .venv .venv-* build dist *.egg-info
+	rm -rf .venv .venv-* .toolchains build dist *.egg-info
 
 $(READY): setup.cfg pyproject.toml $(wildcard constraints/*.txt) | system
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,6 +23,7 @@ except ImportError as exc:
 
 OPSET = 15
 """TensorRT 8.5 to 11 all take 13 to 17."""
+_NO_COPIES = "TF2ONNX_CATCH_ERRORS"
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
@@ -39,12 +41,26 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     flat = folder / "flat.tflite"
     flat.write_bytes(flatten_inputs(Path(request.model).read_bytes()))
     try:
-        model, _ = tf2onnx.convert.from_tflite(str(flat), opset=OPSET)
+        model = _converted(str(flat))
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as exc:
         raise refusal("tf2onnx refuses the model", exc) from exc
     _shorten_names(model.graph)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return Outcome(file="model.onnx", answers="answers.npy", tools={"tf2onnx": version("tf2onnx")})
+
+
+def _converted(path: str) -> Any:
+    """Convert without a copy of all weights for each of tf2onnx's passes, where that goes well.
+
+    The copies are for passes that fail, and cost 3 GB for a model of 94 MB.
+    """
+    os.environ[_NO_COPIES] = "FALSE"
+    try:
+        model, _ = tf2onnx.convert.from_tflite(path, opset=OPSET)
+    except Exception:  # of whatever kind a pass raises: with copies it would be left out
+        del os.environ[_NO_COPIES]
+        model, _ = tf2onnx.convert.from_tflite(path, opset=OPSET)
+    return model
 
 
 def _shorten_names(graph: Any) -> None:

@@ -28,7 +28,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     folder = Path(request.folder)
     fixed = folder / "fixed.onnx"
     report("asking the ONNX model itself")
-    onnx.save(_with_batch_of_one(_load(Path(request.model))), fixed)
+    onnx.save(_with_fixed_axes(_load(Path(request.model)), request.input_shape), fixed)
     samples = np.load(request.samples, mmap_mode="r")
     source = ONNXBackend(fixed.read_bytes(), threads=2)
     np.save(folder / "answers.npy", np.stack([source.run(np.array(one)) for one in samples]))
@@ -51,7 +51,8 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _with_batch_of_one(model: onnx.ModelProto) -> onnx.ModelProto:
+def _with_fixed_axes(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Batch size 1 and, at axes that are open, the sizes of `shape`."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -63,12 +64,15 @@ def _with_batch_of_one(model: onnx.ModelProto) -> onnx.ModelProto:
         axes = value.type.tensor_type.shape.dim
         if axes and not axes[0].dim_value:
             axes[0].dim_value = 1
-    sizes = [axis.dim_value for axis in inputs[0].type.tensor_type.shape.dim]
-    if not all(sizes) or sizes[0] != 1:
-        named = [axis.dim_param or axis.dim_value for axis in inputs[0].type.tensor_type.shape.dim]
+    axes = inputs[0].type.tensor_type.shape.dim
+    if not axes:
+        axes.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in (1, *shape))
+    for axis, size in zip(axes[1:], shape, strict=True):
+        axis.dim_value = axis.dim_value or size
+    if [axis.dim_value for axis in axes] != [1, *shape]:
+        named = [axis.dim_param or axis.dim_value for axis in axes]
         raise ConversionFailed(
-            f"the ONNX model's input has the shape {named}; export it with batch size 1 and fixed "
-            "axes"
+            f"the ONNX model's input has the shape {named}; export it with batch size 1"
         )
     return model
 

@@ -25,7 +25,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     """Make a float engine with batch size 1 and ask the Keras model itself.
 
     Raises:
-        ConversionFailed: the model cannot be loaded, or has dynamic shapes or several inputs.
+        ConversionFailed: the model cannot be loaded, or has several inputs.
         OSError: the folder cannot be written.
     """
     folder = Path(request.folder)
@@ -36,7 +36,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     np.save(folder / "answers.npy", model.predict(samples, batch_size=_BATCH, verbose=0))
     report("making the float engine")
     exported = folder / "saved_model"
-    _export(model, exported)
+    _export(model, request.input_shape, exported)
     _write(folder / "float.tflite", tf.lite.TFLiteConverter.from_saved_model(str(exported)))
     tools = {name: version(name) for name in ("keras", "numpy")} | {"tensorflow": tf.__version__}
     return Outcome(file="float.tflite", answers="answers.npy", tools=tools)
@@ -53,22 +53,17 @@ def _load(path: Path) -> Any:
             f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of "
             "each is supported"
         )
-    if None in model.inputs[0].shape[1:]:
-        raise ConversionFailed(
-            f"{path.name} has the dynamic input shape {model.inputs[0].shape}; save it with a "
-            "fixed one"
-        )
     return model
 
 
-def _export(model: Any, folder: Path) -> None:
+def _export(model: Any, shape: tuple[int, ...], folder: Path) -> None:
     """Write a SavedModel with batch size 1.
 
     Raises:
         OSError: it cannot be written.
     """
     # `model.export` keeps the weights; `tf.saved_model.save` drops those of Keras 3 silently.
-    signature = [keras.InputSpec(shape=(1, *model.inputs[0].shape[1:]), dtype="float32")]
+    signature = [keras.InputSpec(shape=(1, *shape), dtype="float32")]
     try:
         model.export(str(folder), input_signature=signature, verbose=False)
     except (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError) as exc:

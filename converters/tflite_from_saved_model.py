@@ -39,7 +39,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     asked = [answer(tf.constant(np.array(one)[np.newaxis])).numpy()[0] for one in samples]
     np.save(folder / "answers.npy", np.stack(asked))
     report("making the float engine")
-    shape = tf.TensorSpec((1, *samples.shape[1:]), tf.float32, name=entry)
+    shape = tf.TensorSpec((1, *request.input_shape), tf.float32, name=entry)
     concrete = tf.function(answer).get_concrete_function(shape)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], loaded)
     try:

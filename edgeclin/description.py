@@ -11,6 +11,7 @@ from typing import Literal
 
 from edgeclin.errors import BadFile, EdgeclinError
 from edgeclin.model_files import ModelFacts
+from edgeclin.model_files.facts import Shape
 from edgeclin.records import Record, load_toml
 from edgeclin.steps import Step, check_steps
 
@@ -203,6 +204,7 @@ def describe_or_guess(path: Path | None, name: str, facts: ModelFacts) -> Descri
 def starter(name: str, facts: ModelFacts) -> str:
     """The text of a `model.toml` to fill in; what the file does not tell says FILL IN."""
     entry, shape = facts.inputs[0]
+    shape = shape or ()
     kind = "image" if len(shape) == 3 else "signal"
     shown = ", ".join("0" if size is None else str(size) for size in shape)
     labels = max(2, facts.outputs or 2)
@@ -221,8 +223,8 @@ def starter(name: str, facts: ModelFacts) -> str:
     )
 
 
-def _static(name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    if None in shape:
+def _static(name: str, shape: Shape | None) -> tuple[int, ...]:
+    if shape is None or None in shape:
         raise BadFile(name, "has a dynamic input shape", "describe it: `edgeclin describe`")
     return tuple(size for size in shape if size is not None)
 

@@ -24,6 +24,7 @@ from edgeclin.executable import TENSORRT, executable, state_here
 from edgeclin.files import reading
 from edgeclin.keys import default_folder, trusted_keys
 from edgeclin.records import Record
+from edgeclin.toolchains import installed, known, load_toolchain
 from edgeclin.version import VERSION
 
 _RELEASED = datetime(2026, 11, 1, tzinfo=timezone.utc).timestamp()
@@ -38,6 +39,7 @@ _PARTS = (
     ("SciPy (resampling)", "scipy", "scipy", "signal"),
     ("wfdb (WFDB records)", "wfdb", "wfdb", "wfdb"),
     ("TensorFlow (converters)", "tensorflow", "tensorflow-cpu", "convert"),
+    ("PyTorch (its models as sources)", "torch", "torch", "pytorch"),
     ("PyArrow (cloud store)", "pyarrow", "pyarrow", "cloud"),
     ("iotcore (embedded broker)", "iotcore", "iotcore", "broker"),
 )
@@ -59,6 +61,7 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     )
     yield Finding("SQLite", "ok", sqlite3.sqlite_version)
     yield from (_part(*part) for part in _PARTS)
+    yield from _toolchains()
     yield Finding("backends", "ok", ", ".join(backend_names()))
     yield from _accelerators()
     yield _tensorrt()
@@ -79,6 +82,16 @@ def _part(what: str, module: str, package: str, extra: str) -> Finding:
         return Finding(what, "ok", version(package))
     except PackageNotFoundError:
         return Finding(what, "ok", "installed")
+
+
+def _toolchains() -> Iterator[Finding]:
+    for name in known():
+        toolchain = load_toolchain(name)
+        what, here = f"{name} ({toolchain.purpose})", installed(toolchain)
+        if here is None:
+            yield Finding(what, "missing", "not installed", toolchain.command)
+        else:
+            yield Finding(what, "ok", here.folder)
 
 
 def _accelerators() -> Iterator[Finding]:

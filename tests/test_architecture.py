@@ -39,6 +39,7 @@ LAYERS = (
         "transport",
         "watchdog",
         "tensorrt",
+        "toolchains",
     ),
     (
         "executable",
@@ -59,6 +60,7 @@ APART = ({"runtime", "bedside", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}
+HEAVY |= {"torch", "onnx"}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 

@@ -474,6 +474,7 @@ def test_a_file_that_a_converter_cannot_write_is_one_sentence(tmp_path: Path) ->
         folder=str(tmp_path),
         profile=load_profile("cpu-x86_64"),
         samples=str(samples),
+        input_shape=(140, 1),
     )
     (tmp_path / "answers.npy").mkdir()
     place = tmp_path.parents[1]
@@ -607,10 +608,56 @@ def test_shared_patients_that_are_allowed_stay_on_record(
     assert warnings[0] in done.stdout
 
 
-def test_a_form_to_which_no_converters_lead_is_exit_4(convert: Convert) -> None:
+def test_a_form_to_which_no_converters_lead_is_exit_4(
+    convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnx", reason="the convert extra is not installed")
+    monkeypatch.setattr("edgeclin.convert.pipeline.converter_names", lambda: ["b_from_a"])
     source = Path(__file__).parent / "data" / "ecg_float.onnx"
-    refused(convert(source, *wanted()), 4, "from onnx to tflite")
+    refused(convert(source, *wanted()), 4, "from onnx to tflite", "b_from_a")
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("kind", ["keras", "saved_model", "onnx", "onnx with weights beside it"])
+def test_axes_that_a_model_leaves_open_take_the_sizes_that_are_given(
+    convert: Convert, tmp_path: Path, trust: list[Any], kind: str
+) -> None:
+    source, profile = tmp_path / "open", "cpu-x86_64"
+    if kind.startswith("onnx"):
+        onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
+        model = onnx.load(Path(__file__).parent / "data" / "ecg_float.onnx")
+        axes = model.graph.input[0].type.tensor_type.shape.dim
+        axes[0].dim_param, axes[1].dim_param = "batch", "time"
+        source, profile = tmp_path / "open.onnx", "cpu-x86_64-onnx"
+        beside = {"save_as_external_data": True, "location": "w", "size_threshold": 64}
+        onnx.save(model, source, **(beside if "beside" in kind else {}))
+    else:
+        keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+        fixed = keras.saving.load_model(ECG / "edge.keras", compile=False)
+        config = fixed.get_config()
+        config["layers"][0]["config"]["batch_shape"] = (None, None, 1)
+        opened = type(fixed).from_config(config)
+        opened.set_weights(fixed.get_weights())
+        if kind == "keras":
+            source = tmp_path / "open.keras"
+            opened.save(source)
+        else:
+            opened.export(str(source), verbose=False)
+            tf = pytest.importorskip("tensorflow")
+            made = tf.lite.TFLiteConverter.from_saved_model(str(source)).convert()
+            (tmp_path / "open.tflite").write_bytes(made)
+            given = convert(tmp_path / "open.tflite", *wanted(), "--input-shape", "140,1")
+            refused(given, 1, "leaves axes of its input open; give the model that it was made from")
+    refused(convert(source, *wanted(profile=profile)), 1, "takes [?, 1]", "--input-shape")
+    wrong = convert(source, *wanted(profile=profile), "--input-shape", "140,2")
+    refused(wrong, 1, "takes [?, 1], --input-shape says [140, 2]")
+    other = convert(source, *wanted(profile=profile), "--input-shape", "150,1")
+    refused(other, 1, "takes the shape [150, 1], the description says [140, 1]")
+    target = tmp_path / "x.edgeclin"
+    fast = ("--calibration-method", "min-max")
+    done = convert(source, *wanted(profile=profile), *fast, "--input-shape", "140,1", "-o", target)
+    assert done.exit_code == 0, done.output
+    assert measure(Runtime(Bundle.open(target, trust)), open_dataset(VALIDATION)).accuracy > 0.9
 
 
 @pytest.mark.convert

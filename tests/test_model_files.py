@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeclin.errors import BadFile, MissingExtra
-from edgeclin.model_files import ModelFacts, read_model
+from edgeclin.model_files import ModelFacts, companions, fix_shape, read_model
 
 DATA = Path(__file__).parent / "data"
 EDGE = (ECG / "edge.keras").read_bytes()
@@ -201,11 +201,84 @@ def test_an_h5_file_is_told_by_its_architecture(tmp_path: Path) -> None:
         read_model(h5(tmp_path / "weights.h5", None))
 
 
-def test_a_pytorch_file_is_told_what_to_do(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+@pytest.mark.parametrize("name", ["m/data.pkl", "archive/data.pkl"])
+def test_a_pickled_pytorch_file_is_told_how_to_export_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, b"cos\nsystem\n")
+    with pytest.raises(BadFile, match=r"a pickled PyTorch file .*torch\.export\.save"):
+        read_model(path)
+    path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+    with pytest.raises(BadFile, match=r"a pickled PyTorch file .*torch\.export\.save"):
+        read_model(path)
+
+
+def test_an_exported_program_of_an_old_pytorch_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+    with pytest.raises(BadFile, match=r"of an old PyTorch; with 2\.8 or newer"):
+        read_model(tmp_path / "m.pt2")
+
+
+def torchscript(path: Path, code: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("m/data.pkl", b"")
-    with pytest.raises(BadFile, match="a PyTorch file; export it to ONNX"):
-        read_model(tmp_path / "m.pt")
+        archive.writestr("m/code/__torch__.py", code)
+        archive.writestr("m/constants.pkl", b"")
+    return path
+
+
+def test_torchscript_tells_no_shape(tmp_path: Path) -> None:
+    facts = read_model(torchscript(tmp_path / "m.pt", "x = torch.relu(y)\nops.prim.NumToTensor(z)"))
+    assert facts == ModelFacts("torchscript", (("input", None),), None, None)
+
+
+@pytest.mark.parametrize(
+    "code", ['torch.save(x, "f")', 'torch.from_file("f")', "ops.mylibrary.evil(x)"]
+)
+def test_torchscript_that_does_more_than_compute_is_refused(tmp_path: Path, code: str) -> None:
+    with pytest.raises(BadFile, match=r"its code uses .*, which does more than compute"):
+        read_model(torchscript(tmp_path / "m.pt", f"def forward(x):\n  {code}"))
+
+
+# -- shapes that a file leaves open ------------------------------------------------------------
+
+
+def open_to(*shape: int | None) -> ModelFacts:
+    return ModelFacts("keras", (("x", shape),), 2, "none")
+
+
+def test_a_shape_that_is_fixed_needs_no_more() -> None:
+    assert fix_shape(Path("m"), open_to(8, 1), None) == open_to(8, 1)
+    assert fix_shape(Path("m"), open_to(8, 1), (8, 1)) == open_to(8, 1)
+
+
+def test_open_axes_take_the_sizes_that_are_given() -> None:
+    assert fix_shape(Path("m"), open_to(None, None, 3), (8, 9, 3)) == open_to(8, 9, 3)
+    unknown = ModelFacts("torchscript", (("x", None),), None, None)
+    assert fix_shape(Path("m"), unknown, (8, 1)).inputs == (("x", (8, 1)),)
+
+
+@pytest.mark.parametrize(
+    ("facts", "given", "said"),
+    [
+        (open_to(None, None, 3), None, r"m: takes \[\?, \?, 3\], .* not fixed; .*--input-shape"),
+        (
+            ModelFacts("t", (("x", None),), 1, None),
+            None,
+            "axes its file does not tell.*--input-sha",
+        ),
+        (open_to(None, 3), (8, 4), r"takes \[\?, 3\], --input-shape says \[8, 4\]"),
+        (open_to(None, 3), (3,), r"takes \[\?, 3\], --input-shape says \[3\]"),
+        (open_to(8, 1), (9, 1), r"takes \[8, 1\], --input-shape says \[9, 1\]"),
+        (ModelFacts("t", (("x", (1,)), ("y", (1,))), 1, None), (1,), "has 2 inputs"),
+    ],
+)
+def test_a_shape_that_is_missing_or_wrong_is_one_sentence(
+    facts: ModelFacts, given: tuple[int, ...] | None, said: str
+) -> None:
+    with pytest.raises(BadFile, match=said):
+        fix_shape(Path("m"), facts, given)
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -344,3 +417,21 @@ def test_a_config_that_nests_too_deep_is_a_bad_file(tmp_path: Path) -> None:
         archive.writestr("model.weights.h5", b"")
     with pytest.raises(BadFile, match="damaged or unusual"):
         read_model(path)
+
+
+def test_weights_beside_an_onnx_model_belong_to_it(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the convert extra is not installed")
+    path = tmp_path / "m.onnx"
+    model = onnx.load(DATA / "ecg_float.onnx")
+    onnx.save(model, path, save_as_external_data=True, location="m.onnx.data", size_threshold=64)
+    assert companions(path) == [tmp_path / "m.onnx.data"]
+    assert read_model(path).outputs == 5
+    assert companions(DATA / "ecg_float.onnx") == []
+    (tmp_path / "m.onnx.data").unlink()
+    with pytest.raises(BadFile, match=r"m\.onnx\.data: no such file"):
+        companions(path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "../secret"
+    onnx.save(model, path)
+    with pytest.raises(BadFile, match=r"keeps weights in '\.\./secret'"):
+        companions(path)

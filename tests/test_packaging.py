@@ -61,9 +61,13 @@ def test_the_wheel_holds_every_module_profile_and_template(wheel: Path) -> None:
         ("device_profiles", "edgeclin/device_profiles"),
     ):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".toml", ".html", ".typed") and "__pycache__" not in str(
-                path
-            ):
+            if path.suffix in (
+                ".py",
+                ".toml",
+                ".txt",
+                ".html",
+                ".typed",
+            ) and "__pycache__" not in str(path):
                 assert f"{inside}/{path.relative_to(ROOT / folder)}" in names
 
 

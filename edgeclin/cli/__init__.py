@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgeclin.cli import build, bundles, cloud, convert, device, doctor, profiles
+from edgeclin.cli import build, bundles, cloud, convert, device, doctor, profiles, toolchain
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
 
@@ -61,6 +61,7 @@ for command in (
     profiles.profiles,
     convert.describe,
     convert.convert,
+    toolchain.toolchain,
     bundles.inspect,
     bundles.verify,
     bundles.predict,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeclin.cli.output import FILE, json_option, print_json, print_table
+from edgeclin.cli.output import FILE, input_shape_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeclin.convert import Conversion, Converted
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Write here instead of to the terminal.")
-def describe(model: Path, output: Path | None) -> None:
+@input_shape_option
+def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | None) -> None:
     """Write a starter description of MODEL.
 
     It holds what the model file itself tells, and marks what a person must fill in.
@@ -30,9 +31,9 @@ def describe(model: Path, output: Path | None) -> None:
     from edgeclin.description import starter
     from edgeclin.errors import BadFile
     from edgeclin.files import write_atomic, writing
-    from edgeclin.model_files import read_model
+    from edgeclin.model_files import fix_shape, read_model
 
-    text = starter(model.stem, read_model(model))
+    text = starter(model.stem, fix_shape(model, read_model(model), input_shape))
     if output is None:
         click.echo(text, nl=False)
         return
@@ -89,6 +90,7 @@ def describe(model: Path, output: Path | None) -> None:
     is_flag=True,
     help="Validate on patients that calibration has seen; the bundle carries a warning.",
 )
+@input_shape_option
 @json_option
 def convert(
     model: Path,
@@ -103,6 +105,7 @@ def convert(
     unsigned: bool,
     allow_failed_gates: bool,
     allow_shared_groups: bool,
+    input_shape: tuple[int, ...] | None,
     as_json: bool,
 ) -> None:
     """Turn a trained MODEL into a bundle for a device.
@@ -116,10 +119,10 @@ def convert(
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import EdgeclinError, GateMissed
     from edgeclin.gates import load_margins
-    from edgeclin.model_files import read_model
+    from edgeclin.model_files import fix_shape, read_model
     from edgeclin.profiles import load_profile
 
-    facts = read_model(model)
+    facts = fix_shape(model, read_model(model), input_shape)
     devices = [load_profile(profile) for profile in profiles]
     if calibration is None:
         raise EdgeclinError(
@@ -149,6 +152,7 @@ def convert(
                 else (Method(calibration_method),),
                 allow_failed_gates=allow_failed_gates,
                 allow_shared_groups=allow_shared_groups,
+                input_shape=input_shape,
             )
             done.append(_convert_one(job, as_json, several=len(devices) > 1))
     _print_all(done, as_json, signed=not unsigned)

@@ -24,6 +24,25 @@ class Number(click.FloatRange):
         return number
 
 
+def input_shape_option(command: Command) -> Command:
+    """`--input-shape`, for every command that reads a model."""
+    return click.option(
+        "--input-shape",
+        metavar="H,W,C",
+        callback=_sizes,
+        help="Sizes of the input's axes, without the batch, for a model that leaves them open.",
+    )(command)
+
+
+def _sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    sizes = [size.strip() for size in value.split(",")]
+    if not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
+        raise click.BadParameter(f"{value!r} is not a list of sizes such as 224,224,3")
+    return tuple(map(int, sizes))
+
+
 def json_option(command: Command) -> Command:
     """`--json`, as the parameter `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")(command)

@@ -33,11 +33,12 @@ from edgeclin.errors import BadFile, ConversionFailed, EngineUnavailable, GateMi
 from edgeclin.gates import Gate, Margins
 from edgeclin.gates.gate import missed as missed_gates
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
-from edgeclin.model_files import ModelFacts, read_model
+from edgeclin.model_files import ModelFacts, companions, fix_shape, read_model
 from edgeclin.preprocess import Preprocess
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
 from edgeclin.runtime import write_golden
+from edgeclin.toolchains import needed_by, require
 from edgeclin.version import VERSION
 
 VERIFIED_TASKS = (Task.CLASSIFICATION, Task.SEGMENTATION)
@@ -66,6 +67,8 @@ class Conversion:
     allow_failed_gates: bool = False
     allow_shared_groups: bool = False
     """Whether calibration and validation may have patients in common; the bundle says so."""
+    input_shape: tuple[int, ...] | None = None
+    """Sizes for a model whose file leaves axes open, without the batch axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,9 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         EngineUnavailable: no converter or backend for this profile and model.
         BadFile: model, data or description do not fit together.
     """
-    facts = read_model(job.model)
+    facts = fix_shape(job.model, read_model(job.model), job.input_shape)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
+    _require_toolchains(way)
     _check_fit(job, facts)
     calibration, validation = calibrating.samples_of(
         job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
@@ -165,7 +169,7 @@ def _convert_in(
     _refuse(job, found)
     workshop = Workshop(folder, job.profile, progress)
     source, stages = workshop.float_stages(
-        Stage(facts.source, job.model), way, folder / "validation.npy"
+        Stage(facts.source, job.model), way, folder / "validation.npy", preprocess.shape
     )
     judge = Judge(job.description, job.margins, source, sets.truth, validation.groups)
     _check_outputs(judge, job)
@@ -287,6 +291,12 @@ def _verify(
     return _Verified(engine, outputs, precision, gates, judge.confidence(outputs))
 
 
+def _require_toolchains(way: tuple[str, ...]) -> None:
+    """Before the long work: what one of the converters runs must be installed."""
+    for toolchain in needed_by(way):
+        require(toolchain)
+
+
 def _check_fit(job: Conversion, facts: ModelFacts) -> None:
     description = job.description
     if description.task not in VERIFIED_TASKS:
@@ -301,10 +311,10 @@ def _check_fit(job: Conversion, facts: ModelFacts) -> None:
             "this version supports one",
         )
     shape, described = facts.inputs[0][1], description.inputs[0].shape
-    if None not in shape and shape != described:
+    if shape != described:
         raise BadFile(
             job.model,
-            f"takes the shape {list(shape)}, the description says {list(described)}",
+            f"takes the shape {list(shape or ())}, the description says {list(described)}",
             "mend inputs.shape in model.toml",
         )
 
@@ -394,12 +404,15 @@ def _json(value: Record) -> bytes:
 
 
 def _model_sha256(model: Path) -> str:
-    """Of a file's bytes, or of a folder's files with their names."""
-    if not model.is_dir():
-        return _sha256(model.read_bytes())
-    files = sorted(file for file in model.rglob("*") if file.is_file())
+    """Of a file's bytes, or of several files with their names."""
+    if model.is_dir():
+        root, files = model, sorted(file for file in model.rglob("*") if file.is_file())
+    else:
+        root, files = model.parent, [model, *companions(model)]
+        if len(files) == 1:
+            return _sha256(model.read_bytes())
     listing = [
-        f"{file.relative_to(model).as_posix()} {_sha256(file.read_bytes())}" for file in files
+        f"{file.relative_to(root).as_posix()} {_sha256(file.read_bytes())}" for file in files
     ]
     return _sha256("\n".join(listing).encode())
 

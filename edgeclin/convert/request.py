@@ -34,6 +34,8 @@ class Request(Record, frozen=True):
     folder: str
     profile: Profile
     samples: str = ""
+    input_shape: tuple[int, ...] = ()
+    """What the model takes, without the batch axis: sizes for axes that its file leaves open."""
     ranges: str = ""
     """What `edgeclin.convert.ranges.write_ranges` wrote."""
 

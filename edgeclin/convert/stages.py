@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from edgeclin.backends import Backend, load_backend
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.convert.routes import made_by
 from edgeclin.convert.worker import run_converter
+from edgeclin.model_files import companions
 from edgeclin.profiles import Profile
 
 BACKEND = {"tflite": "tflite", "onnx": "onnx", "static_onnx": "onnx"}
@@ -47,7 +49,7 @@ class Workshop:
         self.tools: dict[str, str] = {}
         self._count = 0
 
-    def run(self, converter: str, model: Path, **request: str) -> tuple[Path, Outcome]:
+    def run(self, converter: str, model: Path, **request: Any) -> tuple[Path, Outcome]:
         """Run a converter on a copy of a model; returns what it made, and what it says of it."""
         self._count += 1
         folder = self.folder / f"{self._count}-{converter}"
@@ -56,14 +58,19 @@ class Workshop:
         if model.is_dir():
             shutil.copytree(model, copy)
         else:
-            shutil.copy(model, copy)
+            for file in (model, *companions(model)):
+                shutil.copy(file, folder)
         asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
         outcome = run_converter(converter, asked, self.progress)
         self.tools.update(outcome.tools)
         return folder / outcome.file, outcome
 
     def float_stages(
-        self, source: Stage, converters: Sequence[str], validation: Path
+        self,
+        source: Stage,
+        converters: Sequence[str],
+        validation: Path,
+        input_shape: tuple[int, ...],
     ) -> tuple[np.ndarray, list[Stage]]:
         """Go the whole way through float forms.
 
@@ -79,7 +86,9 @@ class Workshop:
         answers, stages, here = None, [], source.path
         for converter in converters:
             self.progress(f"starting the converter {converter}")
-            here, outcome = self.run(converter, here, samples=str(validation))
+            here, outcome = self.run(
+                converter, here, samples=str(validation), input_shape=input_shape
+            )
             if answers is None:
                 answers = np.load(here.parent / outcome.answers).reshape(len(judged), -1)
             form = made_by(converter)

@@ -30,8 +30,6 @@ def read_keras(path: Path) -> ModelFacts:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-            if any(name.endswith("/data.pkl") for name in names):
-                raise BadFile(path, "a PyTorch file", f"export it to ONNX: {CONVERTIBLE}")
             if not {"config.json", "model.weights.h5"} <= names:
                 raise BadFile(path, "a zip file without a Keras 3 model in it", CONVERTIBLE)
             return _facts(json.loads(archive.read("config.json"))["config"])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from edgeclin.errors import BadFile
 from edgeclin.files import reading, require_file
+from edgeclin.model_files.archive import pickled, read_archive
 from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
-from edgeclin.model_files.keras import read_keras, read_keras_h5
+from edgeclin.model_files.keras import read_keras_h5
 from edgeclin.model_files.onnx import read_onnx
 from edgeclin.model_files.saved_model import GRAPH, read_saved_model
 from edgeclin.model_files.tflite import read_tflite
@@ -16,6 +17,8 @@ _LFS = b"version https://git-lfs.github.com"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _TFLITE = b"TFL3"
+_PICKLE = b"\x80"
+_PYTORCH = {".pt", ".pth"}
 
 
 def read_model(path: Path) -> ModelFacts:
@@ -41,7 +44,9 @@ def read_model(path: Path) -> ModelFacts:
     if head.startswith(_HDF5):
         return read_keras_h5(path)
     if head.startswith(_ZIP):
-        return read_keras(path)
+        return read_archive(path)
+    if head.startswith(_PICKLE) and path.suffix in _PYTORCH:
+        raise pickled(path)
     if path.suffix == ".onnx":
         return read_onnx(path)
     raise BadFile(path, "not a model file that edgeclin knows", CONVERTIBLE)

@@ -35,5 +35,9 @@ def read_tflite(path: Path) -> ModelFacts:
         )
         for entry in inputs
     )
+    if any(None in shape for _, shape in shapes):
+        raise BadFile(
+            path, "leaves axes of its input open", "give the model that it was made from instead"
+        )
     last = next((name for name in reversed(operators) if name != "DELEGATE"), "")
     return ModelFacts("tflite", shapes, int(output["shape"][-1]), _LAST.get(last, "none"))

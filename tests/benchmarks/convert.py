@@ -192,7 +192,9 @@ def float_form(model: Path, samples: Path, folder: Path, profile: str, form: str
     np.save(folder / "few.npy", np.load(samples)[:2])
     way = route("keras", form, converter_names())
     workshop = Workshop(folder, load_profile(profile), lambda _: None)
-    _, stages = workshop.float_stages(Stage("keras", model), way, folder / "few.npy")
+    _, stages = workshop.float_stages(
+        Stage("keras", model), way, folder / "few.npy", np.load(folder / "few.npy").shape[1:]
+    )
     return stages[-1].path
 
 
