@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def quantise(request: Request, operators: list[str], options: dict[str, Any]) ->
         activation_qType=_TYPES[numeric.activations],
         tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
+        nodes_to_exclude=_name_nodes(model, request.kept),
         op_types_to_quantize=operators,
         extra_options={
             "ActivationSymmetric": numeric.symmetric_activations,
@@ -76,6 +77,16 @@ def quantise(request: Request, operators: list[str], options: dict[str, Any]) ->
         tools={name: version(name) for name in ("onnx", "onnxruntime")},
         floats=_left_in_float(quantiser.model.model),
     )
+
+
+def _name_nodes(model: onnx.ModelProto, tensors: Collection[str]) -> list[str]:
+    """The nodes that give some of these tensors; one without a name gets one, to be named by."""
+    found = []
+    for number, node in enumerate(model.graph.node):
+        if not set(node.output).isdisjoint(tensors):
+            node.name = node.name or f"{node.op_type} {number}"
+            found.append(node.name)
+    return found
 
 
 def _left_in_float(model: onnx.ModelProto) -> tuple[str, ...]:

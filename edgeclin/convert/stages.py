@@ -47,7 +47,9 @@ class Workshop:
         self.tools: dict[str, str] = {}
         self._count = 0
 
-    def run(self, converter: str, model: Path, **request: str) -> tuple[Path, Outcome]:
+    def run(
+        self, converter: str, model: Path, **request: str | tuple[str, ...]
+    ) -> tuple[Path, Outcome]:
         """Run a converter on a copy of a model; returns what it made, and what it says of it."""
         self._count += 1
         folder = self.folder / f"{self._count}-{converter}"
