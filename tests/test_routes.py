@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeclin.convert.routes import FORM, QUANTISER, made_by, ranges_of, route
+from edgeclin.convert.routes import FORM, QUANTISERS, layers_of, made_by, ranges_of, route
 from edgeclin.convert.worker import converter_names
 from edgeclin.errors import EngineUnavailable
 from edgeclin.profiles import EngineKind
@@ -32,9 +32,11 @@ def test_where_no_converters_lead_is_said_with_those_there_are() -> None:
 
 def test_every_form_has_what_it_needs_to_become_an_engine() -> None:
     installed = converter_names()
-    assert set(FORM) == set(QUANTISER) == set(EngineKind)
+    assert set(FORM) == set(QUANTISERS) == set(EngineKind)
     for kind, form in FORM.items():
         assert ranges_of(form) in installed
-        assert QUANTISER[kind] in installed
-        assert made_by(QUANTISER[kind]) != form
+        assert layers_of(form) in installed
+        for quantiser in QUANTISERS[kind].values():
+            assert quantiser in installed
+            assert made_by(quantiser) != form
         assert route("keras", form, installed)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgeclin.cli import bundles, cloud, convert, device, doctor, profiles
+from edgeclin.cli import bundles, cloud, convert, device, diagnose, doctor, profiles
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
 
@@ -61,6 +61,7 @@ for command in (
     profiles.profiles,
     convert.describe,
     convert.convert,
+    diagnose.diagnose,
     bundles.inspect,
     bundles.verify,
     bundles.predict,

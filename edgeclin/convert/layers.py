@@ -77,6 +77,11 @@ class Layer(Record, frozen=True):
     price: Price | None = None
 
     @property
+    def title(self) -> str:
+        """As a reader needs it: of a fused tensor, which TFLite names after all, the first name."""
+        return f"{self.order} {self.operator} {self.name.split(';')[0]}"
+
+    @property
     def harm_db(self) -> float:
         """What it is ranked by, the lowest being the worst."""
         return (self.own or self.accumulated).sqnr_db

@@ -18,6 +18,7 @@ from edgeclin import gates
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.confidence import fit_confidence, to_logits, unfitted_confidence
 from edgeclin.convert import calibration as calibrating
+from edgeclin.convert.diagnosis import AUTO, Case, Diagnosis, check_quantiser, diagnose
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import COMPILED, FORM, route
@@ -26,7 +27,13 @@ from edgeclin.convert.stages import BACKEND, TITLE, Progress, Stage, Workshop
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Description, Task
-from edgeclin.errors import BadFile, ConversionFailed, EngineUnavailable, GateMissed
+from edgeclin.errors import (
+    BadFile,
+    ConversionFailed,
+    EdgeclinError,
+    EngineUnavailable,
+    GateMissed,
+)
 from edgeclin.gates import Gate
 from edgeclin.manifest import SCHEMA, Confidence, Engine, Golden, Manifest
 from edgeclin.model_files import ModelFacts, read_model
@@ -59,6 +66,11 @@ class Conversion:
     signer: Any | None
     methods: tuple[Method, ...] = tuple(Method)
     """Ways to choose ranges; with several the one that measures best is kept."""
+    quantiser: str = AUTO
+    """One of the names in `edgeclin.convert.routes.QUANTISERS`, or `AUTO`: the first, and another
+    only where the first misses a gate."""
+    mixed_precision: bool = True
+    """Whether layers may stay in float where INT8 misses a gate."""
     allow_failed_gates: bool = False
     allow_shared_groups: bool = False
     """Whether calibration and validation may have patients in common; the bundle says so."""
@@ -71,6 +83,7 @@ class Converted:
     path: Path
     manifest: Manifest
     gates: tuple[Gate, ...]
+    diagnosis: Diagnosis | None
     warnings: tuple[str, ...]
     engine_bytes: int
     float_bytes: int
@@ -86,6 +99,17 @@ class Verification(Record, frozen=True):
     float_bytes: int
     engine_bytes: int
     gates: tuple[Gate, ...]
+    float_layers: tuple[str, ...] = ()
+    """Layers of an INT8 engine that were kept in float, because it missed a gate without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What becomes of a model on its way to a device, without a bundle."""
+
+    gates: tuple[Gate, ...]
+    diagnosis: Diagnosis
+    warnings: tuple[str, ...]
 
 
 def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
@@ -97,9 +121,56 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         EngineUnavailable: no converter or backend for this profile and model.
         BadFile: model, data or description do not fit together.
     """
+    with scratch_folder() as folder:
+        proof = _prove(folder, job, progress)
+        missed = proof.missed
+        if missed and not job.allow_failed_gates:
+            advice = () if proof.diagnosis is None else proof.diagnosis.sentences
+            raise GateMissed(missed, proof.verified.gates, advice)
+        return _written(job, proof, progress)
+
+
+def examine(job: Conversion, progress: Progress = lambda _: None) -> Examined:
+    """Do all that `convert` does but write a bundle, whether gates hold or not.
+
+    Raises:
+        ConversionFailed, EngineUnavailable, BadFile: as `convert` does.
+        EdgeclinError: the profile's engine computes in float.
+    """
+    if job.profile.numeric.precision != "int8":
+        raise EdgeclinError(
+            f"profile {job.profile.name} computes in {job.profile.numeric.precision}: there is "
+            "nothing quantised to diagnose"
+        )
+    with scratch_folder() as folder:
+        proof = _prove(folder, job, progress)
+        assert proof.diagnosis is not None
+        return Examined(proof.verified.gates, proof.diagnosis, proof.record.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Everything that is known of a conversion before its bundle is written."""
+
+    calibration: Dataset
+    validation: Dataset
+    workshop: Workshop
+    stages: Sequence[Stage]
+    quantised: Quantised | None
+    record: calibrating.CalibrationRecord
+    verified: _Verified
+    diagnosis: Diagnosis | None
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        return tuple(gate.sentence for gate in self.verified.gates if not gate.passed)
+
+
+def _prove(folder: Path, job: Conversion, progress: Progress) -> _Proof:
     facts = read_model(job.model)
     way = route(facts.source, FORM[job.profile.engine], converter_names())
     _check_fit(job, facts)
+    first_quantiser = check_quantiser(job.quantiser, job.profile)
     calibration, validation = job.calibration, job.validation
     if validation is None:
         calibration, validation = calibrating.split(calibration)
@@ -107,22 +178,6 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         calibrating.refuse_overlap(calibration, validation, job.allow_shared_groups)
     truth = validation.truth(job.description.output.labels)
     calibration.truth(job.description.output.labels)
-    with scratch_folder() as folder:
-        return _convert_in(folder, job, facts, way, calibration, validation, truth, progress)
-
-
-def _convert_in(
-    folder: Path,
-    job: Conversion,
-    facts: ModelFacts,
-    way: tuple[str, ...],
-    calibration: Dataset,
-    validation: Dataset,
-    truth: np.ndarray | None,
-    progress: Progress,
-) -> Converted:
-    from edgeclin.convert.sbom import write_sbom
-
     preprocess = Preprocess(job.description.inputs[0])
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / "calibration.npy")
@@ -132,22 +187,50 @@ def _convert_in(
         Stage(facts.source, job.model), way, folder / "validation.npy"
     )
     _check_outputs(source, job)
-    quantised = None
+    quantised, diagnosis = None, None
     if job.profile.numeric.precision == "int8":
         quantised = quantise(
-            workshop, stages[-1], source, folder / "calibration.npy", judged, job.methods
+            workshop,
+            stages[-1],
+            source,
+            folder / "calibration.npy",
+            judged,
+            job.methods,
+            first_quantiser,
         )
+        data_gate = gates.calibration_gate(prepared, judged)
+        progress("judging the INT8 engine on held-out samples")
+        case = Case(
+            workshop=workshop,
+            model=stages[-1],
+            source=source,
+            judged=judged,
+            validation=folder / "validation.npy",
+            judge=lambda outputs: _of_engine(
+                job, "INT8 engine", gates.INT8_MAE, source, outputs, truth, validation.groups
+            ),
+            data_gate=data_gate,
+            progress=progress,
+            quantiser=job.quantiser,
+            mixed_precision=job.mixed_precision,
+        )
+        quantised, diagnosis = diagnose(case, quantised)
     record = calibrating.record(calibration, validation, prepared, judged, quantised)
     progress("judging the engines on held-out samples")
     verified = _verify(job, source, stages, quantised, truth, validation.groups)
-    if quantised is not None:
-        verified = verified.with_first(gates.calibration_gate(prepared, judged))
-    missed = tuple(gate.sentence for gate in verified.gates if not gate.passed)
-    if missed and not job.allow_failed_gates:
-        raise GateMissed(missed, verified.gates)
+    if diagnosis is not None:
+        verified = verified.with_first(data_gate)
+        diagnosis = diagnosis.advised(verified.gates, record.instability, record.validation_outside)
+    return _Proof(calibration, validation, workshop, stages, quantised, record, verified, diagnosis)
+
+
+def _written(job: Conversion, proof: _Proof, progress: Progress) -> Converted:
+    from edgeclin.convert.sbom import write_sbom
+
     progress("writing the bundle")
+    validation, verified, stages = proof.validation, proof.verified, proof.stages
     golden = _golden(validation, verified)
-    manifest = _manifest(job, workshop.tools, verified, golden, missed)
+    manifest = _manifest(job, proof.workshop.tools, verified, golden, proof.missed)
     engine = verified.stage.path.read_bytes()
     verification = Verification(
         validation=validation.name,
@@ -157,11 +240,12 @@ def _convert_in(
         float_bytes=stages[-1].path.stat().st_size,
         engine_bytes=len(engine),
         gates=verified.gates,
+        float_layers=verified.float_layers,
     )
     files = {
         manifest.primary.file: engine,
         "golden.npz": golden.data,
-        "calibration.json": _json(record),
+        "calibration.json": _json(proof.record),
         "verification.json": _json(verification),
         "sbom.json": write_sbom(
             manifest.name,
@@ -171,6 +255,8 @@ def _convert_in(
             manifest.tools,
         ),
     }
+    if proof.diagnosis is not None:
+        files["layers.json"] = _json(proof.diagnosis)
     mapping = _predict_mapping(job.profile, engine)
     if mapping is not None:
         files["edgetpu.json"] = _json(mapping)
@@ -179,7 +265,13 @@ def _convert_in(
         path=path,
         manifest=manifest,
         gates=verified.gates,
-        warnings=(*record.warnings, *_of_floats(quantised), *_of_mapping(mapping)),
+        diagnosis=proof.diagnosis,
+        warnings=(
+            *proof.record.warnings,
+            *_of_floats(proof.quantised),
+            *_of_mixed(proof.diagnosis),
+            *_of_mapping(mapping),
+        ),
         engine_bytes=verification.engine_bytes,
         float_bytes=verification.float_bytes,
     )
@@ -202,12 +294,18 @@ def _of_mapping(mapping: Preflight | None) -> list[str]:
 
 
 def _of_floats(quantised: Quantised | None) -> list[str]:
-    if quantised is None or not quantised.floats:
+    if quantised is None or quantised.kept or not quantised.floats:
         return []
     counted = ", ".join(
         f"{count} {name}" for name, count in sorted(Counter(quantised.floats).items())
     )
     return [f"the quantiser left operators in float: {counted}"]
+
+
+def _of_mixed(diagnosis: Diagnosis | None) -> list[str]:
+    if diagnosis is None or diagnosis.mixed is None or not diagnosis.mixed.kept:
+        return []
+    return [f"INT8 alone missed {'; '.join(diagnosis.missed)}; {diagnosis.mixed.said}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +314,10 @@ class _Verified:
 
     stage: Stage
     outputs: np.ndarray
-    precision: Literal["int8", "float32"]
+    precision: Literal["int8", "mixed", "float32"]
     gates: tuple[Gate, ...]
     confidence: Confidence
+    float_layers: tuple[str, ...] = ()
 
     def with_first(self, gate: Gate) -> _Verified:
         return replace(self, gates=(gate, *self.gates))
@@ -244,25 +343,45 @@ def _verify(
     engine = stages[-1] if quantised is None else quantised.stage
     outputs = engine.outputs
     assert outputs is not None
-    name = "float engine" if quantised is None else "INT8 engine"
+    precision: Literal["int8", "mixed", "float32"] = job.profile.numeric.precision
+    float_layers: tuple[str, ...] = ()
+    name, limit = "float engine", None
     if quantised is not None:
-        found.append(gates.error_gate(name, source, outputs, gates.INT8_MAE))
+        name, limit = "INT8 engine", gates.INT8_MAE
+        if quantised.kept:
+            name, precision, float_layers = "mixed engine", "mixed", quantised.kept
+    found += _of_engine(job, name, limit, source, outputs, truth, groups)
     logits = to_logits(outputs, description.output.activation)
-    reference = to_logits(source, description.output.activation)
-    margin = description.metric.margin
-    found.append(gates.agreement_gate(name, reference, logits, gates.AGREEMENT))
     doubt = description.doubt
     confidence = unfitted_confidence(doubt.max_error, doubt.audit_share)
     if truth is not None:
+        confidence = fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
+    return _Verified(engine, outputs, precision, tuple(found), confidence, float_layers)
+
+
+def _of_engine(
+    job: Conversion,
+    name: str,
+    limit: float | None,
+    source: np.ndarray,
+    outputs: np.ndarray,
+    truth: np.ndarray | None,
+    groups: tuple[str, ...] | None,
+) -> list[Gate]:
+    """The gates of the engine that is deployed, by its answers to the validation samples."""
+    found = [] if limit is None else [gates.error_gate(name, source, outputs, limit)]
+    activation = job.description.output.activation
+    reference, logits = to_logits(source, activation), to_logits(outputs, activation)
+    found.append(gates.agreement_gate(name, reference, logits, gates.AGREEMENT))
+    if truth is not None:
+        margin = job.description.metric.margin
         found.append(gates.accuracy_gate(name, reference, logits, truth, margin))
         if groups is not None:
             worst = gates.worst_group_gate(
                 name, reference, logits, truth, np.array(groups), gates.WORST_GROUP_MARGIN
             )
             found.append(worst)
-        confidence = fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
-    precision = job.profile.numeric.precision
-    return _Verified(engine, outputs, precision, tuple(found), confidence)
+    return found
 
 
 def _check_fit(job: Conversion, facts: ModelFacts) -> None:
@@ -316,7 +435,7 @@ def _golden(validation: Dataset, verified: _Verified) -> _GoldenVectors:
         rank[members] = np.arange(len(members))
     chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
     spread = float(np.ptp(verified.outputs)) or 1.0
-    tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision == "int8" else _FLOAT_GOLDEN)
+    tolerance = spread * (_GOLDEN_STEPS / 255 if verified.precision != "float32" else _FLOAT_GOLDEN)
     data = write_golden([validation[index] for index in chosen], verified.outputs[chosen])
     return _GoldenVectors(data, len(chosen), tolerance)
 
@@ -333,6 +452,7 @@ def _manifest(
         backend=BACKEND[verified.stage.form],
         file=f"engine{verified.stage.path.suffix}",
         precision=verified.precision,
+        float_layers=verified.float_layers,
         role="cpu-twin" if job.profile.engine in COMPILED else "primary",
     )
     return Manifest(

@@ -48,7 +48,7 @@ class Workshop:
         self._count = 0
 
     def run(
-        self, converter: str, model: Path, **request: str | tuple[str, ...]
+        self, converter: str, model: Path, kept: tuple[str, ...] = (), **request: str
     ) -> tuple[Path, Outcome]:
         """Run a converter on a copy of a model; returns what it made, and what it says of it."""
         self._count += 1
@@ -59,7 +59,9 @@ class Workshop:
             shutil.copytree(model, copy)
         else:
             shutil.copy(model, copy)
-        asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
+        asked = Request(
+            model=str(copy), folder=str(folder), profile=self.profile, kept=kept, **request
+        )
         outcome = run_converter(converter, asked, self._progress)
         self.tools.update(outcome.tools)
         return folder / outcome.file, outcome

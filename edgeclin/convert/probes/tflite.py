@@ -227,7 +227,7 @@ def _unpacked(tensor: Any) -> Any:
     return schema.Tensor.GetRootAs(builder.Output(), 0)
 
 
-_BOUNDS = {
+_BOUNDS: dict[int, Any] = {
     schema.TensorType.INT8: np.iinfo(np.int8),
     schema.TensorType.UINT8: np.iinfo(np.uint8),
     schema.TensorType.INT16: np.iinfo(np.int16),
