@@ -132,13 +132,13 @@ def _print(examined: Examined) -> None:
         click.echo(f"warning: {warning}")
     click.echo(
         f"layers, worst first, on {diagnosis.samples} samples ({diagnosis.quantiser}, "
-        f"{diagnosis.method}; {diagnosis.executed_by}); own: on the float model's tensors, "
-        "arriving: in the whole engine"
+        f"{diagnosis.method}; {diagnosis.executed_by}); SQNR own: on the float model's "
+        "tensors, weak: of the weakest quarter of its channels, arriving: in the whole engine"
     )
     print_layers(diagnosis.layers)
     print_float_layers(diagnosis)
-    for sentence in diagnosis.missed:
-        click.echo(f"INT8 misses: {sentence}")
+    for gate in diagnosis.missed:
+        click.echo(f"all in INT8 it misses {gate.sentence}")
     for sentence in diagnosis.sentences:
         click.echo(sentence)
 
@@ -150,6 +150,7 @@ def print_layers(layers: Sequence[Layer]) -> None:
             layer.order,
             layer.operator,
             layer.name.split(";")[0],
+            f"{layer.harm_db:.1f}",
             "" if layer.own is None else f"{layer.own.sqnr_db:.1f}",
             f"{layer.accumulated.sqnr_db:.1f}",
             f"{layer.accumulated.mse:.3g}",
@@ -160,5 +161,5 @@ def print_layers(layers: Sequence[Layer]) -> None:
         )
         for layer in sorted(layers, key=lambda layer: layer.harm_db)
     ]
-    head = ("order", "operator", "layer", "own dB", "arriving dB", "MSE", "cosine", "saturated")
-    print_table((*head, "range", ""), rows)
+    head = ("order", "operator", "layer", "weak dB", "own dB", "arriving dB", "MSE", "cosine")
+    print_table((*head, "saturated", "range", ""), rows)

@@ -46,12 +46,15 @@ class Facts:
     Attributes:
         instability: see `Statistics.instability`.
         outside: share of validation values beyond calibration's.
+        clipping: whether ranges were chosen to leave values out, so that saturation says nothing of
+            the data.
     """
 
     gates: Sequence[Gate]
     layers: Layers
     instability: float
     outside: float
+    clipping: bool
 
 
 def advise(facts: Facts) -> tuple[Advice, ...]:
@@ -86,12 +89,12 @@ def breaking(layers: Layers) -> str:
     """Which layers break an engine, in a sentence."""
     jump = layers.jump
     worst = "; ".join(f"{one.title} ({one.harm_db:.1f} dB)" for one in layers.ranked[:_NAMED])
-    alone = f"worst layers by their own error: {worst}"
+    alone = f"worst layers alone, by their weak channels: {worst}"
     if jump is None:
         return f"no single layer makes the error large; {alone}"
     return (
-        f"the error gets large at layer {jump.title} (SQNR {jump.accumulated.sqnr_db:.1f} dB); "
-        f"{alone}"
+        f"the error gets large at layer {jump.title} (SQNR of its weak channels "
+        f"{jump.accumulated.channel_db:.1f} dB); {alone}"
     )
 
 
@@ -109,7 +112,7 @@ def _of_calibration(facts: Facts) -> Iterator[Advice]:
             f"two halves of the calibration samples disagree by {facts.instability:.0%} about a "
             "range"
         )
-    if saturated.saturated > SATURATED:
+    if saturated.saturated > SATURATED and not facts.clipping:
         reasons.append(
             f"{saturated.saturated:.1%} of the values of layer {saturated.title} are beyond what "
             "its integers represent"
@@ -133,8 +136,9 @@ def _of_output(layers: Layers) -> Iterator[Advice]:
 
 
 def _of_channels(layers: Layers) -> Iterator[Advice]:
-    """Of layers that are hard by their own, and have channels to equalise."""
-    found = [layer for layer in layers.ranked if _is_uneven(layer)][:_NAMED]
+    """Of layers with weights, but the last: nothing behind it could scale its channels back."""
+    inner = (layer for layer in layers.ranked if layer != layers.layers[-1])
+    found = [layer for layer in inner if _is_uneven(layer)][:_NAMED]
     if not found:
         return
     named = "; ".join(_of_one(layer) for layer in found)

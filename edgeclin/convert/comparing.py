@@ -51,7 +51,7 @@ class _Sums:
 
     def __init__(self, place: Place, channel_axis: int) -> None:
         self.place = place
-        self.accumulated, self.own = Tally(), Tally()
+        self.accumulated, self.own = Tally(channel_axis), Tally(channel_axis)
         self._extremes = Extremes((channel_axis,))
         self._channel_axis = channel_axis
         self._beyond = self._values = 0

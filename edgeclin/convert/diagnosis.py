@@ -17,6 +17,7 @@ from edgeclin.convert.advice import Advice, Facts, advise, breaking
 from edgeclin.convert.layers import INPUT, Layer, Layers
 from edgeclin.convert.mixed import Found, MixedPrecision, Mixer, with_prices
 from edgeclin.convert.quantising import Quantised, quantise_by
+from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import QUANTISERS, layers_of
 from edgeclin.convert.stages import Progress, Stage, Workshop
 from edgeclin.errors import ConversionFailed, EdgeclinError
@@ -52,14 +53,17 @@ class Diagnosis(Record, frozen=True):
     layers: tuple[Layer, ...]
     jump: str | None
     breaking: str
-    missed: tuple[str, ...]
+    missed: tuple[Gate, ...]
     mixed: MixedPrecision | None
     advice: tuple[Advice, ...] = ()
 
     def advised(self, gates: Sequence[Gate], instability: float, outside: float) -> Diagnosis:
-        """The same, with what to do about the gates that are still missed."""
+        """The same, with what to do about the gates that are missed still, or by INT8 alone."""
+        still = any(not gate.passed for gate in gates)
         layers = Layers(samples=self.samples, executed_by=self.executed_by, layers=self.layers)
-        found = advise(Facts(gates, layers, instability, outside))
+        clipping = self.method != Method.MIN_MAX.value
+        judged = gates if still else self.missed
+        found = advise(Facts(judged, layers, instability, outside, clipping))
         return msgspec.structs.replace(self, advice=found)
 
     @property
@@ -133,7 +137,7 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
         layers=layers.layers,
         jump=None if layers.jump is None else layers.jump.name,
         breaking=breaking(layers),
-        missed=tuple(gate.sentence for gate in missed),
+        missed=tuple(missed),
         mixed=mixed,
     )
     if not isinstance(found, Found):

@@ -8,7 +8,7 @@ Trial = Callable[[tuple[str, ...]], bool]
 
 
 class Search:
-    """Doubles from the hardest layer on, bisects, and then steps back.
+    """Doubles from the hardest layer on, bisects, and then steps back; else steps back from all.
 
     Attributes:
         trials: how many engines were made.
@@ -33,6 +33,10 @@ class Search:
         Returns:
             None where even `most` of them are not enough, or the trials were.
         """
+        kept = self._from_below(ranked, most) or self._from_above(ranked)
+        return kept if kept and len(kept) <= most else None
+
+    def _from_below(self, ranked: Sequence[str], most: int) -> tuple[str, ...] | None:
         most = min(most, len(ranked))
         failed, count = 0, min(1, most)
         while count and not self._try(ranked[:count]):
@@ -48,6 +52,10 @@ class Search:
             else:
                 failed = middle
         return self._step_back(tuple(ranked[:count]))
+
+    def _from_above(self, ranked: Sequence[str]) -> tuple[str, ...] | None:
+        """Where the ranking misleads: a layer with a small error of its own can decide the most."""
+        return self._step_back(tuple(ranked)) if self._try(ranked) else None
 
     def _step_back(self, kept: tuple[str, ...]) -> tuple[str, ...]:
         """Return to INT8 what need not stay: first half of them at once, then ever fewer.

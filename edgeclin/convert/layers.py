@@ -14,6 +14,8 @@ INPUT = "INPUT"
 """The operator of the first layer, which only quantises the model's input."""
 EXACT_DB = 120.0
 """The highest SQNR that is told: beyond it stands the rounding of float32 itself."""
+WEAK = 25
+"""Per cent of the channels that are no better than `channel_db`."""
 LOW_DB = 20.0
 """A signal with an error of a tenth of its own size."""
 JUMP_DB = 6.0
@@ -24,9 +26,12 @@ class Error(Record, frozen=True):
     """How far a tensor of an engine is from the float model's, over all values of all samples.
 
     `sqnr_db` is the signal-to-quantisation-noise ratio, 10 log10(sum x² / sum (x - y)²).
+    `channel_db` is that of its weak channels: a quarter of all that are ever other than zero are no
+    better. Beside one wide channel all others can be lost while the first figure looks well.
     """
 
     sqnr_db: float
+    channel_db: float
     mse: float
     cosine: float
 
@@ -83,8 +88,8 @@ class Layer(Record, frozen=True):
 
     @property
     def harm_db(self) -> float:
-        """What it is ranked by, the lowest being the worst."""
-        return (self.own or self.accumulated).sqnr_db
+        """What it is ranked by, the lowest being the worst: its own error in its weak channels."""
+        return (self.own or self.accumulated).channel_db
 
 
 class Layers(Record, frozen=True):
@@ -103,7 +108,8 @@ class Layers(Record, frozen=True):
     def jump(self) -> Layer | None:
         """The first layer, in execution order, at which the error that arrives gets large at once.
 
-        There the SQNR falls by `JUMP_DB` below all layers before it and below `LOW_DB`.
+        There the SQNR of its weak channels falls by `JUMP_DB` below all layers before it and below
+        `LOW_DB`.
         """
         return first_jump(self.layers)
 
@@ -112,7 +118,7 @@ def first_jump(layers: Sequence[Layer]) -> Layer | None:
     """See `Layers.jump`."""
     before = EXACT_DB
     for layer in layers:
-        here = layer.accumulated.sqnr_db
+        here = layer.accumulated.channel_db
         if here < LOW_DB and here <= before - JUMP_DB:
             return layer
         before = min(before, here)

@@ -90,9 +90,8 @@ class Mixer:
             return MixedPrecision(
                 kept=(),
                 trials=search.trials,
-                said=f"mixed precision does not help: {search.trials} engines with up to "
-                f"{min(most, len(ranked))} of {len(self.layers.layers)} layers in float were made, "
-                "and each missed a gate",
+                said=f"mixed precision does not help: of {search.trials} engines none held every "
+                f"gate with at most {most} of {len(self.layers.layers)} layers in float",
             )
         return self._priced(tuple(name for name in ranked if name in kept), search.trials)
 
@@ -146,8 +145,8 @@ class Mixer:
         facts = MixedPrecision(
             kept=kept,
             trials=trials,
-            said=f"mixed precision holds every gate: {len(kept)} of {len(self.layers.layers)} "
-            f"layers stay in float ({trials} engines tried)",
+            said=f"mixed precision holds every gate with {len(kept)} of "
+            f"{len(self.layers.layers)} layers in float (engines tried: {trials})",
             runs=took.runs,
             latency_ms=medians[""],
             int8_latency_ms=medians["INT8 engine"],

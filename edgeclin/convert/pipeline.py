@@ -305,7 +305,8 @@ def _of_floats(quantised: Quantised | None) -> list[str]:
 def _of_mixed(diagnosis: Diagnosis | None) -> list[str]:
     if diagnosis is None or diagnosis.mixed is None or not diagnosis.mixed.kept:
         return []
-    return [f"INT8 alone missed {'; '.join(diagnosis.missed)}; {diagnosis.mixed.said}"]
+    missed = "; ".join(gate.sentence for gate in diagnosis.missed)
+    return [f"all in INT8 it misses {missed}; {diagnosis.mixed.said}"]
 
 
 @dataclass(frozen=True, slots=True)

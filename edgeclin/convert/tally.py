@@ -1,4 +1,4 @@
-"""The error of one tensor, summed up sample by sample: no tensor is kept."""
+"""The error and the extremes of one tensor, taken sample by sample: no tensor is kept."""
 
 from __future__ import annotations
 
@@ -7,40 +7,64 @@ from math import log10
 
 import numpy as np
 
-from edgeclin.convert.layers import EXACT_DB, Error
+from edgeclin.convert.layers import EXACT_DB, WEAK, Error
 
 
 class Tally:
-    """Sums over all values of one tensor, float model against engine."""
+    """Sums over the values of one tensor, channel by channel, float model against engine.
 
-    def __init__(self) -> None:
+    Args:
+        channel_axis: of tensors that have so many axes; others count as one channel.
+    """
+
+    def __init__(self, channel_axis: int) -> None:
+        self._channel_axis = channel_axis
         self._values = 0
-        self._signal = self._answer = self._both = self._noise = 0.0
+        self._both = 0.0
+        self._answer = 0.0
+        self._signal: np.ndarray | float = 0.0
+        self._noise: np.ndarray | float = 0.0
 
     def add(self, expected: np.ndarray, found: np.ndarray) -> None:
         """Take in one sample.
 
         Args:
-            expected, found: float32 with the same number of values.
+            expected, found: float32 [1, …] with the same number of values.
         """
-        x, y = expected.ravel(), found.ravel()
-        difference = x - y
-        self._values += x.size
-        self._signal += float(np.dot(x, x))
-        self._answer += float(np.dot(y, y))
-        self._both += float(np.dot(x, y))
-        self._noise += float(np.dot(difference, difference))
+        found = found.reshape(expected.shape)
+        self._values += expected.size
+        self._both += float(np.vdot(expected, found))
+        self._answer += float(np.vdot(found, found))
+        self._signal = self._signal + self._by_channel(expected)
+        self._noise = self._noise + self._by_channel(expected - found)
+
+    def _by_channel(self, values: np.ndarray) -> np.ndarray:
+        """Sums of squares, float64 [channels]."""
+        squares = np.square(values)
+        if not -values.ndim <= self._channel_axis < values.ndim:
+            return squares.sum(dtype=np.float64, keepdims=True).ravel()
+        one = self._channel_axis % values.ndim
+        others = tuple(axis for axis in range(values.ndim) if axis != one)
+        return squares.sum(axis=others).astype(np.float64)
 
     @property
     def error(self) -> Error | None:
         """None before the first sample."""
         if not self._values:
             return None
-        sizes = (self._signal * self._answer) ** 0.5
+        signals, noises = np.atleast_1d(self._signal), np.atleast_1d(self._noise)
+        signal, noise = float(signals.sum()), float(noises.sum())
+        alive = [
+            _decibel(*channel)
+            for channel in zip(signals.tolist(), noises.tolist(), strict=True)
+            if channel[0] > 0
+        ]
+        sizes = (signal * self._answer) ** 0.5
         return Error(
-            sqnr_db=_decibel(self._signal, self._noise),
-            mse=self._noise / self._values,
-            cosine=self._both / sizes if sizes else float(self._signal == self._answer),
+            sqnr_db=_decibel(signal, noise),
+            channel_db=float(np.percentile(alive, WEAK)) if alive else _decibel(signal, noise),
+            mse=noise / self._values,
+            cosine=self._both / sizes if sizes else float(signal == self._answer),
         )
 
 
