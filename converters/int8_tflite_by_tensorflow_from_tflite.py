@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeclin.convert.flatbuffer import pack, unpack
 from edgeclin.convert.operators import left_in_float
 from edgeclin.convert.ranges import read_ranges
 from edgeclin.convert.request import Outcome, Request, refusal
@@ -17,15 +18,13 @@ from edgeclin.errors import ConversionFailed, MissingExtra
 from edgeclin.profiles import Numeric
 
 try:
-    import flatbuffers
     import tensorflow as tf
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
     from tensorflow.lite.python.convert import mlir_quantize
 except ImportError as exc:
     raise MissingExtra("TensorFlow, whose quantiser this is,", "convert") from exc
 
 _ENGINE = "int8.tflite"
-_IDENTIFIER = b"TFL3"
 _CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
 _DENSE = "FULLY_CONNECTED"
 
@@ -71,13 +70,11 @@ def _check(numeric: Numeric) -> None:
 
 def _with_ranges(model: bytes, ranges: dict[str, tuple[float, float]]) -> bytes:
     """A copy of the flatbuffer that says of each tensor what was seen in it."""
-    content = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    content = unpack(model)
     for graph in content.subgraphs:
         for tensor in graph.tensors:
             seen = ranges.get(tensor.name.decode())
             if seen is not None:
                 tensor.quantization = schema.QuantizationParametersT()
                 tensor.quantization.min, tensor.quantization.max = [seen[0]], [seen[1]]
-    builder = flatbuffers.Builder(len(model))
-    builder.Finish(content.Pack(builder), _IDENTIFIER)
-    return bytes(builder.Output())
+    return pack(content)

@@ -85,10 +85,11 @@ def with_tiny_margins() -> Dense:
 
 def tflite_with_a_wide_channel(model: bytes, factor: float = 3000.0) -> bytes:
     """The same for the first two convolutions of a float TFLite model; its answers stay."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    content = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    from edgeclin.convert.flatbuffer import pack, unpack
+
+    content = unpack(model)
     graph = content.subgraphs[0]
     codes = [code.builtinCode for code in content.operatorCodes]
     convolutions = [
@@ -106,9 +107,7 @@ def tflite_with_a_wide_channel(model: bytes, factor: float = 3000.0) -> bytes:
     scale(first.inputs[1], (0,), factor)
     scale(first.inputs[2], (0,), factor)
     scale(second.inputs[1], (..., 0), 1 / factor)
-    builder = flatbuffers.Builder(len(model))
-    builder.Finish(content.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return pack(content)
 
 
 def save_samples(path: Path, values: np.ndarray, labels: Sequence[int] | None = None) -> Path:

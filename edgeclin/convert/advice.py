@@ -99,7 +99,8 @@ def breaking(layers: Layers) -> str:
 
 
 def _of_calibration(facts: Facts) -> Iterator[Advice]:
-    saturated = max(facts.layers.layers, key=lambda layer: layer.saturated)
+    layers = facts.layers.layers
+    saturated = max(layers, key=lambda layer: layer.saturated, default=None)
     reasons = [
         gate.sentence for gate in facts.gates if gate.stage == "calibration" and not gate.passed
     ]
@@ -112,7 +113,7 @@ def _of_calibration(facts: Facts) -> Iterator[Advice]:
             f"two halves of the calibration samples disagree by {facts.instability:.0%} about a "
             "range"
         )
-    if saturated.saturated > SATURATED and not facts.clipping:
+    if saturated and saturated.saturated > SATURATED and not facts.clipping:
         reasons.append(
             f"{saturated.saturated:.1%} of the values of layer {saturated.title} are beyond what "
             "its integers represent"
@@ -125,8 +126,8 @@ def _of_calibration(facts: Facts) -> Iterator[Advice]:
 
 
 def _of_output(layers: Layers) -> Iterator[Advice]:
-    output = layers.layers[-1]
-    if output.mixture >= MIXED and output.high - output.low > _PROBABILITY_WIDTH:
+    output = layers.layers[-1] if layers.layers else None
+    if output and output.mixture >= MIXED and output.high - output.low > _PROBABILITY_WIDTH:
         yield Advice(
             Remedy.SPLIT,
             f"the output {output.title} mixes ranges: its widest part, in a tensor from "

@@ -27,6 +27,7 @@ from edgeclin.records import Record
 
 SCHEMA = 1
 AUTO = "auto"
+UNCOMPARED = "the layers could not be compared"
 Judge = Callable[[np.ndarray], Sequence[Gate]]
 """Gates of an engine's answers to the validation samples, float32 [n, outputs]."""
 
@@ -39,7 +40,7 @@ class Diagnosis(Record, frozen=True):
         samples: how many of the validation samples layers were compared on.
         executed_by: what computed the layers there.
         jump: name of the layer at which the error that arrives gets large, if there is one.
-        breaking: which layers are hardest, in a sentence.
+        breaking: which layers are hardest, in a sentence; or why there are none.
         missed: gates that the INT8 engine misses.
         mixed: what mixed precision did about it; None where no gate was missed.
     """
@@ -121,11 +122,11 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
         ConversionFailed: a converter crashed or refused.
     """
     quantised = _by_the_best_quantiser(case, quantised)
-    layers = _compared(case, quantised)
+    layers, problem = _compared_or_not(case, quantised)
     missed = _missed(case, quantised)
     mixed, found = None, None
     if missed:
-        found = _mixed(case, quantised, layers)
+        found = _mixed(case, quantised, layers, missed)
         mixed = found.facts if isinstance(found, Found) else found
     diagnosis = Diagnosis(
         schema=SCHEMA,
@@ -136,7 +137,7 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
         executed_by=layers.executed_by,
         layers=layers.layers,
         jump=None if layers.jump is None else layers.jump.name,
-        breaking=breaking(layers),
+        breaking=problem or breaking(layers),
         missed=tuple(missed),
         mixed=mixed,
     )
@@ -168,6 +169,14 @@ def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
     return best[1]
 
 
+def _compared_or_not(case: Case, quantised: Quantised) -> tuple[Layers, str]:
+    """No layers, and why, where they cannot be compared: an engine is no worse for that."""
+    try:
+        return _compared(case, quantised), ""
+    except ConversionFailed as exc:
+        return Layers(samples=0, executed_by="", layers=()), f"{UNCOMPARED}: {exc}"
+
+
 def _compared(case: Case, quantised: Quantised) -> Layers:
     path, _ = case.workshop.run(
         layers_of(case.model.form),
@@ -189,11 +198,12 @@ def _of(gates: Sequence[Gate]) -> list[Gate]:
     return [gate for gate in gates if not gate.passed and gate.n >= gate.least]
 
 
-def _mixed(case: Case, quantised: Quantised, layers: Layers) -> Found | MixedPrecision:
+def _mixed(
+    case: Case, quantised: Quantised, layers: Layers, missed: Sequence[Gate]
+) -> Found | MixedPrecision:
     reason = _why_not(case, layers)
     if reason:
         return MixedPrecision(kept=(), trials=0, said=f"mixed precision was not tried: {reason}")
-    missed = _missed(case, quantised)
     case.progress(f"INT8 misses {_count(missed)}; {breaking(layers)}")
     mixer = Mixer(
         case.workshop,
@@ -211,6 +221,8 @@ def _mixed(case: Case, quantised: Quantised, layers: Layers) -> Found | MixedPre
 def _why_not(case: Case, layers: Layers) -> str:
     if not case.mixed_precision:
         return "it was turned off"
+    if not layers.layers:
+        return UNCOMPARED
     if not case.data_gate.passed:
         return "the calibration data missed a gate, so that no range can be trusted"
     if case.model.outputs is not None and _of(case.judge(case.model.outputs)):

@@ -145,6 +145,8 @@ def examine(job: Conversion, progress: Progress = lambda _: None) -> Examined:
     with scratch_folder() as folder:
         proof = _prove(folder, job, progress)
         assert proof.diagnosis is not None
+        if not proof.diagnosis.layers:
+            raise ConversionFailed(proof.diagnosis.breaking)
         return Examined(proof.verified.gates, proof.diagnosis, proof.record.warnings)
 
 
@@ -303,7 +305,11 @@ def _of_floats(quantised: Quantised | None) -> list[str]:
 
 
 def _of_mixed(diagnosis: Diagnosis | None) -> list[str]:
-    if diagnosis is None or diagnosis.mixed is None or not diagnosis.mixed.kept:
+    if diagnosis is None:
+        return []
+    if not diagnosis.layers:
+        return [diagnosis.breaking]
+    if diagnosis.mixed is None or not diagnosis.mixed.kept:
         return []
     missed = "; ".join(gate.sentence for gate in diagnosis.missed)
     return [f"all in INT8 it misses {missed}; {diagnosis.mixed.said}"]

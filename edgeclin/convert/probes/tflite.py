@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 
+from edgeclin.convert.flatbuffer import copied, pack, unpack
 from edgeclin.convert.layers import INPUT
 from edgeclin.convert.probes.base import Place
 from edgeclin.convert.probes.weights import spread
@@ -30,7 +30,6 @@ except ImportError as exc:
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _KERNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 """The axis of the output channels in the weights, which are the second input."""
-_IDENTIFIER = b"TFL3"
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
 
 
@@ -120,7 +119,7 @@ class _Graph:
     """The first subgraph of an engine, its tensors known by the float model's names."""
 
     def __init__(self, engine: bytes, floats: _FloatModel) -> None:
-        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(engine, 0))
+        self._model = unpack(engine)
         self._floats = floats
         self._graph = self._model.subgraphs[0]
         self._tensors = self._graph.tensors
@@ -167,17 +166,14 @@ class _Graph:
             for position, index in enumerate(operator.inputs):
                 name = self._name(int(index)) if index in self._makers else None
                 if name and self._is_number(int(index)):
-                    copy = schema.TensorT.InitFromObj(_unpacked(self._tensors[index]))
-                    copy.buffer = 0
+                    copy = copied(self._tensors[index])
                     operator.inputs[position] = len(self._tensors)
                     fed.append((len(self._tensors), name))
                     self._tensors.append(copy)
         self._graph.inputs = [index for index, _ in fed]
         self._graph.outputs = [index for index, _ in self.given]
         self._model.signatureDefs = []
-        builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(self._model.Pack(builder), _IDENTIFIER)
-        return bytes(builder.Output()), fed
+        return pack(self._model), fed
 
     def _name(self, index: int) -> str | None:
         """The float tensor that a tensor stands for, through what only converts between types."""
@@ -218,13 +214,6 @@ class _Graph:
 
 def _is_quantised(tensor: Any) -> bool:
     return tensor.quantization is not None and tensor.quantization.scale is not None
-
-
-def _unpacked(tensor: Any) -> Any:
-    """The flatbuffer table of a tensor, from which a copy is made."""
-    builder = flatbuffers.Builder(256)
-    builder.Finish(tensor.Pack(builder))
-    return schema.Tensor.GetRootAs(builder.Output(), 0)
 
 
 _BOUNDS: dict[int, Any] = {
