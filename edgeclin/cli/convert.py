@@ -337,7 +337,7 @@ def print_float_layers(diagnosis: Diagnosis) -> None:
         for layer in diagnosis.layers
         if layer.kept
     ]
-    print_table(("layer kept in float", "weak channels in INT8 (dB)", "ms", "bytes"), rows)
+    print_table(("layer kept in float", "SQNR in INT8 (dB)", "ms", "bytes"), rows)
     click.echo(
         f"mixed engine: {mixed.latency_ms:.3f} ms and {mixed.bytes:,} bytes, all INT8 "
         f"{mixed.int8_latency_ms:.3f} ms and {mixed.int8_bytes:,} bytes (medians of {mixed.runs} "

@@ -21,7 +21,7 @@ from edgeclin.cli.output import FILE, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeclin.convert import Examined
-    from edgeclin.convert.layers import Layer
+    from edgeclin.convert.layers import Error, Layer
 
 _MISSED = 3
 
@@ -132,8 +132,9 @@ def _print(examined: Examined) -> None:
         click.echo(f"warning: {warning}")
     click.echo(
         f"layers, worst first, on {diagnosis.samples} samples ({diagnosis.quantiser}, "
-        f"{diagnosis.method}; {diagnosis.executed_by}); SQNR own: on the float model's "
-        "tensors, weak: of the weakest quarter of its channels, arriving: in the whole engine"
+        f"{diagnosis.method}; {diagnosis.executed_by}). SQNR in dB: own when the layer computes on "
+        "the float model's tensors, arriving in the whole engine; weak of the weakest quarter of "
+        "its channels"
     )
     print_layers(diagnosis.layers)
     print_float_layers(diagnosis)
@@ -150,9 +151,8 @@ def print_layers(layers: Sequence[Layer]) -> None:
             layer.order,
             layer.operator,
             layer.name.split(";")[0],
-            f"{layer.harm_db:.1f}",
-            "" if layer.own is None else f"{layer.own.sqnr_db:.1f}",
-            f"{layer.accumulated.sqnr_db:.1f}",
+            *(("", "") if layer.own is None else _decibels(layer.own)),
+            *_decibels(layer.accumulated),
             f"{layer.accumulated.mse:.3g}",
             f"{layer.accumulated.cosine:.4f}",
             f"{layer.saturated:.2%}",
@@ -161,5 +161,9 @@ def print_layers(layers: Sequence[Layer]) -> None:
         )
         for layer in sorted(layers, key=lambda layer: layer.harm_db)
     ]
-    head = ("order", "operator", "layer", "weak dB", "own dB", "arriving dB", "MSE", "cosine")
+    head = ("order", "operator", "layer", "own dB", "weak", "arriving dB", "weak", "MSE", "cosine")
     print_table((*head, "saturated", "range", ""), rows)
+
+
+def _decibels(error: Error) -> tuple[str, str]:
+    return f"{error.sqnr_db:.1f}", f"{error.channel_db:.1f}"

@@ -89,12 +89,12 @@ def breaking(layers: Layers) -> str:
     """Which layers break an engine, in a sentence."""
     jump = layers.jump
     worst = "; ".join(f"{one.title} ({one.harm_db:.1f} dB)" for one in layers.ranked[:_NAMED])
-    alone = f"worst layers alone, by their weak channels: {worst}"
+    alone = f"worst layers, each alone: {worst}"
     if jump is None:
         return f"no single layer makes the error large; {alone}"
     return (
-        f"the error gets large at layer {jump.title} (SQNR of its weak channels "
-        f"{jump.accumulated.channel_db:.1f} dB); {alone}"
+        f"the error gets large at layer {jump.title} (SQNR {jump.accumulated.worst_db:.1f} dB); "
+        f"{alone}"
     )
 
 

@@ -66,8 +66,8 @@ class _Sums:
         self._values += values.size
         if self.place.ends is not None:
             least, most = self.place.ends
-            half = self.place.step / 2
-            self._beyond += int(np.count_nonzero((values < least - half) | (values > most + half)))
+            step = self.place.step
+            self._beyond += int(np.count_nonzero((values < least - step) | (values > most + step)))
 
     def layer(self, order: int, kept: Collection[str]) -> Layer:
         place, (low, high) = self.place, self._extremes.range

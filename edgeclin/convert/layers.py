@@ -35,6 +35,12 @@ class Error(Record, frozen=True):
     mse: float
     cosine: float
 
+    @property
+    def worst_db(self) -> float:
+        """The lower of the two: one channel may be lost that is most of the tensor, or most of the
+        channels that are little of it."""
+        return min(self.sqnr_db, self.channel_db)
+
 
 class Price(Record, frozen=True):
     """What keeping one layer in float costs, beside an engine that differs in this layer alone."""
@@ -51,7 +57,8 @@ class Layer(Record, frozen=True):
         accumulated: the error that arrives here when the whole engine runs.
         own: the error that this layer alone adds: it runs as in the engine, but on the float
             model's tensors. None where it cannot be taken out.
-        saturated: share of the float values that lie beyond what its integers represent.
+        saturated: share of the float values that lie more than one step beyond what its integers
+            represent (a sigmoid, whose integers end at 255/256, is at home there).
         low, high: extremes of the float values.
         least, most: what its integers represent; None where the layer gives floats.
         channel_spread: widest channel of its float values, in widths of the median one.
@@ -88,8 +95,8 @@ class Layer(Record, frozen=True):
 
     @property
     def harm_db(self) -> float:
-        """What it is ranked by, the lowest being the worst: its own error in its weak channels."""
-        return (self.own or self.accumulated).channel_db
+        """What it is ranked by, the lowest being the worst: its own error."""
+        return (self.own or self.accumulated).worst_db
 
 
 class Layers(Record, frozen=True):
@@ -108,8 +115,7 @@ class Layers(Record, frozen=True):
     def jump(self) -> Layer | None:
         """The first layer, in execution order, at which the error that arrives gets large at once.
 
-        There the SQNR of its weak channels falls by `JUMP_DB` below all layers before it and below
-        `LOW_DB`.
+        There `worst_db` falls by `JUMP_DB` below all layers before it and below `LOW_DB`.
         """
         return first_jump(self.layers)
 
@@ -118,7 +124,7 @@ def first_jump(layers: Sequence[Layer]) -> Layer | None:
     """See `Layers.jump`."""
     before = EXACT_DB
     for layer in layers:
-        here = layer.accumulated.channel_db
+        here = layer.accumulated.worst_db
         if here < LOW_DB and here <= before - JUMP_DB:
             return layer
         before = min(before, here)

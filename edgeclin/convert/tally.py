@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import log10
+from math import isfinite, log10
 
 import numpy as np
 
@@ -71,9 +71,9 @@ class Tally:
 def _decibel(signal: float, noise: float) -> float:
     if noise == 0:
         return EXACT_DB
-    if signal == 0 or not np.isfinite(noise):
+    if signal == 0 or not isfinite(noise):
         return -EXACT_DB
-    return float(np.clip(10 * log10(signal / noise), -EXACT_DB, EXACT_DB))
+    return min(max(10 * log10(signal / noise), -EXACT_DB), EXACT_DB)
 
 
 class Extremes:
