@@ -124,7 +124,7 @@ def test_the_own_error_is_what_arrives_where_only_this_layer_is_quantised(
     assert hardest.own.sqnr_db > hardest.accumulated.sqnr_db - 0.5
 
 
-@pytest.mark.parametrize(("form", "profile"), WAYS)
+@pytest.mark.parametrize(("form", "profile"), [WAYS[0], WAYS[3]])
 def test_a_kept_layer_computes_in_float_and_is_marked(
     form: str, profile: str, bench: Callable[[str, str], Bench]
 ) -> None:
@@ -150,6 +150,7 @@ def test_all_layers_in_float_add_no_error(bench: Callable[[str, str], Bench]) ->
     assert {layer.accumulated.sqnr_db for layer in found.layers} == {EXACT_DB}
 
 
+@pytest.mark.convert
 def test_tensorflow_s_quantiser_takes_the_same_ranges_and_keeps_the_same_layers(
     bench: Callable[[str, str], Bench],
 ) -> None:

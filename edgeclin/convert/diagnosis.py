@@ -152,11 +152,12 @@ def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
     missed = _missed(case, quantised)
     if not missed or case.quantiser != AUTO:
         return quantised
-    best = (len(missed), quantised.errors[quantised.method]), quantised
+    best = (len(missed), quantised.errors[quantised.method]), quantised, case.workshop.tools
     for name in QUANTISERS[case.workshop.profile.engine]:
         if name == quantised.quantiser:
             continue
         case.progress(f"{quantised.quantiser} misses {_count(missed)}: trying {name}")
+        case.workshop.tools = dict(best[2])
         try:
             other = quantise_by(
                 name, case.workshop, case.model, case.source, case.judged, quantised.calibrated
@@ -165,7 +166,9 @@ def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
             case.progress(f"{name} is no help ({exc})")
             continue
         rank = len(_missed(case, other)), other.errors[other.method]
-        best = min(best, (rank, other), key=lambda one: one[0])
+        best = min(best, (rank, other, case.workshop.tools), key=lambda one: one[0])
+    # A bundle names the tools that made its engine, and no others.
+    case.workshop.tools = best[2]
     return best[1]
 
 
