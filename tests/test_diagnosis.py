@@ -212,8 +212,8 @@ def test_a_coral_engine_keeps_no_layer_in_float_and_says_what_it_would_cost(
     )  # fmt: skip
     assert missed.exit_code == 3, missed.output
     assert "its one partition would end there" in missed.stderr
-    assert "equalise channels" in missed.stderr
-    assert "the error gets large at layer 2 CONV_2D" in missed.stderr
+    assert "Equalise channels" in missed.stderr
+    assert "The error gets large at layer 2 CONV_2D" in missed.stderr
     assert not (tmp_path / "coral").exists()
 
 
@@ -263,3 +263,17 @@ def test_calibration_data_that_are_noise_are_no_reason_for_mixed_precision(
     assert found["mixed"]["trials"] == 0
     assert "no range can be trusted" in found["mixed"]["said"]
     assert remedies(found)[0] == Remedy.CALIBRATION
+
+
+def test_an_engine_is_no_worse_where_its_layers_cannot_be_compared(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A converter that takes no such model stands for one that crashes.
+    monkeypatch.setattr("edgeclin.convert.diagnosis.layers_of", lambda _: "ranges_from_tflite")
+    done = run("convert", "plain.onnx", ONNX, "--unsigned", "-o", tmp_path / "plain")
+    assert done.exit_code == 0, done.output
+    assert "warning: the layers could not be compared: ranges_from_tflite" in done.output
+    assert json.loads((tmp_path / "plain" / "layers.json").read_bytes())["layers"] == []
+    refused = run("diagnose", "plain.onnx", ONNX)
+    assert refused.exit_code == 1
+    assert "the layers could not be compared" in refused.stderr

@@ -7,7 +7,7 @@ misses a gate gets advice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -148,10 +148,13 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
 
 
 def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
-    """Another quantiser costs time and memory: it is tried only where the first misses a gate."""
+    """Another quantiser costs time and memory: it is tried only where the first misses a gate, and
+    with the ranges that served the first best."""
     missed = _missed(case, quantised)
-    if not missed or case.quantiser != AUTO:
+    if not missed or case.quantiser != AUTO or _not_of_the_engine(case):
         return quantised
+    method, calibrated = quantised.method, quantised.calibrated
+    chosen = replace(calibrated, ranges={method: calibrated.ranges[method]})
     best = (len(missed), quantised.errors[quantised.method]), quantised, case.workshop.tools
     for name in QUANTISERS[case.workshop.profile.engine]:
         if name == quantised.quantiser:
@@ -159,13 +162,12 @@ def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
         case.progress(f"{quantised.quantiser} misses {_count(missed)}: trying {name}")
         case.workshop.tools = dict(best[2])
         try:
-            other = quantise_by(
-                name, case.workshop, case.model, case.source, case.judged, quantised.calibrated
-            )
+            other = quantise_by(name, case.workshop, case.model, case.source, case.judged, chosen)
         except ConversionFailed as exc:
             case.progress(f"{name} is no help ({exc})")
             continue
-        rank = len(_missed(case, other)), other.errors[other.method]
+        rank = len(_missed(case, other)), other.errors[method]
+        other = replace(other, calibrated=calibrated)
         best = min(best, (rank, other, case.workshop.tools), key=lambda one: one[0])
     # A bundle names the tools that made its engine, and no others.
     case.workshop.tools = best[2]
@@ -226,12 +228,19 @@ def _why_not(case: Case, layers: Layers) -> str:
         return "it was turned off"
     if not layers.layers:
         return UNCOMPARED
+    if reason := _not_of_the_engine(case):
+        return reason
+    if case.workshop.profile.engine is EngineKind.TFLITE_EDGETPU:
+        return _cost_of_a_break(case.workshop.profile, layers)
+    return ""
+
+
+def _not_of_the_engine(case: Case) -> str:
+    """Why no other engine could hold the gates, if so."""
     if not case.data_gate.passed:
         return "the calibration data missed a gate, so that no range can be trusted"
     if case.model.outputs is not None and _of(case.judge(case.model.outputs)):
         return "the float engine itself misses a gate"
-    if case.workshop.profile.engine is EngineKind.TFLITE_EDGETPU:
-        return _cost_of_a_break(case.workshop.profile, layers)
     return ""
 
 
