@@ -6,13 +6,15 @@ give 0.0022 on a small ECG model); here it only applies what `ranges_from_tflite
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeclin.convert.operators import left_in_float, scopes_of
 from edgeclin.convert.ranges import read_ranges
 from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import MissingExtra
@@ -46,9 +48,9 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         for ends in ({"min": low, "max": high},)
     }
     try:
-        made = quantizer.Quantizer(model, _recipe(numeric)).quantize(
-            ranges, enable_progress_bar=False, enable_progress_report=False
-        )
+        made = quantizer.Quantizer(
+            model, _recipe(numeric, scopes_of(model, request.kept))
+        ).quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, NotImplementedError) as exc:
         raise refusal("ai-edge-quantizer refuses the model", exc) from exc
     engine = bytes(made.quantized_model)
@@ -56,11 +58,11 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     return Outcome(
         file=_ENGINE,
         tools={"ai-edge-quantizer": version("ai-edge-quantizer")},
-        floats=_left_in_float(engine),
+        floats=left_in_float(engine),
     )
 
 
-def _recipe(numeric: Numeric) -> Any:
+def _recipe(numeric: Numeric, kept: Sequence[str]) -> Any:
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", _OPERATOR.ALL_SUPPORTED, _BITS, _BITS)
     for operator in _WEIGHTED:
@@ -72,21 +74,15 @@ def _recipe(numeric: Numeric) -> Any:
             recipe.add_quantization_config(
                 ".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
             )
+    for scope in kept:
+        recipe.add_quantization_config(
+            f"^{re.escape(scope)}$",
+            _OPERATOR.ALL_SUPPORTED,
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
     return recipe.get_quantization_recipe()
 
 
 def _ranks(model: bytes) -> dict[str, int]:
     details = Interpreter(model_content=model).get_tensor_details()
     return {str(entry["name"]): len(entry["shape"]) for entry in details}
-
-
-def _left_in_float(engine: bytes) -> tuple[str, ...]:
-    """Operators, other than those that convert, which compute float values."""
-    interpreter = Interpreter(model_content=engine)
-    types = {entry["index"]: entry["dtype"] for entry in interpreter.get_tensor_details()}
-    return tuple(
-        str(operator["op_name"])
-        for operator in interpreter._get_ops_details()  # there is no public list of them
-        if operator["op_name"] not in ("DEQUANTIZE", "DELEGATE")
-        and any(types[index] == np.float32 for index in operator["outputs"])
-    )

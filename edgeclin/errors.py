@@ -78,15 +78,21 @@ class ConversionFailed(EdgeclinError, RuntimeError):
 
 
 class GateMissed(EdgeclinError, RuntimeError):
-    """An engine differs from its source by more than a gate allows."""
+    """An engine differs from its source by more than a gate allows.
+
+    `advice` says what breaks it, what was tried, and which remedy fits.
+    """
 
     exit_code = 3
 
-    def __init__(self, missed: Sequence[str], gates: Sequence[object] = ()) -> None:
-        self.missed, self.gates = tuple(missed), tuple(gates)
+    def __init__(
+        self, missed: Sequence[str], gates: Sequence[object] = (), advice: Sequence[str] = ()
+    ) -> None:
+        self.missed, self.gates, self.advice = tuple(missed), tuple(gates), tuple(advice)
+        sentences = (f"{one[:1].upper()}{one[1:]}" for one in self.advice)
         super().__init__(
             f"{len(self.missed)} gate{'s' * (len(self.missed) != 1)} missed, no bundle was "
-            f"written: {'; '.join(self.missed)}"
+            f"written: {'. '.join(('; '.join(self.missed), *sentences))}"
         )
 
 

@@ -27,14 +27,16 @@ class Engine(Record, frozen=True):
     """One executable form of the model.
 
     `backend` names the entry point of `edgeclin.backends` that executes it. One that is not
-    compiled cannot run yet: its CPU twin does.
+    compiled cannot run yet: its CPU twin does. `mixed` is INT8 but for `float_layers`, which are
+    named after the float tensors that they give.
     """
 
     backend: str
     file: str
-    precision: Literal["int8", "float32"]
+    precision: Literal["int8", "mixed", "float32"]
     role: Literal["primary", "cpu-twin"] = "primary"
     state: Literal["ready", "not compiled"] = "ready"
+    float_layers: tuple[str, ...] = ()
 
 
 class Confidence(Record, frozen=True):

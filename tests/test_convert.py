@@ -612,7 +612,7 @@ def test_a_form_to_which_no_converters_lead_is_exit_4(
     convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx", reason="the convert extra is not installed")
-    monkeypatch.setattr("edgeclin.convert.pipeline.converter_names", lambda: ["b_from_a"])
+    monkeypatch.setattr("edgeclin.convert.planning.converter_names", lambda: ["b_from_a"])
     source = Path(__file__).parent / "data" / "ecg_float.onnx"
     refused(convert(source, *wanted()), 4, "from onnx to tflite", "b_from_a")
 

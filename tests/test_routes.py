@@ -7,7 +7,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from edgeclin.convert.routes import FORM, QUANTISER, made_by, ranges_of, route
+from edgeclin.convert.routes import FORM, QUANTISERS, layers_of, made_by, ranges_of, route
 from edgeclin.convert.worker import converter_names
 from edgeclin.errors import EngineUnavailable
 from edgeclin.profiles import EngineKind
@@ -62,9 +62,11 @@ def test_the_sources_are_those_that_model_files_tell() -> None:
 
 def test_every_form_has_what_it_needs_to_become_an_engine() -> None:
     installed = converter_names()
-    assert set(FORM) == set(QUANTISER) == set(EngineKind)
+    assert set(FORM) == set(QUANTISERS) == set(EngineKind)
     for kind, form in FORM.items():
         assert ranges_of(form) in installed
-        assert QUANTISER[kind] in installed
-        assert made_by(QUANTISER[kind]) != form
+        assert layers_of(form) in installed
+        for quantiser in QUANTISERS[kind].values():
+            assert quantiser in installed
+            assert made_by(quantiser) != form
         assert route("keras", form, installed)

@@ -20,10 +20,11 @@ from edgeclin.bundle import Bundle
 from edgeclin.convert import Conversion, convert, twins
 from edgeclin.convert.engines import Finished, finish
 from edgeclin.convert.judging import Judge
+from edgeclin.convert.latency import Latencies
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.stages import Stage, Workshop, ask
-from edgeclin.convert.twins import Twin, choose_twin, race
+from edgeclin.convert.twins import Twin, choose_twin
 from edgeclin.datasets import open_dataset
 from edgeclin.description import load_description
 from edgeclin.gates import Margins
@@ -75,7 +76,8 @@ def made(tmp_path: Path) -> Made:
 
 
 def times(monkeypatch: pytest.MonkeyPatch, int8: float, uint8: float) -> None:
-    monkeypatch.setattr(twins, "race", lambda *_: [int8, uint8])
+    took = Latencies({"int8": int8, "uint8": uint8}, 50)
+    monkeypatch.setattr(twins, "measure", lambda *_: took)
 
 
 def test_the_faster_file_that_passes_is_kept_with_the_figures(
@@ -113,12 +115,6 @@ def test_a_faster_file_that_misses_a_gate_is_not_kept(
 ) -> None:
     times(monkeypatch, 2.0, 1.0)
     assert "a gate is missed: INT8 CPU twin: output error" in refused(made.choose(int8=1e-9))
-
-
-def test_engines_are_measured_in_turn(made: Made) -> None:
-    found = race([made.primary.stage, made.model], made.judged, runs=20)
-    assert len(found) == 2
-    assert all(0 < one < 1000 for one in found)
 
 
 def test_an_engine_that_runs_on_a_cpu_has_no_other_twin(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-from edgeclin.cli import build, bundles, cloud, convert, device, doctor, profiles, toolchain
+from edgeclin.cli import (
+    build,
+    bundles,
+    cloud,
+    convert,
+    device,
+    diagnose,
+    doctor,
+    profiles,
+    toolchain,
+)
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
 
@@ -61,6 +71,7 @@ for command in (
     profiles.profiles,
     convert.describe,
     convert.convert,
+    diagnose.diagnose,
     toolchain.toolchain,
     bundles.inspect,
     bundles.verify,

@@ -14,9 +14,27 @@ from edgeclin.cli.output import FILE, input_shape_option, json_option, print_jso
 
 if TYPE_CHECKING:
     from edgeclin.convert import Conversion, Converted
+    from edgeclin.convert.diagnosis import Diagnosis
+    from edgeclin.convert.ranges import Method
     from edgeclin.description import Description
     from edgeclin.gates import Gate
     from edgeclin.profiles import Profile
+
+
+method_option = click.option(
+    "--calibration-method",
+    type=click.Choice(["auto", "min-max", "percentile", "mse", "entropy"]),
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen; auto compares all and keeps the one that measures best.",
+)
+quantiser_option = click.option(
+    "--quantiser",
+    type=click.Choice(["auto", "ai-edge-quantizer", "tflite-converter", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What quantises; auto takes the fastest, and another only where that misses a gate.",
+)
 
 
 @click.command()
@@ -63,12 +81,12 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     type=FILE,
     help="Held-out samples, in the same forms (default: a fifth of the calibration).",
 )
+@method_option
+@quantiser_option
 @click.option(
-    "--calibration-method",
-    type=click.Choice(["auto", "min-max", "percentile", "mse", "entropy"]),
-    default="auto",
-    show_default=True,
-    help="How ranges are chosen; auto compares all and keeps the one that measures best.",
+    "--no-mixed-precision",
+    is_flag=True,
+    help="Keep no layer in float where INT8 misses a gate.",
 )
 @click.option("--description", type=FILE, help="model.toml (default: beside MODEL, if there).")
 @click.option(
@@ -98,6 +116,8 @@ def convert(
     calibration: Path | None,
     validation: Path | None,
     calibration_method: str,
+    quantiser: str,
+    no_mixed_precision: bool,
     description: Path | None,
     gates: Path | None,
     output: Path | None,
@@ -110,11 +130,11 @@ def convert(
 ) -> None:
     """Turn a trained MODEL into a bundle for a device.
 
-    Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle.
+    Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle. Where INT8
+    misses one, the layers that break it stay in float if that is enough.
     """
     from edgeclin.cli.signals import stopping
     from edgeclin.convert import Conversion
-    from edgeclin.convert.ranges import Method
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import EdgeclinError, GateMissed
@@ -129,8 +149,8 @@ def convert(
             "no calibration data: give real samples with --calibration; edgeclin never calibrates "
             "with random ones"
         )
-    path = description or _beside(model, "model.toml")
-    margins = load_margins(gates or _beside(model, "gates.toml"))
+    path = description or beside(model, "model.toml")
+    margins = load_margins(gates or beside(model, "gates.toml"))
     described = describe_or_guess(path, model.stem, facts)
     data = open_dataset(calibration), None if validation is None else open_dataset(validation)
     signer = None if unsigned else _signer(key)
@@ -147,9 +167,9 @@ def convert(
                 output=target,
                 signer=signer,
                 margins=margins,
-                methods=tuple(Method)
-                if calibration_method == "auto"
-                else (Method(calibration_method),),
+                methods=methods(calibration_method),
+                quantiser=quantiser,
+                mixed_precision=not no_mixed_precision,
                 allow_failed_gates=allow_failed_gates,
                 allow_shared_groups=allow_shared_groups,
                 input_shape=input_shape,
@@ -158,7 +178,14 @@ def convert(
     _print_all(done, as_json, signed=not unsigned)
     missed = [sentence for one in done for sentence in one.missed]
     if missed:
-        raise GateMissed(missed)
+        raise GateMissed(missed, advice=[sentence for one in done for sentence in one.advice])
+
+
+def methods(choice: str) -> tuple[Method, ...]:
+    """The ways to choose ranges that `--calibration-method` names."""
+    from edgeclin.convert.ranges import Method
+
+    return tuple(Method) if choice == "auto" else (Method(choice),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +196,16 @@ class _Done:
     gates: Sequence[Any]
     converted: Converted | None
     missed: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
         if self.converted is None:
-            return {"profile": self.profile, "bundle": None, "gates": self.gates}
+            return {
+                "profile": self.profile,
+                "bundle": None,
+                "gates": self.gates,
+                "advice": self.advice,
+            }
         return {"profile": self.profile, **_facts(self.converted)}
 
 
@@ -180,7 +213,7 @@ def _targets(
     output: Path | None, description: Description, devices: Sequence[Profile]
 ) -> list[Path]:
     from edgeclin.bundle import SUFFIX
-    from edgeclin.convert.pipeline import default_output
+    from edgeclin.convert.bundling import default_output
     from edgeclin.errors import BadFile
     from edgeclin.files import writing
 
@@ -201,13 +234,14 @@ def _convert_one(job: Conversion, as_json: bool, several: bool) -> _Done:
     name = job.profile.name
     if several and not as_json:
         click.echo(f"{name}:", err=True)
-    steps = _Steps(quiet=as_json)
+    steps = Steps(quiet=as_json)
     try:
         converted = run(job, steps)
     except GateMissed as exc:
         steps.end("missed a gate")
         missed = exc.missed if not several else tuple(f"{name}: {one}" for one in exc.missed)
-        return _Done(name, exc.gates, None, missed)
+        advice = exc.advice if not several else tuple(f"{name}: {one}" for one in exc.advice)
+        return _Done(name, exc.gates, None, missed, advice)
     except BaseException:
         steps.end("failed")
         raise
@@ -255,7 +289,7 @@ def _print_comparison(done: Sequence[_Done]) -> None:
     print_table(head, rows)
 
 
-def _beside(model: Path, name: str) -> Path | None:
+def beside(model: Path, name: str) -> Path | None:
     path = model.with_name(name)
     return path if path.exists() else None
 
@@ -272,7 +306,7 @@ def _signer(key: Path | None) -> object:
     return load_signer(path)
 
 
-class _Steps:
+class Steps:
     """Says what happens now and how long the last step took."""
 
     def __init__(self, quiet: bool) -> None:
@@ -308,6 +342,29 @@ def print_gates(gates: Sequence[Gate]) -> None:
     print_table(("stage", "gate", "value", "95 % interval", "rule", "n", ""), rows)
 
 
+def print_float_layers(diagnosis: Diagnosis) -> None:
+    """Which layers stay in float, and what each of them costs."""
+    mixed = diagnosis.mixed
+    if mixed is None or not mixed.kept:
+        return
+    rows = [
+        (
+            layer.title,
+            f"{layer.harm_db:.1f}",
+            "" if layer.price is None else f"{layer.price.latency_ms:+.3f}",
+            "" if layer.price is None else f"{layer.price.bytes:+,}",
+        )
+        for layer in diagnosis.layers
+        if layer.kept
+    ]
+    print_table(("layer kept in float", "SQNR in INT8 (dB)", "ms", "bytes"), rows)
+    click.echo(
+        f"mixed engine: {mixed.latency_ms:.3f} ms and {mixed.bytes:,} bytes, all INT8 "
+        f"{mixed.int8_latency_ms:.3f} ms and {mixed.int8_bytes:,} bytes (medians of {mixed.runs} "
+        "runs in turn, one thread of this machine)"
+    )
+
+
 def _print(converted: Converted, signed: bool) -> None:
     confidence = converted.manifest.confidence
     print_gates(converted.gates)
@@ -324,6 +381,8 @@ def _print(converted: Converted, signed: bool) -> None:
         click.echo(
             "confidence: no threshold (it takes labels, and a classifier): every answer is in doubt"
         )
+    if converted.diagnosis is not None:
+        print_float_layers(converted.diagnosis)
     click.echo(
         f"size: float {converted.float_bytes:,} bytes, deployed {converted.engine_bytes:,} bytes"
     )
@@ -341,4 +400,5 @@ def _facts(converted: Converted) -> dict[str, object]:
         "engine_bytes": converted.engine_bytes,
         "float_bytes": converted.float_bytes,
         "gates_missed": converted.manifest.gates_missed,
+        "float_layers": converted.manifest.primary.float_layers,
     }

@@ -1,5 +1,7 @@
 """The workstation's side: from a trained model to a bundle, through gates."""
 
-from edgeclin.convert.pipeline import Conversion, Converted, convert
+from edgeclin.convert.bundling import Converted
+from edgeclin.convert.job import Conversion
+from edgeclin.convert.pipeline import Examined, convert, examine
 
-__all__ = ["Conversion", "Converted", "convert"]
+__all__ = ["Conversion", "Converted", "Examined", "convert", "examine"]

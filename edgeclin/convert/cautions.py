@@ -12,8 +12,8 @@ FEW = 500
 """The usual guidance for post-training calibration is 500 to 1,000 samples."""
 FEW_HELD_OUT = 100
 """With fewer validation samples, one of them moves every share that the gates judge by over 1 %."""
-_OUTSIDE = 0.001
-_UNSTABLE = 0.2
+OUTSIDE = 0.001
+UNSTABLE = 0.2
 
 
 def of_calibration(
@@ -45,12 +45,12 @@ def of_calibration(
         missing = sorted(set(validation.labels) - set(calibration.labels))
         if missing:
             yield f"calibration has no sample of {', '.join(missing)}, validation has"
-    if outside > _OUTSIDE:
+    if outside > OUTSIDE:
         yield (
             f"{outside:.1%} of the validation values are beyond calibration's range: is it the "
             "same kind of data, in the same units?"
         )
-    if instability > _UNSTABLE:
+    if instability > UNSTABLE:
         yield (
             f"two halves of the calibration samples disagree by {instability:.0%} about a range "
             "(median of all tensors): more samples would help"

@@ -82,17 +82,24 @@ class Deployed:
     files: dict[str, bytes]
 
 
-def deploy(profile: Profile, made: Stage, finished: Finished) -> Deployed:
+def deploy(
+    profile: Profile,
+    made: Stage,
+    precision: Literal["int8", "mixed", "float32"],
+    float_layers: tuple[str, ...],
+    finished: Finished,
+) -> Deployed:
     """Name what was made.
 
     Args:
         made: the engine that was judged; for an accelerator what its engine is made from, and its
             CPU twin unless `finished` has another.
     """
-    backend, precision = BACKEND[made.form], profile.numeric.precision
+    backend = BACKEND[made.form]
     name, data = f"engine{made.path.suffix}", made.path.read_bytes()
     if profile.engine not in COMPILED:
-        return Deployed((Engine(backend, name, precision),), {name: data})
+        engine = Engine(backend, name, precision, float_layers=float_layers)
+        return Deployed((engine,), {name: data})
     files, own, other = {name: data}, name, name
     twin, compiled = finished.stand_in, finished.compiled
     if compiled is not None:
@@ -104,8 +111,8 @@ def deploy(profile: Profile, made: Stage, finished: Finished) -> Deployed:
     state: Literal["ready", "not compiled"] = "not compiled" if compiled is None else "ready"
     return Deployed(
         (
-            Engine(profile.engine.value, own, precision, state=state),
-            Engine(backend, other, precision, role="cpu-twin"),
+            Engine(profile.engine.value, own, precision, state=state, float_layers=float_layers),
+            Engine(backend, other, precision, role="cpu-twin", float_layers=float_layers),
         ),
         files,
     )

@@ -65,7 +65,7 @@ def quantise(
         activation_qType=_TYPES[numeric.activations],
         tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
         nodes_to_quantize=[],
-        nodes_to_exclude=_name_nodes(model, floats),
+        nodes_to_exclude=_name_nodes(model, (*request.kept, *floats)),
         op_types_to_quantize=operators,
         extra_options={
             "ActivationSymmetric": numeric.symmetric_activations,

@@ -8,11 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeclin.convert.ranges import Method, Statistics, write_ranges
+from edgeclin.convert.ranges import Method, Range, Statistics, write_ranges
 from edgeclin.convert.request import Outcome
-from edgeclin.convert.routes import QUANTISER, ranges_of
+from edgeclin.convert.routes import QUANTISERS, ranges_of
 from edgeclin.convert.stages import Stage, Workshop, ask
 from edgeclin.gates.engines import relative_error
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What one pass over the calibration samples gave.
+
+    Attributes:
+        ranges: a file of ranges for every method.
+        outcome: what the pass consumed.
+        statistics: what it saw of every tensor.
+        answers: the float model's outputs for the samples, float32 [n, outputs].
+    """
+
+    ranges: dict[Method, Path]
+    outcome: Outcome
+    statistics: Statistics
+    answers: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +38,30 @@ class Quantised:
 
     Attributes:
         errors: relative MAE on the validation samples, by every method that was tried.
-        calibration: what the pass over the calibration samples consumed.
-        answers: the float model's outputs for the calibration samples, float32 [n, outputs].
-        instability: see `Statistics.instability`.
+        quantiser: one of the names in `QUANTISERS`.
+        kept: tensors of the float model that were asked to stay in float.
     """
 
     stage: Stage
     method: Method
     errors: dict[Method, float]
-    calibration: Outcome
-    answers: np.ndarray
-    instability: float
+    calibrated: Calibrated
+    quantiser: str
     floats: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    @property
+    def calibration(self) -> Outcome:
+        return self.calibrated.outcome
+
+    @property
+    def instability(self) -> float:
+        return self.calibrated.statistics.instability()
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What was chosen for every tensor."""
+        return self.calibrated.statistics.chosen(self.method)
 
 
 def quantise(
@@ -42,6 +71,7 @@ def quantise(
     calibration: Path,
     judged: np.ndarray,
     methods: Sequence[Method],
+    quantiser: str = "",
 ) -> Quantised:
     """Make an engine by each method and keep the one nearest to the source model.
 
@@ -49,26 +79,43 @@ def quantise(
         source: the source model's answers to the validation samples, float32 [n, outputs].
         calibration: prepared calibration samples, `.npy`.
         judged: prepared validation samples, float32 [n, …].
+        quantiser: one of the names in `QUANTISERS`; without it the first.
     """
     path, seen = workshop.run(ranges_of(model.form), model.path, samples=str(calibration))
     statistics = Statistics.load(path)
+    ranges = {}
+    for method in methods:
+        ranges[method] = workshop.folder / f"{method.value}.npz"
+        write_ranges(ranges[method], statistics.ranges(method))
+    answers = np.load(path.parent / seen.answers, mmap_mode="r")
+    calibrated = Calibrated(ranges, seen, statistics, answers)
+    first = next(iter(QUANTISERS[workshop.profile.engine]))
+    return quantise_by(quantiser or first, workshop, model, source, judged, calibrated)
+
+
+def quantise_by(
+    quantiser: str,
+    workshop: Workshop,
+    model: Stage,
+    source: np.ndarray,
+    judged: np.ndarray,
+    calibrated: Calibrated,
+    kept: tuple[str, ...] = (),
+) -> Quantised:
+    """The same with ranges that are there already.
+
+    Args:
+        kept: see `Request.kept`.
+    """
+    converter = QUANTISERS[workshop.profile.engine][quantiser]
     made: dict[Method, tuple[Stage, Outcome]] = {}
     errors: dict[Method, float] = {}
-    for method in methods:
-        ranges = ranges_file(workshop, method)
-        write_ranges(ranges, statistics.ranges(method))
-        quantiser = QUANTISER[workshop.profile.engine]
-        engine, outcome = workshop.run(quantiser, model.path, ranges=str(ranges))
+    for method, ranges in calibrated.ranges.items():
+        engine, outcome = workshop.run(converter, model.path, ranges=str(ranges), kept=kept)
         stage = ask(model.form, engine, judged)
         assert stage.outputs is not None
         made[method] = stage, outcome
         errors[method] = relative_error(source, stage.outputs)
-    best = min(methods, key=lambda method: errors[method])
+    best = min(made, key=lambda method: errors[method])
     stage, outcome = made[best]
-    answers = np.load(path.parent / seen.answers)
-    return Quantised(stage, best, errors, seen, answers, statistics.instability(), outcome.floats)
-
-
-def ranges_file(workshop: Workshop, method: Method) -> Path:
-    """Where the ranges by a method are, for who applies them."""
-    return workshop.folder / f"{method.value}.npz"
+    return Quantised(stage, best, errors, calibrated, quantiser, outcome.floats, kept)

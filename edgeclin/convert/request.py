@@ -7,13 +7,15 @@ error message:
     def convert(request: Request, report: Callable[[str], None]) -> Outcome
 
 It reads `request.model` (a copy), writes below `request.folder`, calls `report` with a few words
-as each stage begins, and raises ConversionFailed for what a user can understand. There are three
+as each stage begins, and raises ConversionFailed for what a user can understand. There are four
 kinds, by what they make:
 
 - a float model of another format (`tflite_from_keras`): also asks the source model itself about
   `request.samples`;
 - `ranges_from_…`: statistics of every tensor over `request.samples`;
-- a quantised engine (`int8_tflite_from_tflite`): applies `request.ranges` by the profile's rules.
+- a quantised engine (`int8_tflite_from_tflite`): applies `request.ranges` by the profile's rules,
+  and leaves in float what `request.kept` names;
+- `layers_from_…`: compares `request.engine` with the float model over `request.samples`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ class Request(Record, frozen=True):
     """What the model takes, without the batch axis: sizes for axes that its file leaves open."""
     ranges: str = ""
     """What `edgeclin.convert.ranges.write_ranges` wrote."""
+    kept: tuple[str, ...] = ()
+    """Tensors of the float model that operators go on computing in float."""
+    engine: str = ""
 
 
 class Outcome(Record, frozen=True):

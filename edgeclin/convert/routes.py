@@ -15,13 +15,18 @@ FORM = {
     EngineKind.TENSORRT: "static_onnx",
 }
 """The float form behind each kind of engine that can be made."""
-QUANTISER = {
-    EngineKind.TFLITE: "int8_tflite_from_tflite",
-    EngineKind.TFLITE_EDGETPU: "int8_tflite_from_tflite",
-    EngineKind.ONNX_QDQ: "qdq_onnx_from_static_onnx",
-    EngineKind.TENSORRT: "tensorrt_onnx_from_static_onnx",
+_OF_TFLITE = {
+    "ai-edge-quantizer": "int8_tflite_from_tflite",
+    "tflite-converter": "int8_tflite_by_tensorflow_from_tflite",
 }
-"""What makes each kind of engine from its float form and the ranges of its tensors."""
+QUANTISERS = {
+    EngineKind.TFLITE: _OF_TFLITE,
+    EngineKind.TFLITE_EDGETPU: _OF_TFLITE,
+    EngineKind.ONNX_QDQ: {"onnxruntime": "qdq_onnx_from_static_onnx"},
+    EngineKind.TENSORRT: {"onnxruntime": "tensorrt_onnx_from_static_onnx"},
+}
+"""What makes each kind of engine from its float form and the ranges of its tensors: converters by
+the name of the quantiser behind them. The first is the default."""
 COMPILED = {EngineKind.TFLITE_EDGETPU, EngineKind.TENSORRT}
 """Engines that only a tool of the accelerator's maker can finish; until then the CPU runs them."""
 _SPLIT = "_from_"
@@ -30,6 +35,11 @@ _SPLIT = "_from_"
 def ranges_of(form: str) -> str:
     """The converter that sees the ranges of a float form's tensors."""
     return f"ranges{_SPLIT}{form}"
+
+
+def layers_of(form: str) -> str:
+    """The converter that compares an engine with a float form, layer by layer."""
+    return f"layers{_SPLIT}{form}"
 
 
 def made_by(converter: str) -> str:

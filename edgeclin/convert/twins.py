@@ -9,15 +9,14 @@ and without VNNI may round uint8 products differently: the self-test of each mac
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from edgeclin.backends import load_backend
 from edgeclin.convert.judging import Judge
-from edgeclin.convert.quantising import Quantised, ranges_file
+from edgeclin.convert.latency import measure
+from edgeclin.convert.quantising import Quantised
 from edgeclin.convert.stages import BACKEND, Stage, Workshop, ask
 from edgeclin.gates import Gate
 from edgeclin.manifest import Confidence
@@ -25,8 +24,6 @@ from edgeclin.records import Record
 
 TITLE = "INT8 CPU twin"
 """The stage that its gates name."""
-RUNS = 100
-_WARM_UP = 5
 _WORTH = 0.9
 """A second file is carried only for a tenth of the time: less is within the noise."""
 _QUANTISER = "qdq_onnx_from_static_onnx"
@@ -77,11 +74,16 @@ def choose_twin(
         *judge.engine(TITLE, second, quantised=True),
         *judge.promise(TITLE, second, confidence),
     )
-    int8, uint8 = race([primary.stage, stage], judged)
+    took = measure(
+        BACKEND[stage.form],
+        {"int8": primary.stage.path.read_bytes(), "uint8": stage.path.read_bytes()},
+        np.ascontiguousarray(judged[0]),
+    )
+    int8, uint8 = took.medians["int8"], took.medians["uint8"]
     reason = _objection(gates, int8, uint8)
     twin = Twin(
         machine=f"{platform.system()} {platform.machine()}, {stage.engine}",
-        runs=RUNS,
+        runs=took.runs,
         int8_ms=round(int8, 4),
         uint8_ms=round(uint8, 4),
         difference=float(np.abs(first - second).max()),
@@ -90,23 +92,6 @@ def choose_twin(
         reason=reason or "it passes the same gates and is faster",
     )
     return twin, stage if twin.kept else None
-
-
-def race(stages: Sequence[Stage], judged: np.ndarray, runs: int = RUNS) -> list[float]:
-    """The median time of each engine in milliseconds, measured in turn so that all share what else
-    the machine does."""
-    backends = [load_backend(BACKEND[stage.form], stage.path.read_bytes()) for stage in stages]
-    times = np.zeros((len(backends), runs))
-    for run in range(-_WARM_UP, runs):
-        sample = np.ascontiguousarray(judged[run % len(judged)])
-        for index, backend in enumerate(backends):
-            began = time.perf_counter()
-            backend.run(sample)
-            if run >= 0:
-                times[index, run] = time.perf_counter() - began
-    for backend in backends:
-        backend.close()
-    return [float(median) * 1000 for median in np.median(times, axis=1)]
 
 
 def _quantised_again(
@@ -120,8 +105,8 @@ def _quantised_again(
     folder = workshop.folder / "twin"
     folder.mkdir()
     other = Workshop(folder, profile, workshop.progress)
-    ranges = ranges_file(workshop, primary.method)
-    path, _ = other.run(_QUANTISER, model.path, ranges=str(ranges))
+    ranges = primary.calibrated.ranges[primary.method]
+    path, _ = other.run(_QUANTISER, model.path, ranges=str(ranges), kept=primary.kept)
     return ask(model.form, path, judged)
 
 

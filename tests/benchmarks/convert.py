@@ -69,7 +69,7 @@ ALONE = """
 import sys
 from pathlib import Path
 from edgeclin.convert.ranges import Method, Statistics, write_ranges
-from edgeclin.convert.routes import QUANTISER, ranges_of
+from edgeclin.convert.routes import QUANTISERS, ranges_of
 from edgeclin.convert.stages import Workshop
 from edgeclin.profiles import load_profile
 model, samples, made, profile_name, form = sys.argv[1:]
@@ -78,7 +78,8 @@ folder.mkdir()
 workshop = Workshop(folder, profile, lambda _: None)
 seen, _ = workshop.run(ranges_of(form), Path(model), samples=samples)
 write_ranges(folder / "ranges.npz", Statistics.load(seen).ranges(Method.MIN_MAX))
-engine, _ = workshop.run(QUANTISER[profile.engine], Path(model), ranges=str(folder / "ranges.npz"))
+quantiser = next(iter(QUANTISERS[profile.engine].values()))
+engine, _ = workshop.run(quantiser, Path(model), ranges=str(folder / "ranges.npz"))
 engine.rename(made)
 """
 

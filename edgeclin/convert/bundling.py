@@ -1,0 +1,194 @@
+"""What was proven, as a bundle: manifest, golden samples, the record of the proof."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeclin.bundle import SUFFIX, write_bundle
+from edgeclin.convert.diagnosis import Diagnosis
+from edgeclin.convert.engines import deploy
+from edgeclin.convert.job import Conversion
+from edgeclin.convert.proving import Proof
+from edgeclin.convert.stages import Progress
+from edgeclin.convert.twins import Twin
+from edgeclin.description import Description
+from edgeclin.gates import Gate, Margins
+from edgeclin.manifest import SCHEMA, Engine, Golden, Manifest
+from edgeclin.model_files import companions
+from edgeclin.profiles import Profile
+from edgeclin.records import Record
+from edgeclin.runtime import write_golden
+from edgeclin.version import VERSION
+
+GOLDEN_SAMPLES = 16
+_GOLDEN_STEPS = 8
+"""XNNPACK and the built-in kernels were seen up to 7 steps of 1/255 of the range apart."""
+_FLOAT_GOLDEN = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The bundle that was written, and what it was proven by."""
+
+    path: Path
+    manifest: Manifest
+    gates: tuple[Gate, ...]
+    diagnosis: Diagnosis | None
+    warnings: tuple[str, ...]
+    engine_bytes: int
+    float_bytes: int
+
+
+class Verification(Record, frozen=True):
+    """What a bundle remembers of its proof: where it ran, and every gate.
+
+    Attributes:
+        model_sha256: of the source model's file, or of its files with their names.
+        float_layers: layers of an INT8 engine that were kept in float, because it missed a gate
+            without.
+    """
+
+    model_sha256: str
+    validation: str
+    samples: int
+    machine: str
+    engine: str
+    float_bytes: int
+    engine_bytes: int
+    margins: Margins
+    gates: tuple[Gate, ...]
+    float_layers: tuple[str, ...] = ()
+    twin: Twin | None = None
+
+
+def write(job: Conversion, proof: Proof, progress: Progress) -> Converted:
+    """Write the bundle in one step.
+
+    Raises:
+        BadFile: it cannot be written, or something else stands there.
+    """
+    from edgeclin.convert.sbom import write_sbom
+
+    progress("writing the bundle")
+    golden, data = _golden(proof)
+    proven = proof.proven
+    deployed = deploy(
+        job.profile, proven.stage, proven.precision, proven.float_layers, proof.finished
+    )
+    manifest = _manifest(job, proof, golden, deployed.engines)
+    engine = proven.stage.path.read_bytes()
+    source = model_sha256(job.model)
+    verification = Verification(
+        model_sha256=source,
+        validation=proof.plan.validation.name,
+        samples=len(proof.judged),
+        machine=f"{platform.system()} {platform.machine()}",
+        engine=proven.stage.engine,
+        float_bytes=proof.stages[-1].path.stat().st_size,
+        engine_bytes=len(engine),
+        margins=job.margins,
+        gates=proof.gates,
+        float_layers=proven.float_layers,
+        twin=proof.finished.twin,
+    )
+    records: dict[str, Record | None] = {
+        "calibration.json": proof.record,
+        "verification.json": verification,
+        "layers.json": proof.diagnosis,
+        "edgetpu.json": proof.finished.report,
+    }
+    files = {
+        **deployed.files,
+        manifest.golden.file: data,
+        "sbom.json": write_sbom(
+            manifest.name, manifest.version, source, _sha256(engine), manifest.tools
+        ),
+        **{name: _json(record) for name, record in records.items() if record is not None},
+    }
+    return Converted(
+        path=write_bundle(job.output, manifest, files, job.signer),
+        manifest=manifest,
+        gates=proof.gates,
+        diagnosis=proof.diagnosis,
+        warnings=proof.warnings(job),
+        engine_bytes=verification.engine_bytes,
+        float_bytes=verification.float_bytes,
+    )
+
+
+def _golden(proof: Proof) -> tuple[Golden, bytes]:
+    """The first validation samples of each predicted class in turn, so that all are in it."""
+    proven, twin = proof.proven, proof.finished.stand_in
+    decisions = proven.outputs.argmax(axis=1)
+    rank = np.zeros(len(decisions), dtype=int)
+    for label in np.unique(decisions):
+        members = np.flatnonzero(decisions == label)
+        rank[members] = np.arange(len(members))
+    chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
+    spread = float(np.ptp(proven.outputs)) or 1.0
+    tolerance = spread * (_FLOAT_GOLDEN if proven.precision == "float32" else _GOLDEN_STEPS / 255)
+    inputs = [proof.plan.validation[index] for index in chosen]
+    other = None if twin is None or twin.outputs is None else twin.outputs[chosen]
+    data = write_golden(inputs, proven.outputs[chosen], other)
+    return Golden(file="golden.npz", samples=len(chosen), tolerance=tolerance), data
+
+
+def _manifest(
+    job: Conversion, proof: Proof, golden: Golden, engines: tuple[Engine, ...]
+) -> Manifest:
+    description = job.description
+    return Manifest(
+        schema=SCHEMA,
+        name=description.name,
+        version=description.version,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=description.task,
+        intended_use=description.intended_use,
+        described=job.described,
+        profile=job.profile,
+        engines=engines,
+        inputs=description.inputs,
+        output=description.output,
+        metric=description.metric,
+        confidence=proof.proven.confidence,
+        golden=golden,
+        gates_missed=proof.missed,
+        tools={"edgeclin": VERSION, **proof.workshop.tools},
+        licence=description.provenance.licence,
+        source=description.provenance.source,
+        files={},
+    )
+
+
+def default_output(description: Description, profile: Profile) -> Path:
+    """Where a bundle goes when nobody says: NAME-VERSION-PROFILE.edgeclin in this folder."""
+    return Path(f"{description.name}-{description.version}-{profile.name}{SUFFIX}")
+
+
+def model_sha256(model: Path) -> str:
+    """Of a file's bytes, or of several files with their names."""
+    if model.is_dir():
+        root, files = model, sorted(file for file in model.rglob("*") if file.is_file())
+    else:
+        root, files = model.parent, [model, *companions(model)]
+        if len(files) == 1:
+            return _sha256(model.read_bytes())
+    listing = [
+        f"{file.relative_to(root).as_posix()} {_sha256(file.read_bytes())}" for file in files
+    ]
+    return _sha256("\n".join(listing).encode())
+
+
+def _json(value: Record) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

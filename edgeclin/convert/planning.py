@@ -1,0 +1,99 @@
+"""What a conversion will do, and all that can be refused before the long work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeclin.convert import calibration as calibrating
+from edgeclin.convert.diagnosis import check_quantiser
+from edgeclin.convert.job import Conversion
+from edgeclin.convert.routes import FORM, route
+from edgeclin.convert.worker import converter_names
+from edgeclin.datasets import Dataset
+from edgeclin.description import Output, Task
+from edgeclin.errors import BadFile, EngineUnavailable
+from edgeclin.model_files import ModelFacts, fix_shape, read_model
+from edgeclin.toolchains import needed_by, require
+
+VERIFIED_TASKS = (Task.CLASSIFICATION, Task.SEGMENTATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The way of a model to its engine, and the data that go with it.
+
+    Attributes:
+        way: converters from the source to the float form that the engine is made from.
+        quantiser: the first to take; empty for the default of the engine.
+        calibration_truth, truth: label indices of calibration and validation samples, int
+            [n, decisions], or None without labels.
+    """
+
+    facts: ModelFacts
+    way: tuple[str, ...]
+    quantiser: str
+    calibration: Dataset
+    validation: Dataset
+    calibration_truth: NDArray[np.int64] | None
+    truth: NDArray[np.int64] | None
+
+    def names(self, output: Output) -> tuple[list[str] | None, list[str] | None]:
+        """The label of each calibration and validation sample; label maps have none."""
+        return _names(self.calibration_truth, output), _names(self.truth, output)
+
+
+def _names(truth: NDArray[np.int64] | None, output: Output) -> list[str] | None:
+    if truth is None or truth.shape[1] > 1:
+        return None
+    return [output.labels[index] for index in truth[:, 0]]
+
+
+def plan(job: Conversion) -> Plan:
+    """Find the way, and check that model, description, data and tools fit together.
+
+    Raises:
+        BadFile: they do not, or calibration and validation have patients or samples in common.
+        EngineUnavailable: no converter for this profile and model, or a toolchain is missing.
+        EdgeclinError: the quantiser that was chosen makes no such engines.
+    """
+    facts = fix_shape(job.model, read_model(job.model), job.input_shape)
+    way = route(facts.source, FORM[job.profile.engine], converter_names())
+    for toolchain in needed_by(way):
+        require(toolchain)
+    _check_fit(job, facts)
+    quantiser = check_quantiser(job.quantiser, job.profile)
+    calibration, validation = calibrating.samples_of(
+        job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
+    )
+    truths = [_truth(data, job) for data in (calibration, validation)]
+    return Plan(facts, way, quantiser, calibration, validation, *truths)
+
+
+def _truth(data: Dataset, job: Conversion) -> NDArray[np.int64] | None:
+    truth = data.truth(job.description.output.labels)
+    return None if truth is None else truth.reshape(len(truth), -1)
+
+
+def _check_fit(job: Conversion, facts: ModelFacts) -> None:
+    description = job.description
+    if description.task not in VERIFIED_TASKS:
+        raise EngineUnavailable(
+            f"the task {description.task.value} cannot be verified by this version, only "
+            f"{' and '.join(task.value for task in VERIFIED_TASKS)}"
+        )
+    if len(description.inputs) != 1 or len(facts.inputs) != 1:
+        raise BadFile(
+            job.model,
+            f"{len(facts.inputs)} inputs, {len(description.inputs)} described",
+            "this version supports one",
+        )
+    shape, described = facts.inputs[0][1], description.inputs[0].shape
+    if shape != described:
+        raise BadFile(
+            job.model,
+            f"takes the shape {list(shape or ())}, the description says {list(described)}",
+            "mend inputs.shape in model.toml",
+        )

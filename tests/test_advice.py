@@ -1,0 +1,77 @@
+"""Each remedy is advised by what was measured, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgeclin.convert.advice import Facts, Remedy, advise
+from edgeclin.convert.layers import Error, Layer, Layers
+from edgeclin.gates import Gate
+
+MISSED = Gate("INT8 engine", "output error", "at most", 0.2, 0.1, 0.3, 0.05, 100, False)
+
+
+def layer(order: int, **changes: Any) -> Layer:
+    well = Error(sqnr_db=40.0, channel_db=38.0, mse=1e-4, cosine=1.0)
+    plain = Layer(
+        order=order,
+        name=f"layer {order}",
+        operator="Conv",
+        tensors=(f"layer {order}",),
+        accumulated=well,
+        own=well,
+        saturated=0.0,
+        low=-1.0,
+        high=1.0,
+        least=-1.0,
+        most=1.0,
+        channel_spread=2.0,
+        mixture=3.0,
+        weight_spread=2.0,
+        weight_scales=8,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def advised(gate: Gate = MISSED, **changes: Any) -> list[Remedy]:
+    layers = changes.pop("layers", (layer(0), layer(1), layer(2)))
+    known = {"instability": 0.0, "outside": 0.0, "clipping": False, **changes}
+    found = Layers(samples=32, executed_by="test", layers=layers)
+    return [one.remedy for one in advise(Facts(gates=[gate], layers=found, **known))]
+
+
+def test_without_a_missed_gate_nothing_is_advised() -> None:
+    assert advised(msgspec.structs.replace(MISSED, passed=True), outside=0.5) == []
+
+
+def test_a_float_stage_that_misses_is_the_first_to_mend() -> None:
+    assert advised(msgspec.structs.replace(MISSED, stage="float ONNX")) == [Remedy.SOURCE]
+
+
+def test_too_few_samples_want_more_of_them() -> None:
+    assert advised(msgspec.structs.replace(MISSED, n=9, least=30)) == [Remedy.VALIDATION]
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"instability": 0.21}, Remedy.CALIBRATION),
+        ({"instability": 0.19}, Remedy.TRAINING),
+        ({"outside": 0.002}, Remedy.CALIBRATION),
+        ({"outside": 0.0005}, Remedy.TRAINING),
+        ({"layers": (layer(0, saturated=0.02), layer(1))}, Remedy.CALIBRATION),
+        ({"layers": (layer(0, saturated=0.02), layer(1)), "clipping": True}, Remedy.TRAINING),
+        ({"layers": (layer(0), layer(1, mixture=500.0, high=640.0))}, Remedy.SPLIT),
+        ({"layers": (layer(0), layer(1, mixture=500.0))}, Remedy.TRAINING),
+        ({"layers": (layer(0, channel_spread=17.0), layer(1))}, Remedy.EQUALISE),
+        ({"layers": (layer(0), layer(1, channel_spread=17.0))}, Remedy.TRAINING),
+        ({"layers": (layer(0, weight_spread=17.0, weight_scales=1), layer(1))}, Remedy.EQUALISE),
+        ({"layers": (layer(0, weight_spread=17.0), layer(1))}, Remedy.TRAINING),
+        ({}, Remedy.TRAINING),
+    ],
+)
+def test_the_remedy_follows_the_figures(changes: Any, remedy: Remedy) -> None:
+    assert advised(**changes) == [remedy]
