@@ -51,8 +51,15 @@ def test_a_float_stage_that_misses_is_the_first_to_mend() -> None:
     assert advised(msgspec.structs.replace(MISSED, stage="float ONNX")) == [Remedy.SOURCE]
 
 
-def test_too_few_samples_want_more_of_them() -> None:
-    assert advised(msgspec.structs.replace(MISSED, n=9, least=30)) == [Remedy.VALIDATION]
+def test_a_source_that_is_not_what_it_should_be_is_nothing_that_an_engine_mends() -> None:
+    missed = msgspec.structs.replace(MISSED, stage="source model")
+    assert advised(missed, outside=0.5) == [Remedy.MODEL]
+
+
+@pytest.mark.parametrize("stage", ["INT8 engine", "source model"])
+def test_too_few_samples_want_more_of_them(stage: str) -> None:
+    missed = msgspec.structs.replace(MISSED, stage=stage, n=9, least=30)
+    assert advised(missed) == [Remedy.VALIDATION]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import resource
@@ -211,6 +212,31 @@ def test_a_missed_gate_is_exit_3_and_no_bundle_unless_allowed_and_then_marked(
 
 
 @pytest.mark.convert
+def test_the_report_is_in_the_bundle_and_is_written_even_without_one(
+    convert: Convert, tmp_path: Path, converted: tuple[Path, Any], trust: list[Any]
+) -> None:
+    bundle = Bundle.open(converted[0], trust)
+    report = json.loads(bundle.read("report.json"))
+    gates = json.loads(bundle.read("verification.json"))["gates"]
+    assert report["gates"] == gates
+    assert report["samples"] == sum(map(sum, report["engine"]["confusion"])) == 150
+    assert [form["name"] for form in report["forms"]] == ["float TFLite", "INT8 engine"]
+    assert report["forms"][1]["bytes"] == len(bundle.read("engine.tflite"))
+    page = bundle.read("report.html").decode()
+    assert all(gate["name"] in html.unescape(page) for gate in gates)
+    strict = tmp_path / "strict.toml"
+    strict.write_text("[error]\nint8 = 1e-6\n")
+    data = wanted(calibration=TRAIN, validation=VALIDATION, gates=strict)
+    target = tmp_path / "report.html"
+    done = convert(
+        FLOAT, *data, "--no-mixed-precision", "--report", target, "-o", tmp_path / "x.edgeclin"
+    )
+    assert done.exit_code == 3
+    assert ">MISSED<" in target.read_text()
+    assert not (tmp_path / "x.edgeclin").exists()
+
+
+@pytest.mark.convert
 def test_without_validation_a_fifth_is_held_out(convert: Convert, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
     target = tmp_path / "split"
@@ -235,7 +261,7 @@ def test_five_validation_samples_prove_nothing(convert: Convert, tmp_path: Path)
         ECG / "edge.keras", *wanted(validation=tmp_path / "five.npz"), "--unsigned",
         "-o", tmp_path / "x.edgeclin",
     )  # fmt: skip
-    refused(done, 3, "3 gates missed", "on 5 samples, at least 30 are needed")
+    refused(done, 3, "4 gates missed", "on 5 samples, at least 30 are needed")
     assert not (tmp_path / "x.edgeclin").exists()
 
 

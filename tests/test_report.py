@@ -13,7 +13,9 @@ import pytest
 from conftest import ECG
 
 from edgeclin.convert import report as reporting
+from edgeclin.convert.diagnosis import Diagnosis
 from edgeclin.convert.judging import Judge
+from edgeclin.convert.layers import Error, Layer, Price
 from edgeclin.convert.ranges import Range
 from edgeclin.convert.report import Form, Report
 from edgeclin.description import load_description
@@ -59,6 +61,8 @@ def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
             Form(name="TFLite", bytes=4000, latency_ms=2.0),
             Form(name="INT8 engine", bytes=1000, latency_ms=1.0),
         ),
+        size_ratio=0.25,
+        latency_ratio=0.5,
         gates=tuple(judge.engine("INT8 engine", engine, quantised=True)),
         warnings=("350 calibration samples",),
         figures=reporting.figures(judge, engine),
@@ -73,11 +77,11 @@ def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
     return msgspec.structs.replace(report, **changes)
 
 
-def page(report: Report, samples: list[np.ndarray]) -> str:
+def page(report: Report, samples: list[np.ndarray], diagnosis: Diagnosis | None = None) -> str:
     pytest.importorskip("matplotlib")
     from edgeclin.convert.report_page import draw_report
 
-    return draw_report(report, samples).decode()
+    return draw_report(report, diagnosis, samples).decode()
 
 
 def test_confusion_counts_every_pair_of_truth_and_decision(
@@ -180,3 +184,51 @@ def test_a_thousand_labels_are_drawn_without_their_numbers() -> None:
     drawn, axes = figure()
     matrix(axes, np.eye(1000, dtype=int), [str(label) for label in range(1000)], "row", "column")
     assert len(svg(drawn)) < 500_000
+
+
+def layer(order: int, own: float, arriving: float, kept: bool = False) -> Layer:
+    def error(level: float) -> Error:
+        return Error(sqnr_db=level, channel_db=level, mse=0.1, cosine=0.9)
+
+    return Layer(
+        order=order,
+        name=f"layer_{order}",
+        operator="CONV_2D",
+        tensors=(f"layer_{order}",),
+        accumulated=error(arriving),
+        own=error(own),
+        saturated=0.01,
+        low=-1.0,
+        high=1.0,
+        least=-1.0,
+        most=1.0,
+        channel_spread=1.0,
+        mixture=1.0,
+        kept=kept,
+        price=Price(latency_ms=0.5, bytes=1200) if kept else None,
+    )
+
+
+def test_layers_are_drawn_and_the_hardest_told_with_the_price_of_those_kept(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    diagnosis = Diagnosis(
+        schema=1,
+        profile="cpu-x86_64",
+        quantiser="ai-edge-quantizer",
+        method="mse",
+        samples=32,
+        executed_by="LiteRT",
+        layers=tuple(layer(order, 40 - order, 30 - order, order == 11) for order in range(12)),
+        jump=None,
+        breaking="layer 11 breaks it",
+        missed=(),
+        mixed=None,
+    )
+    report = made(judge, engine)
+    text = page(report, [np.zeros((140, 1)) for _ in report.worst], diagnosis)
+    assert "Layer errors" in text
+    rows = re.findall(r"<td>(\d+ CONV_2D layer_\d+)</td>", text)
+    assert rows[0] == "11 CONV_2D layer_11", "the worst first"
+    assert len(rows) == 10
+    assert "kept in float: +0.500 ms, +1,200 bytes" in text

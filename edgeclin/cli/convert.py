@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from edgeclin.cli.output import FILE, input_shape_option, json_option, print_json, print_table
+from edgeclin.cli.output import FILE, input_shape_option, json_option, print_json
+from edgeclin.cli.plans import print_plans, print_reproduction
+from edgeclin.cli.progress import Steps
+from edgeclin.cli.proofs import Done, print_all
 
 if TYPE_CHECKING:
-    from edgeclin.convert import Conversion, Converted
-    from edgeclin.convert.diagnosis import Diagnosis
+    from edgeclin.convert import Conversion
     from edgeclin.convert.ranges import Method
+    from edgeclin.datasets import Dataset
     from edgeclin.description import Description
-    from edgeclin.gates import Gate
     from edgeclin.profiles import Profile
 
 
@@ -67,7 +67,6 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
 @click.option(
     "--profile",
     "profiles",
-    required=True,
     multiple=True,
     help="A device profile, or the path of your own. Several make a bundle each, and a comparison.",
 )
@@ -109,6 +108,18 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     help="Validate on patients that calibration has seen; the bundle carries a warning.",
 )
 @input_shape_option
+@click.option(
+    "--report",
+    type=FILE,
+    help="Write the bundle's report.html here too, even when a gate was missed.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, convert nothing.")
+@click.option(
+    "--reproduce",
+    type=FILE,
+    metavar="BUNDLE",
+    help="Convert as BUNDLE's record says, in place of --profile, and compare; writes no bundle.",
+)
 @json_option
 def convert(
     model: Path,
@@ -126,6 +137,9 @@ def convert(
     allow_failed_gates: bool,
     allow_shared_groups: bool,
     input_shape: tuple[int, ...] | None,
+    report: Path | None,
+    dry_run: bool,
+    reproduce: Path | None,
     as_json: bool,
 ) -> None:
     """Turn a trained MODEL into a bundle for a device.
@@ -142,6 +156,8 @@ def convert(
     from edgeclin.model_files import fix_shape, read_model
     from edgeclin.profiles import load_profile
 
+    if bool(profiles) == bool(reproduce):
+        raise click.UsageError("give --profile, or --reproduce with a bundle")
     facts = fix_shape(model, read_model(model), input_shape)
     devices = [load_profile(profile) for profile in profiles]
     if calibration is None:
@@ -149,36 +165,78 @@ def convert(
             "no calibration data: give real samples with --calibration; edgeclin never calibrates "
             "with random ones"
         )
+    data = open_dataset(calibration), None if validation is None else open_dataset(validation)
+    if reproduce is not None:
+        _reproduce(model, reproduce, data, as_json)
+        return
     path = description or beside(model, "model.toml")
     margins = load_margins(gates or beside(model, "gates.toml"))
     described = describe_or_guess(path, model.stem, facts)
-    data = open_dataset(calibration), None if validation is None else open_dataset(validation)
     signer = None if unsigned else _signer(key)
-    done: list[_Done] = []
+    several = len(devices) > 1
+    jobs = [
+        Conversion(
+            model=model,
+            profile=device,
+            description=described,
+            described=path is not None,
+            calibration=data[0],
+            validation=data[1],
+            output=target,
+            signer=signer,
+            margins=margins,
+            methods=methods(calibration_method),
+            quantiser=quantiser,
+            mixed_precision=not no_mixed_precision,
+            allow_failed_gates=allow_failed_gates,
+            allow_shared_groups=allow_shared_groups,
+            input_shape=input_shape,
+            report=_report_for(report, device, several),
+        )
+        for device, target in zip(devices, _targets(output, described, devices), strict=True)
+    ]
+    if dry_run:
+        print_plans(jobs, as_json)
+        return
     with stopping():
-        for device, target in zip(devices, _targets(output, described, devices), strict=True):
-            job = Conversion(
-                model=model,
-                profile=device,
-                description=described,
-                described=path is not None,
-                calibration=data[0],
-                validation=data[1],
-                output=target,
-                signer=signer,
-                margins=margins,
-                methods=methods(calibration_method),
-                quantiser=quantiser,
-                mixed_precision=not no_mixed_precision,
-                allow_failed_gates=allow_failed_gates,
-                allow_shared_groups=allow_shared_groups,
-                input_shape=input_shape,
-            )
-            done.append(_convert_one(job, as_json, several=len(devices) > 1))
-    _print_all(done, as_json, signed=not unsigned)
+        done = [_convert_one(job, as_json, several) for job in jobs]
+    print_all(done, as_json, signed=not unsigned)
     missed = [sentence for one in done for sentence in one.missed]
     if missed:
         raise GateMissed(missed, advice=[sentence for one in done for sentence in one.advice])
+
+
+def _reproduce(
+    model: Path, path: Path, data: tuple[Dataset, Dataset | None], as_json: bool
+) -> None:
+    from edgeclin.bundle import Bundle
+    from edgeclin.cli.signals import stopping
+    from edgeclin.convert.reproducing import reproduce
+    from edgeclin.errors import GateMissed
+    from edgeclin.keys import trusted_keys
+
+    bundle = Bundle.open(path, trusted_keys([]))
+    steps = Steps(quiet=as_json)
+    with stopping():
+        try:
+            found = reproduce(model, bundle, *data, steps)
+        except BaseException:
+            steps.end("failed")
+            raise
+    steps.end("done")
+    if as_json:
+        print_json(found)
+    else:
+        print_reproduction(found)
+    if not found.holds:
+        raise GateMissed([f"{path} was not reproduced"])
+
+
+def _report_for(report: Path | None, device: Profile, several: bool) -> Path | None:
+    """NAME.html, or NAME-PROFILE.html for each of several profiles."""
+    if report is None or not several:
+        return report
+    return report.with_name(f"{report.stem}-{device.name}{report.suffix}")
 
 
 def methods(choice: str) -> tuple[Method, ...]:
@@ -186,27 +244,6 @@ def methods(choice: str) -> tuple[Method, ...]:
     from edgeclin.convert.ranges import Method
 
     return tuple(Method) if choice == "auto" else (Method(choice),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What became of one profile."""
-
-    profile: str
-    gates: Sequence[Any]
-    converted: Converted | None
-    missed: tuple[str, ...] = ()
-    advice: tuple[str, ...] = ()
-
-    def facts(self) -> dict[str, object]:
-        if self.converted is None:
-            return {
-                "profile": self.profile,
-                "bundle": None,
-                "gates": self.gates,
-                "advice": self.advice,
-            }
-        return {"profile": self.profile, **_facts(self.converted)}
 
 
 def _targets(
@@ -227,11 +264,12 @@ def _targets(
     return [folder / default_output(description, device) for device in devices]
 
 
-def _convert_one(job: Conversion, as_json: bool, several: bool) -> _Done:
+def _convert_one(job: Conversion, as_json: bool, several: bool) -> Done:
     from edgeclin.convert import convert as run
     from edgeclin.errors import GateMissed
+    from edgeclin.gates.metrics import title
 
-    name = job.profile.name
+    name, metric = job.profile.name, title(job.description.metric)
     if several and not as_json:
         click.echo(f"{name}:", err=True)
     steps = Steps(quiet=as_json)
@@ -241,52 +279,12 @@ def _convert_one(job: Conversion, as_json: bool, several: bool) -> _Done:
         steps.end("missed a gate")
         missed = exc.missed if not several else tuple(f"{name}: {one}" for one in exc.missed)
         advice = exc.advice if not several else tuple(f"{name}: {one}" for one in exc.advice)
-        return _Done(name, exc.gates, None, missed, advice)
+        return Done(name, metric, exc.gates, None, missed, advice)
     except BaseException:
         steps.end("failed")
         raise
     steps.end("done")
-    return _Done(name, converted.gates, converted)
-
-
-def _print_all(done: Sequence[_Done], as_json: bool, signed: bool) -> None:
-    if as_json:
-        facts = [one.facts() for one in done]
-        print_json(facts if len(facts) > 1 else facts[0])
-        return
-    for one in done:
-        if len(done) > 1:
-            click.secho(f"{one.profile}", bold=True)
-        if one.converted is None:
-            print_gates(one.gates)
-        else:
-            _print(one.converted, signed)
-    if len(done) > 1:
-        _print_comparison(done)
-
-
-def _print_comparison(done: Sequence[_Done]) -> None:
-    """One line a profile: what its last engine lost, and what it weighs."""
-    from edgeclin.convert.twins import TITLE as TWIN
-
-    rows = []
-    for one in done:
-        judged = [gate for gate in one.gates if gate.stage != TWIN]
-        last = {gate.name: f"{gate.value:.3g}" for gate in judged}
-        made = one.converted
-        rows.append(
-            (
-                one.profile,
-                last.get("output error (relative MAE)", ""),
-                last.get("decision agreement", ""),
-                last.get("change of accuracy", ""),
-                "MISSED" if made is None or made.manifest.gates_missed else "passed",
-                "" if made is None else f"{made.engine_bytes:,}",
-                "" if made is None else made.manifest.primary.state,
-            )
-        )
-    head = ("profile", "output error", "agreement", "accuracy", "gates", "bytes", "engine")
-    print_table(head, rows)
+    return Done(name, metric, converted.gates, converted)
 
 
 def beside(model: Path, name: str) -> Path | None:
@@ -304,101 +302,3 @@ def _signer(key: Path | None) -> object:
             path, "no signing key", "make one with `edgeclin keys new`, or give --unsigned"
         )
     return load_signer(path)
-
-
-class Steps:
-    """Says what happens now and how long the last step took."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._began: float | None = None
-
-    def __call__(self, step: str) -> None:
-        self.end("done")
-        if not self._quiet:
-            click.echo(f"  {step} … ", nl=False, err=True)
-        self._began = time.monotonic()
-
-    def end(self, how: str) -> None:
-        if self._began is not None and not self._quiet:
-            click.echo(f"{how} ({time.monotonic() - self._began:.1f} s)", err=True)
-        self._began = None
-
-
-def print_gates(gates: Sequence[Gate]) -> None:
-    """A table of gates."""
-    rows = [
-        (
-            gate.stage,
-            gate.name,
-            f"{gate.value:.3g}",
-            f"[{gate.low:.3g}, {gate.high:.3g}]",
-            f"{gate.rule} {gate.limit:g}",
-            gate.n if gate.n >= gate.least else f"{gate.n}, needs {gate.least}",
-            "passed" if gate.passed else "MISSED",
-        )
-        for gate in gates
-    ]
-    print_table(("stage", "gate", "value", "95 % interval", "rule", "n", ""), rows)
-
-
-def print_float_layers(diagnosis: Diagnosis) -> None:
-    """Which layers stay in float, and what each of them costs."""
-    mixed = diagnosis.mixed
-    if mixed is None or not mixed.kept:
-        return
-    rows = [
-        (
-            layer.title,
-            f"{layer.harm_db:.1f}",
-            "" if layer.price is None else f"{layer.price.latency_ms:+.3f}",
-            "" if layer.price is None else f"{layer.price.bytes:+,}",
-        )
-        for layer in diagnosis.layers
-        if layer.kept
-    ]
-    print_table(("layer kept in float", "SQNR in INT8 (dB)", "ms", "bytes"), rows)
-    click.echo(
-        f"mixed engine: {mixed.latency_ms:.3f} ms and {mixed.bytes:,} bytes, all INT8 "
-        f"{mixed.int8_latency_ms:.3f} ms and {mixed.int8_bytes:,} bytes (medians of {mixed.runs} "
-        "runs in turn, one thread of this machine)"
-    )
-
-
-def _print(converted: Converted, signed: bool) -> None:
-    confidence = converted.manifest.confidence
-    print_gates(converted.gates)
-    for warning in converted.warnings:
-        click.echo(f"warning: {warning}")
-    if confidence.fitted:
-        click.echo(
-            f"confidence: temperature {confidence.temperature:.3f}, threshold "
-            f"{confidence.threshold:.3f}: {confidence.coverage:.1%} of {confidence.samples} "
-            f"held-out samples reach it, with {confidence.error:.2%} errors (95 % bound "
-            f"{confidence.error_bound:.2%}, allowed {confidence.max_error:.2%})"
-        )
-    else:
-        click.echo(
-            "confidence: no threshold (it takes labels, and a classifier): every answer is in doubt"
-        )
-    if converted.diagnosis is not None:
-        print_float_layers(converted.diagnosis)
-    click.echo(
-        f"size: float {converted.float_bytes:,} bytes, deployed {converted.engine_bytes:,} bytes"
-    )
-    if converted.manifest.gates_missed:
-        click.echo("warning: gates were missed; the bundle says so for good")
-    click.echo(f"{converted.path} written{'' if signed else ', NOT SIGNED'}")
-
-
-def _facts(converted: Converted) -> dict[str, object]:
-    return {
-        "bundle": str(converted.path),
-        "gates": converted.gates,
-        "warnings": converted.warnings,
-        "confidence": converted.manifest.confidence,
-        "engine_bytes": converted.engine_bytes,
-        "float_bytes": converted.float_bytes,
-        "gates_missed": converted.manifest.gates_missed,
-        "float_layers": converted.manifest.primary.float_layers,
-    }

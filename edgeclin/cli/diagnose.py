@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeclin.cli.convert import (
-    Steps,
-    beside,
-    method_option,
-    methods,
-    print_float_layers,
-    print_gates,
-    quantiser_option,
-)
+from edgeclin.cli.convert import beside, method_option, methods, quantiser_option
 from edgeclin.cli.output import (
     FILE,
     input_shape_option,
@@ -24,6 +16,8 @@ from edgeclin.cli.output import (
     print_json,
     print_table,
 )
+from edgeclin.cli.progress import Steps
+from edgeclin.cli.proofs import print_float_layers, print_gates
 
 if TYPE_CHECKING:
     from edgeclin.convert import Examined

@@ -64,6 +64,9 @@ def advise(facts: Facts) -> tuple[Advice, ...]:
     missed = [gate for gate in facts.gates if not gate.passed]
     if not missed:
         return ()
+    if all(gate.n < gate.least for gate in missed):
+        least = max(gate.least for gate in missed)
+        return (Advice(Remedy.VALIDATION, f"give at least {least} validation samples"),)
     first = missed[0]
     if first.stage == SOURCE_MODEL:
         return (
@@ -81,9 +84,6 @@ def advise(facts: Facts) -> tuple[Advice, ...]:
                 "quantised: its converter changes what the model says",
             ),
         )
-    if all(gate.n < gate.least for gate in missed):
-        least = max(gate.least for gate in missed)
-        return (Advice(Remedy.VALIDATION, f"give at least {least} validation samples"),)
     calibration = list(_of_calibration(facts))
     model = [*_of_output(facts.layers), *_of_channels(facts.layers)]
     return tuple(calibration + model) or (

@@ -16,6 +16,7 @@ from edgeclin.convert.diagnosis import Diagnosis
 from edgeclin.convert.engines import deploy
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.proving import Proof
+from edgeclin.convert.report import Report
 from edgeclin.convert.stages import Progress
 from edgeclin.convert.twins import Twin
 from edgeclin.description import Description
@@ -51,6 +52,7 @@ class Verification(Record, frozen=True):
 
     Attributes:
         model_sha256: of the source model's file, or of its files with their names.
+        quantiser, mixed_precision: what was asked for.
         float_layers: layers of an INT8 engine that were kept in float, because it missed a gate
             without.
     """
@@ -63,13 +65,20 @@ class Verification(Record, frozen=True):
     float_bytes: int
     engine_bytes: int
     margins: Margins
+    quantiser: str
+    mixed_precision: bool
     gates: tuple[Gate, ...]
     float_layers: tuple[str, ...] = ()
     twin: Twin | None = None
 
 
-def write(job: Conversion, proof: Proof, progress: Progress) -> Converted:
+def write(
+    job: Conversion, proof: Proof, report: Report, page: bytes, progress: Progress
+) -> Converted:
     """Write the bundle in one step.
+
+    Args:
+        page: the report, drawn.
 
     Raises:
         BadFile: it cannot be written, or something else stands there.
@@ -94,6 +103,8 @@ def write(job: Conversion, proof: Proof, progress: Progress) -> Converted:
         float_bytes=proof.stages[-1].path.stat().st_size,
         engine_bytes=len(engine),
         margins=job.margins,
+        quantiser=job.quantiser,
+        mixed_precision=job.mixed_precision,
         gates=proof.gates,
         float_layers=proven.float_layers,
         twin=proof.finished.twin,
@@ -101,12 +112,14 @@ def write(job: Conversion, proof: Proof, progress: Progress) -> Converted:
     records: dict[str, Record | None] = {
         "calibration.json": proof.record,
         "verification.json": verification,
+        "report.json": report,
         "layers.json": proof.diagnosis,
         "edgetpu.json": proof.finished.report,
     }
     files = {
         **deployed.files,
         manifest.golden.file: data,
+        "report.html": page,
         "sbom.json": write_sbom(
             manifest.name, manifest.version, source, _sha256(engine), manifest.tools
         ),

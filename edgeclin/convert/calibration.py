@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ class CalibrationRecord(Record, frozen=True):
     groups: int | None
     validation: str
     validation_samples: int
+    validation_sha256: str
+    """See `hash_of`."""
     left_out: int
     """Recordings of both that are shorter than a window."""
     warnings: tuple[str, ...]
@@ -185,9 +188,15 @@ def record(
         groups=None if calibration.groups is None else len(set(calibration.groups)),
         validation=validation.name,
         validation_samples=len(validation),
+        validation_sha256=hash_of(validation.hashes()),
         left_out=calibration.left_out + validation.left_out,
         warnings=tuple(warnings),
     )
+
+
+def hash_of(hashes: Sequence[str]) -> str:
+    """One SHA-256 over those of many samples, in their order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _share_outside(samples: np.ndarray, low: float, high: float) -> float:

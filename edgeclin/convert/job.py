@@ -30,6 +30,7 @@ class Conversion:
         allow_failed_gates: write the bundle all the same, marked for good.
         allow_shared_groups: whether calibration and validation may have patients in common; the
             bundle says so.
+        report: the page of the report goes there too, whether gates hold or not.
         input_shape: sizes for a model whose file leaves axes open, without the batch axis.
     """
 
@@ -48,6 +49,7 @@ class Conversion:
     allow_failed_gates: bool = False
     allow_shared_groups: bool = False
     input_shape: tuple[int, ...] | None = None
+    report: Path | None = None
 
     @property
     def quantises(self) -> bool:

@@ -9,9 +9,11 @@ from edgeclin.convert.diagnosis import Diagnosis
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.planning import plan
 from edgeclin.convert.proving import prove
+from edgeclin.convert.report import report_of
 from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.stages import Progress
 from edgeclin.errors import ConversionFailed, EdgeclinError, GateMissed
+from edgeclin.files import write_atomic, writing
 from edgeclin.gates import Gate
 
 
@@ -33,12 +35,20 @@ def convert(job: Conversion, progress: Progress = lambda _: None) -> Converted:
         EngineUnavailable: no converter or backend for this profile and model.
         BadFile: model, data or description do not fit together.
     """
+    from edgeclin.convert.report_page import draw_report
+
     planned = plan(job)
     with scratch_folder() as folder:
         proof = prove(folder, job, planned, progress, lenient=job.allow_failed_gates)
+        progress("drawing the report")
+        report = report_of(job, proof)
+        page = draw_report(report, proof.diagnosis, [proof.judged[at] for at in report.places])
+        if job.report is not None:
+            with writing(job.report):
+                write_atomic(job.report, page)
         if proof.missed and not job.allow_failed_gates:
             raise GateMissed(proof.missed, proof.gates, proof.advice)
-        return write(job, proof, progress)
+        return write(job, proof, report, page, progress)
 
 
 def examine(job: Conversion, progress: Progress = lambda _: None) -> Examined:

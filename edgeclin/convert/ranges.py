@@ -116,7 +116,7 @@ class Histogram:
             return max(low, min(least, 0.0)), min(high, max(most, 0.0))
         loss = _squared_error if method is Method.MSE else _divergence
         losses = [loss(self.counts, centres, low * part, high * part) for part in _SHRINK]
-        best = _SHRINK[int(np.argmin(losses))]
+        best = float(_SHRINK[int(np.argmin(losses))])
         return low * best, high * best
 
     def _centres(self) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from datetime import datetime, timezone
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin.confidence import fit_temperature
+from edgeclin.convert.job import Conversion
 from edgeclin.convert.judging import Judge
-from edgeclin.convert.latency import Latencies
+from edgeclin.convert.latency import measure
+from edgeclin.convert.proving import Proof
 from edgeclin.convert.ranges import Range
+from edgeclin.convert.stages import BACKEND, TITLE
 from edgeclin.description import Metric, Task
 from edgeclin.gates import Answers, Gate, metrics
 from edgeclin.gates.gate import Statistic, everyone, interval
@@ -84,6 +88,9 @@ class Report(Record, frozen=True):
     runs: int
     """Interleaved runs behind each latency, on one thread."""
     forms: tuple[Form, ...]
+    size_ratio: float
+    """Bytes of the engine in those of the float form that it was made from."""
+    latency_ratio: float
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
     figures: tuple[Figure, ...]
@@ -94,6 +101,11 @@ class Report(Record, frozen=True):
     method_errors: dict[str, float]
     ranges: tuple[Range, ...]
     worst: tuple[Example, ...]
+
+    @property
+    def places(self) -> list[int]:
+        """Which validation samples the page shows."""
+        return [example.position for example in self.worst]
 
 
 def compare(judge: Judge, outputs: np.ndarray) -> tuple[Comparison, Comparison] | None:
@@ -193,9 +205,49 @@ def _named(decisions: NDArray[np.int64], labels: tuple[str, ...]) -> str:
     return f"{(decisions != 0).mean():.1%} not {labels[0]}"
 
 
-def forms(sizes: Mapping[str, int], took: Latencies) -> tuple[Form, ...]:
-    """Every form by its name, with its size in bytes and what it took."""
-    return tuple(
-        Form(name=name, bytes=size, latency_ms=took.medians.get(name))
-        for name, size in sizes.items()
+def report_of(job: Conversion, proof: Proof) -> Report:
+    """Everything that the proof of a conversion shows; measures latencies on this machine."""
+    judge, proven, quantised = proof.judge, proof.proven, proof.quantised
+    base, engine = proof.stages[-1], proven.stage
+    sizes = {stage.form: stage.path.stat().st_size for stage in proof.stages}
+    engine_bytes = engine.path.stat().st_size
+    took = measure(
+        BACKEND[base.form],
+        {"float": base.path.read_bytes(), "engine": engine.path.read_bytes()},
+        np.ascontiguousarray(proof.judged[0]),
+    )
+    latency = {base.form: took.medians["float"]}
+    forms = [
+        Form(name=f"float {TITLE[form]}", bytes=size, latency_ms=latency.get(form))
+        for form, size in sizes.items()
+    ]
+    if quantised is not None:
+        name = "INT8 engine" if proven.precision == "int8" else "mixed engine"
+        forms.append(Form(name=name, bytes=engine_bytes, latency_ms=took.medians["engine"]))
+    compared = compare(judge, proven.outputs)
+    source, against = compared or (None, None)
+    return Report(
+        schema=SCHEMA,
+        name=job.description.name,
+        version=job.description.version,
+        profile=job.profile.name,
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=f"{platform.system()} {platform.machine()}",
+        validation=proof.plan.validation.name,
+        samples=len(proof.judged),
+        labels=job.description.output.labels,
+        runs=took.runs,
+        forms=tuple(forms),
+        size_ratio=engine_bytes / sizes[base.form],
+        latency_ratio=took.medians["engine"] / took.medians["float"],
+        gates=proof.gates,
+        warnings=proof.warnings(job),
+        figures=figures(judge, proven.outputs),
+        source=source,
+        engine=against,
+        confidence=proven.confidence,
+        method=proof.record.method,
+        method_errors=proof.record.method_errors,
+        ranges=() if quantised is None else quantised.ranges,
+        worst=worst_examples(judge, proven.outputs),
     )

@@ -34,7 +34,8 @@ def figure(width: float = 7.2, height: float = 3.2, columns: int = 1) -> tuple[A
 def svg(drawn: Any) -> str:
     """The figure as an `<svg>` element."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not their outlines
+        drawn.savefig(buffer, format="svg")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

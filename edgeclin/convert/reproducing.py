@@ -1,0 +1,184 @@
+"""Whether a bundle can be made again from the same model and data: `convert --reproduce`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from edgeclin.bundle import Bundle
+from edgeclin.convert.bundling import Verification, model_sha256
+from edgeclin.convert.calibration import CalibrationRecord, hash_of
+from edgeclin.convert.job import Conversion
+from edgeclin.convert.pipeline import convert
+from edgeclin.convert.planning import plan
+from edgeclin.convert.ranges import Method
+from edgeclin.convert.scratch import scratch_folder
+from edgeclin.convert.stages import Progress
+from edgeclin.convert.twins import TITLE as TWIN
+from edgeclin.datasets import Dataset
+from edgeclin.description import SCHEMA, Description, Doubt, Provenance
+from edgeclin.errors import BadFile
+from edgeclin.gates import Gate
+from edgeclin.manifest import Manifest
+from edgeclin.records import Record, load_json
+from edgeclin.runtime import read_golden
+
+
+class Compared(Record, frozen=True):
+    """A gate then and now; `agrees` when it passes or misses as then, and its value lies in the
+    interval of then."""
+
+    stage: str
+    name: str
+    then: float
+    now: float | None
+    agrees: bool
+
+
+class Reproduction(Record, frozen=True):
+    """A second conversion beside the bundle of the first.
+
+    `largest_difference` is between the golden outputs, in the unit of the output, `tolerance` what
+    the bundle allows for another machine. `tools` are those of another version: (then, now).
+    `holds` when every gate agrees and the outputs do; equal bytes are more than that.
+    """
+
+    bundle: str
+    same_bytes: bool
+    largest_difference: float
+    tolerance: float
+    gates: tuple[Compared, ...]
+    tools: dict[str, tuple[str, str]]
+    holds: bool
+
+
+def reproduce(
+    model: Path,
+    bundle: Bundle,
+    calibration: Dataset,
+    validation: Dataset | None,
+    progress: Progress = lambda _: None,
+) -> Reproduction:
+    """Convert again as the bundle's record says, and compare.
+
+    Raises:
+        BadFile: the model or the data are not those that the bundle was made from.
+        ConversionFailed: as for `convert`.
+    """
+    record, then = _calibration(bundle), _verification(bundle)
+    if model_sha256(model) != then.model_sha256:
+        raise BadFile(model, f"is not the model that {bundle.path} was made from")
+    with scratch_folder() as folder:
+        job = _job(model, bundle, record, then, calibration, validation, folder)
+        _require_same_samples(job, record)
+        made = Bundle.open(convert(job, progress).path, allow_unsigned=True)
+        return _compared(bundle, made, then, _verification(made))
+
+
+def _calibration(bundle: Bundle) -> CalibrationRecord:
+    return load_json(bundle.read("calibration.json"), CalibrationRecord, bundle.path)
+
+
+def _verification(bundle: Bundle) -> Verification:
+    return load_json(bundle.read("verification.json"), Verification, bundle.path)
+
+
+def _job(
+    model: Path,
+    bundle: Bundle,
+    record: CalibrationRecord,
+    then: Verification,
+    calibration: Dataset,
+    validation: Dataset | None,
+    folder: Path,
+) -> Conversion:
+    manifest = bundle.manifest
+    return Conversion(
+        model=model,
+        profile=manifest.profile,
+        description=_description(manifest),
+        described=manifest.described,
+        calibration=calibration,
+        validation=validation,
+        output=folder / "again.edgeclin",
+        signer=None,
+        margins=then.margins,
+        methods=tuple(Method(name) for name in record.method_errors) or tuple(Method),
+        quantiser=then.quantiser,
+        mixed_precision=then.mixed_precision,
+        allow_failed_gates=True,
+        allow_shared_groups=True,
+        input_shape=manifest.inputs[0].shape,
+    )
+
+
+def _description(manifest: Manifest) -> Description:
+    return Description(
+        schema=SCHEMA,
+        name=manifest.name,
+        version=manifest.version,
+        task=manifest.task,
+        intended_use=manifest.intended_use,
+        inputs=manifest.inputs,
+        output=manifest.output,
+        provenance=Provenance(licence=manifest.licence, source=manifest.source),
+        metric=manifest.metric,
+        doubt=Doubt(
+            max_error=manifest.confidence.max_error, audit_share=manifest.confidence.audit_share
+        ),
+    )
+
+
+def _require_same_samples(job: Conversion, record: CalibrationRecord) -> None:
+    planned = plan(job)
+    for data, given, then in (
+        (planned.calibration, job.calibration, hash_of(record.sample_sha256)),
+        (planned.validation, job.validation or job.calibration, record.validation_sha256),
+    ):
+        if hash_of(data.hashes()) != then:
+            raise BadFile(given.path, "holds other samples than the bundle was made with")
+
+
+def _compared(bundle: Bundle, made: Bundle, then: Verification, now: Verification) -> Reproduction:
+    found = {(gate.stage, gate.name): gate for gate in now.gates}
+    # Which CPU twin a Jetson gets hangs on a race that is run anew.
+    judged = [gate for gate in then.gates if gate.stage != TWIN]
+    gates = tuple(_agreement(gate, found.get((gate.stage, gate.name))) for gate in judged)
+    difference = _difference(bundle, made)
+    tolerance = bundle.manifest.golden.tolerance
+    digests = [
+        hashlib.sha256(one.read(one.manifest.executable.file)).hexdigest() for one in (bundle, made)
+    ]
+    ours, theirs = made.manifest.tools, bundle.manifest.tools
+    return Reproduction(
+        bundle=str(bundle.path),
+        same_bytes=digests[0] == digests[1],
+        largest_difference=difference,
+        tolerance=tolerance,
+        gates=gates,
+        tools={
+            tool: (version, ours.get(tool, "none"))
+            for tool, version in theirs.items()
+            if ours.get(tool) != version
+        },
+        holds=difference <= tolerance and all(gate.agrees for gate in gates),
+    )
+
+
+def _agreement(then: Gate, now: Gate | None) -> Compared:
+    same = now is not None and (now.passed, now.value) == (then.passed, then.value)
+    near = now is not None and now.passed == then.passed and then.low <= now.value <= then.high
+    return Compared(
+        stage=then.stage,
+        name=then.name,
+        then=then.value,
+        now=None if now is None else now.value,
+        agrees=same or near,
+    )
+
+
+def _difference(bundle: Bundle, made: Bundle) -> float:
+    then, now = (read_golden(one.read(one.manifest.golden.file))[1] for one in (bundle, made))
+    return float(np.abs(then - now).max()) if then.shape == now.shape else float("inf")
