@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= convert,pytorch,cloud,vision,wfdb,tensorrt,rtx,broker,dev
+COMMA := ,
+# PyTorch is large, and from most registries it comes with CUDA: its tests want PYTORCH=1.
+EXTRAS ?= convert,$(if $(PYTORCH),pytorch$(COMMA))cloud,vision,wfdb,tensorrt,rtx,broker,dev
 CORE := tflite,cloud,signal,vision,wfdb,broker,dev
 
 BIN := $(VENV)/bin

@@ -2,7 +2,8 @@
 
 For each model: seconds and peak memory of the whole of `edgeclin convert` (with its proof), of its
 calibration and quantisation alone, and of a bare script for TFLiteConverter and for ONNX Runtime's
-`quantize_static`. These machines are noisy: read the ratios.
+`quantize_static`; then size and latency of the INT8 engine in those of its float form, from the
+bundle's report. These machines are noisy: read the ratios.
 
 Models without data of their own (MobileNetV2, ResNet-50, both without trained weights) are
 calibrated with noise, which says nothing of accuracy: here only time, memory and size are measured.
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import click
 import numpy as np
+
+from edgeclin.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 100
@@ -45,21 +48,23 @@ converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 open(sys.argv[3], "wb").write(converter.convert())
 """,
     "quantize_static": """
-import sys, numpy as np, keras
+import sys, numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-model = keras.saving.load_model(sys.argv[1], compile=False)
-samples = np.load(sys.argv[2], mmap_mode="r")
-shape = (1, *samples.shape[1:])
-model.export(sys.argv[3] + ".float.onnx", format="onnx", verbose=False,
-             input_signature=[keras.InputSpec(shape=shape, dtype="float32", name="x")])
+samples, source = np.load(sys.argv[2], mmap_mode="r"), sys.argv[1]
+if not source.endswith(".onnx"):
+    import keras
+    model, source = keras.saving.load_model(source, compile=False), sys.argv[3] + ".float.onnx"
+    shape = (1, *samples.shape[1:])
+    model.export(source, format="onnx", verbose=False,
+                 input_signature=[keras.InputSpec(shape=shape, dtype="float32", name="x")])
 import onnx
-entry = onnx.load(sys.argv[3] + ".float.onnx").graph.input[0].name
+entry = onnx.load(source).graph.input[0].name
 class Reader(CalibrationDataReader):
     rest = iter(samples)
     def get_next(self):
         sample = next(self.rest, None)
         return None if sample is None else {entry: sample[None]}
-quantize_static(sys.argv[3] + ".float.onnx", sys.argv[3], Reader(), per_channel=True,
+quantize_static(source, sys.argv[3], Reader(), per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
 """,
 }
@@ -124,13 +129,12 @@ def models(names: tuple[str, ...], folder: Path) -> list[tuple[str, Path, Path]]
             with np.load(ROOT / "examples" / "ecg" / "data" / "train.npz") as arrays:
                 samples = arrays["X"][:SAMPLES, :, np.newaxis].astype(np.float32)
             path = ROOT / "examples" / "ecg" / "edge.keras"
-        elif name == "malaria":
+        elif name in ("malaria", "iegm"):
             data = os.environ.get("EDGECLIN_TEST_DATA")
             if not data:
-                click.echo("malaria: EDGECLIN_TEST_DATA names no folder with it")
+                click.echo(f"{name}: EDGECLIN_TEST_DATA names no folder with it")
                 continue
-            samples = np.random.default_rng(1).uniform(0, 255, (SAMPLES, 64, 64, 3))
-            path = Path(data) / "malaria" / "malaria_dwcnn64.keras"
+            path, samples = trained(name, Path(data))
         else:
             samples = np.random.default_rng(1).uniform(-1, 1, (SAMPLES, 224, 224, 3))
             path = folder / f"{name}.keras"
@@ -142,11 +146,21 @@ def models(names: tuple[str, ...], folder: Path) -> list[tuple[str, Path, Path]]
     return found
 
 
+def trained(name: str, data: Path) -> tuple[Path, np.ndarray]:
+    """A trained model; what it is calibrated with is real for the electrograms."""
+    if name == "iegm":
+        with np.load(data / "iegm" / "iegm_train_subset.npz") as arrays:
+            samples = arrays["X"][:SAMPLES].reshape(-1, 1, 1250, 1)
+        return data / "iegm" / "vatml_model_best.onnx", samples
+    samples = np.random.default_rng(1).uniform(0, 255, (SAMPLES, 64, 64, 3))
+    return data / "malaria" / "malaria_dwcnn64.keras", samples
+
+
 @click.command()
 @click.argument("names", nargs=-1)
 def main(names: tuple[str, ...]) -> None:
-    """Benchmark NAMES (default: ecg malaria MobileNetV2 ResNet50)."""
-    chosen = names or ("ecg", "malaria", "MobileNetV2", "ResNet50")
+    """Benchmark NAMES (default: ecg malaria iegm MobileNetV2 ResNet50)."""
+    chosen = names or ("ecg", "malaria", "iegm", "MobileNetV2", "ResNet50")
     click.echo(f"{SAMPLES} calibration samples, one run each; ratios are against the bare tool\n")
     click.echo(f"{'model':<13}{'what':<42}{'seconds':>9}{'ratio':>7}{'peak MB':>9}{'bytes':>12}")
     with tempfile.TemporaryDirectory(prefix="edgeclin-bench-") as place:
@@ -156,6 +170,8 @@ def main(names: tuple[str, ...]) -> None:
                 ("TFLiteConverter", "cpu-x86_64", "tflite"),
                 ("quantize_static", "cpu-x86_64-onnx", "onnx"),
             ):
+                if model.suffix == ".onnx" and suffix == "tflite":
+                    continue  # there is no bare tool for this way
                 compare(name, model, samples, bare, profile, folder / f"{name}.{suffix}")
 
 
@@ -163,7 +179,7 @@ def compare(name: str, model: Path, samples: Path, bare: str, profile: str, made
     """Three lines of the table."""
     script = [sys.executable, "-c", BARE[bare], str(model), str(samples), str(made)]
     reference = measured(script, made)
-    show(name, f"bare {bare}, from the Keras file", reference, reference)
+    show(name, f"bare {bare}, from the {model.suffix} file", reference, reference)
     np.savez(Path(f"{made}.npz"), X=np.load(samples), y=np.zeros(SAMPLES, int))
     bundle = Path(f"{made}.edgeclin")
     whole = measured(
@@ -175,6 +191,11 @@ def compare(name: str, model: Path, samples: Path, bare: str, profile: str, made
         bundle,
     )  # fmt: skip
     show(name, f"edgeclin convert --profile {profile}", whole, reference)
+    report = json.loads(Bundle.open(bundle, allow_unsigned=True).read("report.json"))
+    click.echo(
+        f"{name:<13}  INT8 in parts of float: size {report['size_ratio']:.2f}, latency "
+        f"{report['latency_ratio']:.2f} (medians of {report['runs']} runs in turn)"
+    )
     form = "tflite" if made.suffix == ".tflite" else "static_onnx"
     floats = float_form(model, samples, made.parent / f"{name}-{form}", profile, form)
     engine = Path(f"{made}.alone")
@@ -191,10 +212,11 @@ def float_form(model: Path, samples: Path, folder: Path, profile: str, form: str
 
     folder.mkdir()
     np.save(folder / "few.npy", np.load(samples)[:2])
-    way = route("keras", form, converter_names())
+    source = model.suffix.lstrip(".")
+    way = route(source, form, converter_names())
     workshop = Workshop(folder, load_profile(profile), lambda _: None)
     _, stages = workshop.float_stages(
-        Stage("keras", model), way, folder / "few.npy", np.load(folder / "few.npy").shape[1:]
+        Stage(source, model), way, folder / "few.npy", np.load(folder / "few.npy").shape[1:]
     )
     return stages[-1].path
 
