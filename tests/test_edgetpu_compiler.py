@@ -25,7 +25,7 @@ from edgeclin.bundle import Bundle
 from edgeclin.cli import main
 from edgeclin.convert.edgetpu import custom_operators, preflight
 from edgeclin.convert.edgetpu_compiler import compile_engine, find_compiler, read_log
-from edgeclin.convert.edgetpu_report import report_on
+from edgeclin.convert.edgetpu_mapping import map_engine
 from edgeclin.errors import BadFile, ConversionFailed
 from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime
@@ -173,7 +173,7 @@ def test_a_failed_compiler_is_told_beside_the_prediction(
     compiler: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_EDGETPU", "internal")
-    report, engine = report_on(load_profile("coral-usb"), ENGINE, folder, lambda _: None)
+    report, engine = map_engine(load_profile("coral-usb"), ENGINE, folder, lambda _: None)
     assert engine is None
     assert report.compilation is None
     assert report.warnings[0].endswith("Aborting!: the engine stays `not compiled`")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -120,3 +123,13 @@ def test_samples_that_the_model_itself_cannot_judge_miss() -> None:
 
 def test_a_few_samples_that_are_judged_badly_prove_nothing() -> None:
     assert judged_gate(np.array([True, False, True]), np.ones(200, bool), LIMITS).passed
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
+    np.save(tmp_path / "pictures.npy", np.zeros((300, 96, 96, 3), np.float32))
+    pictures = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    tracemalloc.start()
+    judged(pictures, pictures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20, "the pictures take 33 MB"

@@ -114,7 +114,7 @@ def write(
         "verification.json": verification,
         "report.json": report,
         "layers.json": proof.diagnosis,
-        "edgetpu.json": proof.finished.report,
+        "edgetpu.json": proof.finished.mapping,
     }
     files = {
         **deployed.files,

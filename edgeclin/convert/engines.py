@@ -17,7 +17,7 @@ from edgeclin.manifest import Confidence, Engine
 from edgeclin.profiles import EngineKind, Profile
 
 if TYPE_CHECKING:
-    from edgeclin.convert.edgetpu_report import Report
+    from edgeclin.convert.edgetpu_mapping import EdgeTPUMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Finished:
     Attributes:
         twin: how a Jetson's CPU twin was chosen.
         stand_in: that twin, if it is a file of its own.
-        report: of a Coral's operators.
+        mapping: of a Coral's operators.
         compiled: its engine, where the Edge TPU compiler is on this machine.
     """
 
     twin: Twin | None = None
     stand_in: Stage | None = None
-    report: Report | None = None
+    mapping: EdgeTPUMapping | None = None
     compiled: bytes | None = None
 
     @property
@@ -43,7 +43,7 @@ class Finished:
 
     @property
     def warnings(self) -> list[str]:
-        return [] if self.report is None else self.report.warnings
+        return [] if self.mapping is None else self.mapping.warnings
 
 
 def finish(
@@ -64,13 +64,13 @@ def finish(
     if workshop.profile.engine is EngineKind.TENSORRT and quantised is not None:
         return Finished(*choose_twin(workshop, model, quantised, judged, judge, confidence))
     if workshop.profile.engine is EngineKind.TFLITE_EDGETPU:
-        from edgeclin.convert.edgetpu_report import report_on
+        from edgeclin.convert.edgetpu_mapping import map_engine
 
         engine = model if quantised is None else quantised.stage
-        report, compiled = report_on(
+        mapping, compiled = map_engine(
             workshop.profile, engine.path, workshop.folder, workshop.progress
         )
-        return Finished(report=report, compiled=compiled)
+        return Finished(mapping=mapping, compiled=compiled)
     return Finished()
 
 

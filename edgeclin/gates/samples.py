@@ -25,7 +25,7 @@ _SEED = 20261
 def sample_gates(
     calibration: np.ndarray, validation: np.ndarray, margins: CalibrationMargins
 ) -> Iterator[Gate]:
-    """Judge values alone.
+    """Judge values alone, with one sample in memory at a time.
 
     Args:
         calibration, validation: prepared samples, float32 [n, …].
@@ -121,12 +121,12 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _some(samples: np.ndarray) -> np.ndarray:
-    return np.asarray(samples[:: max(1, -(-len(samples) // _MOST))])
+    return samples[:: max(1, -(-len(samples) // _MOST))]
 
 
 def _spread(samples: np.ndarray) -> np.ndarray:
     """Standard deviation of each sample."""
-    return samples.reshape(len(samples), -1).std(axis=1)
+    return np.array([float(sample.std()) for sample in samples])
 
 
 def _roughness(samples: np.ndarray) -> np.ndarray:
@@ -177,9 +177,9 @@ def _colour_gate(ours: np.ndarray, theirs: np.ndarray, margins: CalibrationMargi
 
 def _colours(pictures: np.ndarray) -> np.ndarray:
     """Quantiles of each colour of each picture [n, height, width, 3]."""
-    pixels = pictures.reshape(len(pictures), -1, 3)
-    found: np.ndarray = np.percentile(pixels, _QUANTILES, axis=1)
-    return found.transpose(1, 0, 2).reshape(len(pictures), -1)
+    return np.stack(
+        [np.percentile(one.reshape(-1, 3), _QUANTILES, axis=0).ravel() for one in pictures]
+    )
 
 
 def _to_nearest(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from edgeclin.errors import ConversionFailed
 from edgeclin.profiles import Profile
 
 
-class Report(Preflight, frozen=True):
+class EdgeTPUMapping(Preflight, frozen=True):
     """`edgetpu.json`: the prediction, and what the compiler said or why it made nothing."""
 
     compilation: Compilation | None = None
@@ -40,9 +40,9 @@ class Report(Preflight, frozen=True):
         return [f"{self.problem}: the engine stays `not compiled`", predicted]
 
 
-def report_on(
+def map_engine(
     profile: Profile, engine: Path, folder: Path, progress: Callable[[str], None]
-) -> tuple[Report, bytes | None]:
+) -> tuple[EdgeTPUMapping, bytes | None]:
     """Predict and, where the compiler is found, compile.
 
     A compiler that fails is no reason to withhold the bundle, whose CPU twin works: it is told.
@@ -51,21 +51,21 @@ def report_on(
         folder: the conversion's temporary one.
 
     Returns:
-        the report, and the compiled engine if there is one.
+        the mapping, and the compiled engine if there is one.
 
     Raises:
         BadFile: `EDGETPU_COMPILER` names no program.
     """
     found = preflight(engine.read_bytes(), profile.limits.on_chip_mb or 0.0)
-    report = Report(**{name: getattr(found, name) for name in found.__struct_fields__})
+    mapping = EdgeTPUMapping(**{name: getattr(found, name) for name in found.__struct_fields__})
     compiler = find_compiler()
     if compiler is None:
-        return report, None
+        return mapping, None
     progress("compiling with the Edge TPU compiler")
     place = folder / "edgetpu"
     place.mkdir()
     try:
         made = compile_engine(compiler, engine, found, place)
     except ConversionFailed as exc:
-        return msgspec.structs.replace(report, problem=str(exc)), None
-    return msgspec.structs.replace(report, compilation=made.compilation), made.engine
+        return msgspec.structs.replace(mapping, problem=str(exc)), None
+    return msgspec.structs.replace(mapping, compilation=made.compilation), made.engine
