@@ -577,6 +577,7 @@ def test_doctor_names_what_it_may_not_read(run: Run, tmp_path: Path) -> None:
         f'trusted_keys = ["{folder}/k.pub"]\n[queue]\npath = "{folder}/queue/q.sqlite"\n'
         '[broker]\nhost = "a..b"\n'
     )
+    run("doctor", "--config", config)  # its imports, which may be out of reach later
     with closed(folder):
         done = run("doctor", "--config", config, "--json")
     assert done.exit_code == 4
