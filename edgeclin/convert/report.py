@@ -55,11 +55,11 @@ class Bin(Record, frozen=True):
 class Comparison(Record, frozen=True):
     """One side, the source model or the engine, against the truth.
 
-    `confusion` counts [truth][decision]; of pictures pixels. `reliability` is by calibrated
-    confidence, for classification alone.
+    `confusion` holds (truth, decision, count) for every pair of label indices that occurs; of
+    pictures their pixels. `reliability` is by calibrated confidence, for classification alone.
     """
 
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, int, int], ...]
     reliability: tuple[Bin, ...]
 
 
@@ -124,14 +124,15 @@ def compare(judge: Judge, outputs: np.ndarray) -> tuple[Comparison, Comparison] 
 
 
 def _against(truth: NDArray[np.int64], answers: Answers, task: Task, labels: int) -> Comparison:
-    counts = np.zeros((labels, labels), np.int64)
-    np.add.at(counts, (truth.ravel(), answers.decisions.ravel()), 1)
+    pairs = truth.ravel() * labels + answers.decisions.ravel()
+    counted = zip(*(each.tolist() for each in np.unique(pairs, return_counts=True)), strict=True)
     bins: tuple[Bin, ...] = ()
     if task is Task.CLASSIFICATION:
         temperature = fit_temperature(answers.logits[:, 0], truth[:, 0])
         right = (answers.decisions == truth)[:, 0]
         bins = _bins(answers.confidence(temperature)[:, 0], right)
-    return Comparison(confusion=tuple(map(tuple, counts.tolist())), reliability=bins)
+    confusion = tuple((*divmod(pair, labels), count) for pair, count in counted)
+    return Comparison(confusion=confusion, reliability=bins)
 
 
 def _bins(confidence: np.ndarray, right: NDArray[np.bool_]) -> tuple[Bin, ...]:

@@ -94,7 +94,10 @@ def _plots(
 def _confusion(report: Report, source: Comparison, engine: Comparison) -> str:
     drawn, axes = figure(height=3.4, columns=2)
     for place, side, name in zip(axes, (source, engine), ("source", "engine"), strict=True):
-        matrix(place, np.array(side.confusion), report.labels, row="truth", column=name)
+        counts = np.zeros((len(report.labels), len(report.labels)), dtype=np.int64)
+        for truth, decision, count in side.confusion:
+            counts[truth, decision] = count
+        matrix(place, counts, report.labels, row="truth", column=name)
     return svg(drawn)
 
 
@@ -131,6 +134,7 @@ def _layers(layers: Sequence[Layer]) -> str:
         axes.scatter(*zip(*kept, strict=True), marker="s", s=40, color=RED, label="kept in float")
     axes.axhline(LOW_DB, color=RED, linewidth=0.8, linestyle=":")
     axes.set_xlabel("layer")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("SQNR (dB)")
     axes.legend(frameon=False)
     return svg(drawn)
@@ -146,6 +150,7 @@ def _ranges(ranges: Sequence[Range]) -> str:
     axes.axhline(0, color="#d9e2ec", linewidth=0.8)
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_xlabel("tensor")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("value")
     axes.legend(frameon=False)
     return svg(drawn)
@@ -174,7 +179,9 @@ def _examples(report: Report, examples: Sequence[np.ndarray]) -> str:
 def _show(axes: Any, sample: np.ndarray) -> None:
     picture = _picture(sample)
     if picture is None:
-        axes.plot(sample.reshape(len(sample), -1), linewidth=0.8, rasterized=sample.size > _MANY)
+        signal = np.squeeze(sample) if sample.size > 1 else sample.ravel()
+        lines = signal.reshape(len(signal), -1)
+        axes.plot(lines, linewidth=0.8, rasterized=sample.size > _MANY)
         return
     axes.imshow(picture, cmap="gray")
     axes.set_xticks([])
