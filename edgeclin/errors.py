@@ -89,10 +89,9 @@ class GateMissed(EdgeclinError, RuntimeError):
         self, missed: Sequence[str], gates: Sequence[object] = (), advice: Sequence[str] = ()
     ) -> None:
         self.missed, self.gates, self.advice = tuple(missed), tuple(gates), tuple(advice)
-        sentences = (f"{one[:1].upper()}{one[1:]}" for one in self.advice)
         super().__init__(
             f"{len(self.missed)} gate{'s' * (len(self.missed) != 1)} missed, no bundle was "
-            f"written: {'. '.join(('; '.join(self.missed), *sentences))}"
+            f"written: {'; '.join((*self.missed, *self.advice))}"
         )
 
 
