@@ -10,20 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.errors import MissingExtra
-
-try:
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-except ImportError as exc:
-    raise MissingExtra("LiteRT, whose schema reads TFLite engines,", "convert") from exc
-
-_IDENTIFIER = b"TFL3"
+from edgeclin.convert.flatbuffer import pack, schema, unpack
 
 
 def flatten_inputs(model: bytes) -> bytes:
     """The same model with a RESHAPE before each such operator; its bytes unchanged without any."""
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    tree = unpack(model)
     found = False
     for graph in tree.subgraphs:
         operators = []
@@ -33,11 +25,7 @@ def flatten_inputs(model: bytes) -> bytes:
                 operators.append(_reshape_before(operator, graph, tree))
             operators.append(operator)
         graph.operators = operators
-    if not found:
-        return model
-    builder = flatbuffers.Builder(len(model))
-    builder.Finish(tree.Pack(builder), _IDENTIFIER)
-    return bytes(builder.Output())
+    return pack(tree) if found else model
 
 
 def _is_wide(operator: Any, graph: Any, tree: Any) -> bool:

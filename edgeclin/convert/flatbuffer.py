@@ -14,6 +14,8 @@ try:
 except ImportError as exc:
     raise MissingExtra("LiteRT, whose schema reads TFLite models,", "convert") from exc
 
+__all__ = ["copied", "pack", "schema", "unpack"]
+
 _IDENTIFIER = b"TFL3"
 
 
