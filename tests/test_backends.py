@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -171,11 +172,12 @@ def test_only_routine_lines_are_kept_from_standard_error_also_when_loading_fails
 def test_engines_loaded_side_by_side_leave_standard_error_as_it_was() -> None:
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     model = (Path(__file__).parent / "data" / "ecg_int8.tflite").read_bytes()
+    gc.collect()  # what earlier tests left open would be closed meanwhile
     before, descriptors = os.fstat(2), len(list(Path("/proc/self/fd").iterdir()))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: load_backend("tflite", model).close(), range(200)))
     assert os.path.samestat(os.fstat(2), before)
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
 # -- ONNX Runtime ------------------------------------------------------------------------------

@@ -49,14 +49,15 @@ def default_folder() -> Path:
 
 
 def installed(toolchain: Toolchain) -> Environment | None:
-    """The environment of exactly these versions, or None."""
+    """The environment of exactly these versions that this user may run, or None."""
     folder = _place(toolchain)
     try:
         found = msgspec.json.decode((folder / _RECORD).read_bytes(), type=Environment)
+        # A folder that was moved or copied names its old place in every script.
+        whole = Path(found.folder) == folder and found.interpreter.exists()
     except (OSError, msgspec.DecodeError):
         return None
-    # A folder that was moved or copied names its old place in every script.
-    return found if Path(found.folder) == folder and found.interpreter.exists() else None
+    return found if whole else None
 
 
 def require(toolchain: Toolchain) -> Environment:
