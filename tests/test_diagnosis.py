@@ -213,7 +213,7 @@ def test_a_coral_engine_keeps_no_layer_in_float_and_says_what_it_would_cost(
     assert missed.exit_code == 3, missed.output
     assert "its one partition would end there" in missed.stderr
     assert "equalise channels" in missed.stderr
-    assert "The error gets large at layer 2 CONV_2D" in missed.stderr
+    assert "the error gets large at layer 2 CONV_2D" in missed.stderr
     assert not (tmp_path / "coral").exists()
 
 
