@@ -266,6 +266,14 @@ def test_a_gate_says_what_it_measured_in_one_sentence() -> None:
     assert gate.sentence == "int8: decision agreement is 0.5 (at least 0.95)"
 
 
+def test_a_gate_that_is_judged_by_a_bound_says_the_bound() -> None:
+    gate = accuracy(answers(*[0] * 40), answers(*[0] * 39, 1), column(*[0] * 40))
+    assert gate.sentence == (
+        f"int8: change of accuracy is -0.025, its lower 95 % bound {gate.low:.4g} "
+        "(lower bound at least -0.05)"
+    )
+
+
 # -- outputs of other shapes --------------------------------------------------------------------
 
 

@@ -78,7 +78,12 @@ class Gate(Record, frozen=True):
 
     @property
     def sentence(self) -> str:
-        measured = f"{self.stage}: {self.name} is {self.value:.4g} ({self.rule} {self.limit:g})"
+        bounds = {"lower": self.low, "upper": self.high}
+        side = self.rule.split()[0]
+        bound = f", its {side} 95 % bound {bounds[side]:.4g}" if side in bounds else ""
+        measured = (
+            f"{self.stage}: {self.name} is {self.value:.4g}{bound} ({self.rule} {self.limit:g})"
+        )
         if self.n < self.least:
             samples = "sample" if self.n == 1 else "samples"
             measured += f" on {self.n} {samples}, at least {self.least} are needed"
