@@ -59,16 +59,28 @@ class Confidence(Record, frozen=True):
     audit_share: float = 0.0
 
 
+class Difference(Record, frozen=True):
+    """How far outputs are apart, in their unit: any one of them at most, and all in the mean."""
+
+    worst: float
+    mean: float
+
+    def __str__(self) -> str:
+        return f"{self.worst:.4g}, {self.mean:.4g} in the mean"
+
+    def within(self, allowed: Difference) -> bool:
+        return self.worst <= allowed.worst and self.mean <= allowed.mean
+
+
 class Golden(Record, frozen=True):
     """Inputs with the outputs that the engine gave for them where it was verified.
 
-    `tolerance` is absolute, in the unit of the output: kernels of one engine differ by a few
-    quantisation steps between processors.
+    `tolerance` is what kernels of one engine may differ between processors.
     """
 
     file: str
     samples: int
-    tolerance: float
+    tolerance: Difference
 
 
 class Manifest(Record, frozen=True):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import random
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +15,12 @@ from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
 from edgeclin.executable import executable
+from edgeclin.golden import difference, read_golden
+from edgeclin.manifest import Difference
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
 from edgeclin.steps import Decode
-
-_TWIN = "twin_outputs"
 
 
 class Runtime:
@@ -37,7 +35,7 @@ class Runtime:
 
     Attributes:
         engine: what answers, in words: backend, precision, version, and why it is the CPU twin.
-        worst: how far its outputs were from the golden ones, at most.
+        off: how far its outputs were from the golden ones.
 
     Raises:
         SelfTestFailed: the engine does not reproduce the bundle's golden outputs here.
@@ -70,7 +68,7 @@ class Runtime:
             self.engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
-        self.worst = self.self_test()
+        self.off = self.self_test()
 
     def predict(self, sample: np.ndarray, source: str = "", position: int = 0) -> Result:
         """Answer about one raw sample.
@@ -158,71 +156,30 @@ class Runtime:
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
-    def self_test(self) -> float:
+    def self_test(self) -> Difference:
         """Compare this machine's answers with the golden ones, through the whole preprocessing.
 
         Returns:
-            the largest difference, in the unit of the output.
+            how far they are apart.
 
         Raises:
-            SelfTestFailed: an output is further off than the tolerance, or decides otherwise
-                where the golden decision is clearer than that.
+            SelfTestFailed: further than the tolerance, in one output or in the mean.
         """
         golden = self.bundle.manifest.golden
-        inputs, expected = read_golden(self.bundle.read(golden.file), self._twin)
-        largest = 0.0
-        for index, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
-            got = self.backend.run(self.preprocess(sample)).ravel()
-            worst = float(np.abs(got - wanted).max())
-            if not worst <= golden.tolerance:
-                raise SelfTestFailed(
-                    f"{self.bundle.path}: self-test sample {index} is off by {worst:.4g}, more "
-                    f"than {golden.tolerance:.4g}, with {self.backend.version}: this machine "
-                    "does not compute what was verified, so it must not answer"
-                )
-            if got.argmax() != wanted.argmax() and _lead(wanted) > 2 * golden.tolerance:
-                raise SelfTestFailed(
-                    f"{self.bundle.path}: self-test sample {index} is decided otherwise with "
-                    f"{self.backend.version}"
-                )
-            largest = max(largest, worst)
-        return largest
+        inputs, wanted = read_golden(self.bundle.read(golden.file), self._twin)
+        answers = [self.backend.run(self.preprocess(sample)).ravel() for sample in inputs]
+        off = difference(np.stack(answers), wanted)
+        if not off.within(golden.tolerance):
+            raise SelfTestFailed(
+                f"{self.bundle.path}: the self-test's answers are off by up to {off} (allowed: "
+                f"{golden.tolerance}) with {self.backend.version}: this machine does not compute "
+                "what was verified, so it must not answer"
+            )
+        return off
 
     def close(self) -> None:
         """Give the engine's memory back."""
         self.backend.close()
-
-
-def write_golden(
-    inputs: list[np.ndarray], outputs: np.ndarray, twin: np.ndarray | None = None
-) -> bytes:
-    """Raw samples and the engine's outputs [n, outputs] for them, as the bytes of an `.npz`.
-
-    Args:
-        twin: the CPU twin's outputs, where it is a file of its own.
-    """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {f"input_{index:04}": sample for index, sample in enumerate(inputs)}
-    if twin is not None:
-        arrays[_TWIN] = twin.astype(np.float32)
-    np.savez_compressed(buffer, outputs=outputs.astype(np.float32), **arrays)
-    return buffer.getvalue()
-
-
-def read_golden(data: bytes, twin: bool = False) -> tuple[list[np.ndarray], np.ndarray]:
-    """The samples, and the primary engine's outputs or, where it has its own, the CPU twin's."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        names = sorted(name for name in arrays.files if name.startswith("input_"))
-        outputs = _TWIN if twin and _TWIN in arrays.files else "outputs"
-        return [arrays[name] for name in names], arrays[outputs]
-
-
-def _lead(outputs: np.ndarray) -> float:
-    """How far the best output is ahead of the second."""
-    if outputs.size < 2:
-        return 0.0
-    second, best = np.sort(outputs)[-2:]
-    return float(best - second)
 
 
 def _milliseconds(start: float, end: float) -> float:

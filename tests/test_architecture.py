@@ -31,6 +31,7 @@ LAYERS = (
         "backends",
         "confidence",
         "gates",
+        "golden",
         "states",
         "datasets",
         "uptime",

@@ -24,10 +24,10 @@ from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import write_bundle
 from edgeclin.cli import main
 from edgeclin.description import Input
+from edgeclin.golden import read_golden, write_golden
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Manifest
 from edgeclin.preprocess import Preprocess
-from edgeclin.runtime import read_golden, write_golden
 from edgeclin.steps import Leads, Normalise, Resize, Window, ZScore
 
 Run = Callable[..., Result]

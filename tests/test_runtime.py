@@ -15,11 +15,12 @@ from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.datasets import Dataset
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput, SelfTestFailed
+from edgeclin.golden import read_golden, write_golden
 from edgeclin.keys import KeyPair, load_signer
-from edgeclin.manifest import Manifest
+from edgeclin.manifest import Difference, Manifest
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import State, Tier
-from edgeclin.runtime import Runtime, read_golden, write_golden
+from edgeclin.runtime import Runtime
 from edgeclin.steps import Decode, Step, Window
 
 Rewrite = Callable[..., Bundle]
@@ -69,8 +70,20 @@ def test_an_answer_says_what_gave_it(bundle: Bundle, beats: np.ndarray) -> None:
 
 def test_a_machine_that_computes_otherwise_must_not_answer(bundle: Bundle) -> None:
     model = bundle.read("engine.json")
-    with pytest.raises(SelfTestFailed, match=r"sample 0 is off by 0\.5"):
+    with pytest.raises(SelfTestFailed, match=r"off by up to 0\.5, 0\.5 in the mean"):
         Runtime(bundle, Off(model))
+
+
+def test_a_machine_that_is_a_little_off_everywhere_must_not_answer(
+    rewrite: Rewrite, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    """Kernels differ in few outputs; another engine in most."""
+    allowed = Difference(worst=0.6, mean=0.4)
+    golden = msgspec.structs.replace(manifest_and_files[0].golden, tolerance=allowed)
+    bundle = rewrite(golden=golden)
+    with pytest.raises(SelfTestFailed, match=r"0\.5 in the mean \(allowed: 0\.6, 0\.4 in"):
+        Runtime(bundle, Off(bundle.read("engine.json")))
+    assert Runtime(bundle).off == Difference(0.0, 0.0)
 
 
 def test_a_machine_that_answers_nan_must_not_answer(bundle: Bundle) -> None:

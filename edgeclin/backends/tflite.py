@@ -16,7 +16,7 @@ from edgeclin.backends.base import TensorSpec
 from edgeclin.errors import EngineUnavailable, MissingExtra
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 except ImportError as exc:
     raise MissingExtra("LiteRT, which executes TFLite engines,", "tflite") from exc
 
@@ -25,11 +25,20 @@ _stderr_lock = threading.Lock()
 
 
 class TFLiteBackend:
-    """One LiteRT interpreter with one input and one output, batch size 1."""
+    """One LiteRT interpreter with one input and one output, batch size 1.
 
-    def __init__(self, model: bytes, threads: int = 1) -> None:
+    Args:
+        xnnpack: False for LiteRT's built-in kernels, which is how other kernels are seen to differ.
+    """
+
+    def __init__(self, model: bytes, threads: int = 1, *, xnnpack: bool = True) -> None:
+        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=threads)
+            self._interpreter = Interpreter(
+                model_content=model,
+                num_threads=threads,
+                experimental_op_resolver_type=OpResolverType.AUTO if xnnpack else kernels,
+            )
             with _routine_lines_logged():
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as exc:
@@ -45,7 +54,8 @@ class TFLiteBackend:
             )
         self.input, self._input_index = _spec(inputs[0]), inputs[0]["index"]
         self.output, self._output_index = _spec(outputs[0]), outputs[0]["index"]
-        self.version = f"LiteRT {version('ai-edge-litert')} XNNPACK"
+        kind = "XNNPACK" if xnnpack else "built-in kernels"
+        self.version = f"LiteRT {version('ai-edge-litert')} {kind}"
 
     def run(self, sample: np.ndarray) -> np.ndarray:
         self._interpreter.set_tensor(self._input_index, _quantise(sample, self.input)[np.newaxis])

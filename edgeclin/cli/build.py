@@ -69,8 +69,8 @@ def _print(outcome: Outcome) -> None:
             f"for CUDA {made.identity.driver}",
             "build": f"{made.seconds:.1f} s, {made.created}"
             + (", with the timings of earlier builds" if made.timings else ""),
-            "self-test": f"{tested.samples} samples, at most {tested.worst:.4g} off, tolerance "
-            f"{tested.tolerance:.4g}",
+            "self-test": f"{tested.samples} samples, off by up to {tested.off} (allowed: "
+            f"{tested.tolerance})",
             "notes": "; ".join(made.notes) or "none",
         }
     )

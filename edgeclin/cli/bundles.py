@@ -72,8 +72,8 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             f"{confidence.samples}, error bound {confidence.error_bound:.2%}"
             if confidence.fitted
             else "not fitted: every answer is in doubt",
-            "self-test": f"{manifest.golden.samples} samples, tolerance "
-            f"{manifest.golden.tolerance:.3g}",
+            "self-test": f"{manifest.golden.samples} samples, which may be off by up to "
+            f"{manifest.golden.tolerance}",
             "gates missed": "; ".join(manifest.gates_missed) or "none",
             "tools": ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()),
         }

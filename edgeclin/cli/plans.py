@@ -68,6 +68,6 @@ def print_reproduction(found: Reproduction) -> None:
         click.echo(f"{tool}: {then} then, {now} now")
     click.echo(
         f"engine: {'the same bytes' if found.same_bytes else 'other bytes'}; golden outputs differ "
-        f"by at most {found.largest_difference:.3g} (allowed {found.tolerance:.3g})"
+        f"by up to {found.difference} (allowed: {found.tolerance})"
     )
     click.echo(f"{found.bundle} {'reproduced' if found.holds else 'NOT reproduced'}")

@@ -18,20 +18,18 @@ from edgeclin.convert.job import Conversion
 from edgeclin.convert.proving import Proof
 from edgeclin.convert.report import Report
 from edgeclin.convert.stages import Progress
+from edgeclin.convert.tolerance import between_kernels, tolerance
 from edgeclin.convert.twins import Twin
 from edgeclin.description import Description
 from edgeclin.gates import Gate, Margins
-from edgeclin.manifest import SCHEMA, Engine, Golden, Manifest
+from edgeclin.golden import write_golden
+from edgeclin.manifest import SCHEMA, Difference, Engine, Golden, Manifest
 from edgeclin.model_files import companions
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
-from edgeclin.runtime import write_golden
 from edgeclin.version import VERSION
 
 GOLDEN_SAMPLES = 16
-_GOLDEN_STEPS = 8
-"""XNNPACK and the built-in kernels were seen up to 7 steps of 1/255 of the range apart."""
-_FLOAT_GOLDEN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ class Verification(Record, frozen=True):
         quantiser, mixed_precision: what was asked for.
         float_layers: layers of an INT8 engine that were kept in float, because it missed a gate
             without.
+        kernels: how far the engine's answers are from those of other kernels of this machine.
     """
 
     model_sha256: str
@@ -70,6 +69,7 @@ class Verification(Record, frozen=True):
     gates: tuple[Gate, ...]
     float_layers: tuple[str, ...] = ()
     twin: Twin | None = None
+    kernels: Difference | None = None
 
 
 def write(
@@ -86,8 +86,9 @@ def write(
     from edgeclin.convert.sbom import write_sbom
 
     progress("writing the bundle")
-    golden, data = _golden(proof)
     proven = proof.proven
+    kernels = between_kernels(proven.stage, proof.judged)
+    golden, data = _golden(proof, kernels)
     deployed = deploy(
         job.profile, proven.stage, proven.precision, proven.float_layers, proof.finished
     )
@@ -108,6 +109,7 @@ def write(
         gates=proof.gates,
         float_layers=proven.float_layers,
         twin=proof.finished.twin,
+        kernels=kernels,
     )
     records: dict[str, Record | None] = {
         "calibration.json": proof.record,
@@ -136,7 +138,7 @@ def write(
     )
 
 
-def _golden(proof: Proof) -> tuple[Golden, bytes]:
+def _golden(proof: Proof, kernels: Difference | None) -> tuple[Golden, bytes]:
     """The first validation samples of each predicted class in turn, so that all are in it."""
     proven, twin = proof.proven, proof.finished.stand_in
     decisions = proven.outputs.argmax(axis=1)
@@ -145,12 +147,11 @@ def _golden(proof: Proof) -> tuple[Golden, bytes]:
         members = np.flatnonzero(decisions == label)
         rank[members] = np.arange(len(members))
     chosen = np.argsort(rank, kind="stable")[:GOLDEN_SAMPLES].tolist()
-    spread = float(np.ptp(proven.outputs)) or 1.0
-    tolerance = spread * (_FLOAT_GOLDEN if proven.precision == "float32" else _GOLDEN_STEPS / 255)
+    allowed = tolerance(proven.outputs, proven.precision != "float32", kernels)
     inputs = [proof.plan.validation[index] for index in chosen]
     other = None if twin is None or twin.outputs is None else twin.outputs[chosen]
     data = write_golden(inputs, proven.outputs[chosen], other)
-    return Golden(file="golden.npz", samples=len(chosen), tolerance=tolerance), data
+    return Golden(file="golden.npz", samples=len(chosen), tolerance=allowed), data
 
 
 def _manifest(

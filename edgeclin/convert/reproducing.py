@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from edgeclin.bundle import Bundle
 from edgeclin.convert.bundling import Verification, model_sha256
 from edgeclin.convert.calibration import CalibrationRecord, hash_of
@@ -21,9 +19,9 @@ from edgeclin.datasets import Dataset
 from edgeclin.description import SCHEMA, Description, Doubt, Provenance
 from edgeclin.errors import BadFile
 from edgeclin.gates import Gate
-from edgeclin.manifest import Manifest
+from edgeclin.golden import difference, read_golden
+from edgeclin.manifest import Difference, Manifest
 from edgeclin.records import Record, load_json
-from edgeclin.runtime import read_golden
 
 
 class Compared(Record, frozen=True):
@@ -40,15 +38,15 @@ class Compared(Record, frozen=True):
 class Reproduction(Record, frozen=True):
     """A second conversion beside the bundle of the first.
 
-    `largest_difference` is between the golden outputs, in the unit of the output, `tolerance` what
-    the bundle allows for another machine. `tools` are those of another version: (then, now).
+    `difference` is between the golden outputs, `tolerance` what the bundle allows for another
+    machine. `tools` are those of another version: (then, now).
     `holds` when every gate agrees and the outputs do; equal bytes are more than that.
     """
 
     bundle: str
     same_bytes: bool
-    largest_difference: float
-    tolerance: float
+    difference: Difference
+    tolerance: Difference
     gates: tuple[Compared, ...]
     tools: dict[str, tuple[str, str]]
     holds: bool
@@ -146,7 +144,7 @@ def _compared(bundle: Bundle, made: Bundle, then: Verification, now: Verificatio
     # Which CPU twin a Jetson gets hangs on a race that is run anew.
     judged = [gate for gate in then.gates if gate.stage != TWIN]
     gates = tuple(_agreement(gate, found.get((gate.stage, gate.name))) for gate in judged)
-    difference = _difference(bundle, made)
+    off = _difference(bundle, made)
     tolerance = bundle.manifest.golden.tolerance
     digests = [
         hashlib.sha256(one.read(one.manifest.executable.file)).hexdigest() for one in (bundle, made)
@@ -155,7 +153,7 @@ def _compared(bundle: Bundle, made: Bundle, then: Verification, now: Verificatio
     return Reproduction(
         bundle=str(bundle.path),
         same_bytes=digests[0] == digests[1],
-        largest_difference=difference,
+        difference=off,
         tolerance=tolerance,
         gates=gates,
         tools={
@@ -163,7 +161,7 @@ def _compared(bundle: Bundle, made: Bundle, then: Verification, now: Verificatio
             for tool, version in theirs.items()
             if ours.get(tool) != version
         },
-        holds=difference <= tolerance and all(gate.agrees for gate in gates),
+        holds=off.within(tolerance) and all(gate.agrees for gate in gates),
     )
 
 
@@ -179,6 +177,8 @@ def _agreement(then: Gate, now: Gate | None) -> Compared:
     )
 
 
-def _difference(bundle: Bundle, made: Bundle) -> float:
+def _difference(bundle: Bundle, made: Bundle) -> Difference:
     then, now = (read_golden(one.read(one.manifest.golden.file))[1] for one in (bundle, made))
-    return float(np.abs(then - now).max()) if then.shape == now.shape else float("inf")
+    if then.shape != now.shape:
+        return Difference(float("inf"), float("inf"))
+    return difference(now, then)

@@ -15,6 +15,7 @@ import rfc8785
 
 from edgeclin.errors import BadFile, EngineUnavailable
 from edgeclin.files import directory_atomic, read_small, reading, write_atomic, writing
+from edgeclin.manifest import Difference
 from edgeclin.records import Record
 from edgeclin.tensorrt.worker import PLAN
 
@@ -44,12 +45,12 @@ class Identity(Record, frozen=True):
 
 
 class SelfTest(Record, frozen=True):
-    """How far the built engine's outputs are from the bundle's golden ones, at most."""
+    """How far the built engine's outputs are from the bundle's golden ones."""
 
     bundle: str
     samples: int
-    worst: float
-    tolerance: float
+    off: Difference
+    tolerance: Difference
 
 
 class Build(Record, frozen=True):
