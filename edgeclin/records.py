@@ -13,6 +13,7 @@ import msgspec
 
 from edgeclin.errors import BadFile
 from edgeclin.files import read_small
+from edgeclin.mismatch import explain
 
 _MAX_TOML = 1 << 20
 
@@ -113,7 +114,7 @@ def load_toml(path: Path, kind: type[RecordType]) -> RecordType:
     try:
         return msgspec.toml.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise BadFile(path, _lower_first(str(exc))) from exc
+        raise BadFile(path, *explain(exc, kind)) from exc
 
 
 def load_json(data: bytes, kind: type[RecordType], path: Path | str) -> RecordType:
@@ -125,8 +126,4 @@ def load_json(data: bytes, kind: type[RecordType], path: Path | str) -> RecordTy
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadFile(path, _lower_first(str(exc))) from exc
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+        raise BadFile(path, *explain(exc, kind)) from exc

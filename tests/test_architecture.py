@@ -15,6 +15,7 @@ LAYERS = (
     ("errors", "version", "lifeline"),
     (
         "files",
+        "mismatch",
         "records",
         "steps",
         "profiles",
