@@ -62,6 +62,34 @@ def test_too_few_samples_want_more_of_them(stage: str) -> None:
     assert advised(missed) == [Remedy.VALIDATION]
 
 
+UNDECIDED = Gate(
+    "INT8 engine",
+    "change of accuracy",
+    "lower bound at least",
+    -0.005,
+    -0.024,
+    0.01,
+    -0.02,
+    300,
+    False,
+)
+
+
+def test_a_loss_that_is_not_shown_wants_more_validation_samples_and_no_training() -> None:
+    found = advise(
+        Facts([UNDECIDED], Layers(samples=32, executed_by="test", layers=(layer(0),)), 0, 0, False)
+    )
+    assert [one.remedy for one in found] == [Remedy.VALIDATION]
+    assert "about 483 validation samples" in found[0].sentence  # 300 x (0.019 / 0.015)^2
+
+
+def test_a_loss_that_is_shown_is_none_of_the_validation_data() -> None:
+    assert advised(msgspec.structs.replace(UNDECIDED, value=-0.021)) == [Remedy.TRAINING]
+    shown = Layers(samples=32, executed_by="test", layers=(layer(0),))
+    found = advise(Facts([UNDECIDED, MISSED], shown, 0, 0, False))
+    assert [one.remedy for one in found] == [Remedy.TRAINING]
+
+
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [

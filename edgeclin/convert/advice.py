@@ -84,9 +84,13 @@ def advise(facts: Facts) -> tuple[Advice, ...]:
                 "quantised: its converter changes what the model says",
             ),
         )
-    calibration = list(_of_calibration(facts))
-    model = [*_of_output(facts.layers), *_of_channels(facts.layers)]
-    return tuple(calibration + model) or (
+    found = (
+        *_of_validation(missed),
+        *_of_calibration(facts),
+        *_of_output(facts.layers),
+        *_of_channels(facts.layers),
+    )
+    return found or (
         Advice(
             Remedy.TRAINING,
             "neither data nor single channels explain it: train on with INT8 rounding in the loop "
@@ -106,6 +110,19 @@ def breaking(layers: Layers) -> str:
         f"the error gets large at layer {jump.title} (SQNR {jump.accumulated.worst_db:.1f} dB); "
         f"{alone}"
     )
+
+
+def _of_validation(missed: Sequence[Gate]) -> Iterator[Advice]:
+    """Where no value is beyond its limit, but its bound."""
+    wanted = [gate.enough for gate in missed if gate.n >= gate.least]
+    if wanted and None not in wanted:
+        most = max(count for count in wanted if count is not None)
+        yield Advice(
+            Remedy.VALIDATION,
+            "what was measured is within its limit, and only the width of its interval is not: "
+            f"about {most:,} validation samples would decide it (estimated: an interval narrows "
+            "with the root of the samples)",
+        )
 
 
 def _of_calibration(facts: Facts) -> Iterator[Advice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -75,6 +76,15 @@ class Gate(Record, frozen=True):
             least=least,
             hint="" if passed else hint,
         )
+
+    @property
+    def enough(self) -> int | None:
+        """With about how many samples the bound would hold, if the value stayed what it is: an
+        interval narrows with the root of the samples. None where the value itself is beyond."""
+        slack = self.value - self.limit
+        if self.passed or not self.rule.startswith("lower bound") or slack <= 0:
+            return None
+        return ceil(self.n * ((self.value - self.low) / slack) ** 2) + 1
 
     @property
     def sentence(self) -> str:
