@@ -19,6 +19,10 @@ _LEAST_PROBABILITY = 1e-7
 _TEMPERATURES = (0.05, 20.0)
 ALWAYS_IN_DOUBT = 1.01
 """A threshold that no confidence reaches."""
+_RISK = 0.05
+"""Of a threshold that breaks its promise."""
+_STARTS = 2
+"""Sequences of tests; more of them share the risk and prove less on a few hundred samples."""
 
 
 def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
@@ -76,8 +80,7 @@ def fit_confidence(
 ) -> Confidence:
     """Fit temperature and threshold on held-out samples.
 
-    The threshold is the lowest confidence for which the bound on the error rate of the samples
-    that reach it is within `max_error`; where there is none, every answer is in doubt.
+    Where no threshold keeps `max_error` for certain, every answer is in doubt.
 
     Args:
         logits: float [n, labels] of the engine that will be deployed.
@@ -88,27 +91,55 @@ def fit_confidence(
     temperature = fit_temperature(logits, truth)
     scores = probabilities(logits, temperature)
     confidence = scores.max(axis=-1)
-    wrong = scores.argmax(axis=-1) != truth
     order = np.argsort(-confidence, kind="stable")
-    errors = np.cumsum(wrong[order])
-    chosen = None
-    for count in range(1, len(order) + 1):
-        tied = count < len(order) and confidence[order[count]] == confidence[order[count - 1]]
-        if not tied and error_bound(int(errors[count - 1]), count) <= max_error:
-            chosen = count
-    passed = ALWAYS_IN_DOUBT if chosen is None else float(confidence[order[chosen - 1]])
-    failed = int(errors[chosen - 1]) if chosen else 0
+    errors = np.cumsum((scores.argmax(axis=-1) != truth)[order])
+    ends = np.flatnonzero(np.diff(confidence[order], append=-1.0)) + 1
+    sure = _proven(errors, ends, max_error)
+    failed = int(errors[sure - 1]) if sure else 0
     return Confidence(
         temperature=temperature,
-        threshold=passed,
+        threshold=float(confidence[order[sure - 1]]) if sure else ALWAYS_IN_DOUBT,
         max_error=max_error,
         fitted=True,
         samples=len(truth),
-        coverage=(chosen or 0) / len(order),
-        error=failed / chosen if chosen else 0.0,
-        error_bound=error_bound(failed, chosen or 0),
+        coverage=sure / len(order),
+        error=failed / sure if sure else 0.0,
+        error_bound=error_bound(failed, sure, 1 - _RISK / _STARTS),
         audit_share=audit_share,
     )
+
+
+def _proven(errors: np.ndarray, ends: np.ndarray, max_error: float) -> int:
+    """How many of the most confident answers keep `max_error`; 0 where no number of them does.
+
+    Taking the largest number whose own bound holds would be many tests for the price of one. A
+    sequence of tests that stops at the first that fails costs nothing more, and several sequences
+    share the risk (fixed sequences with multiple starts: Angelopoulos et al. 2021, "Learn then
+    Test", arXiv 2110.01052).
+
+    Args:
+        errors: wrong answers among the first 1 … n, the most confident first.
+        ends: numbers of answers that a threshold can tell from the rest (ties stay together).
+    """
+    level = 1 - _RISK / _STARTS
+    wrong = errors[ends - 1]
+    bounds = _scipy("stats").beta.ppf(level, wrong + 1, np.maximum(ends - wrong, 1e-9))
+    holds = (bounds <= max_error) & (wrong < ends)
+    least = int(np.searchsorted(ends, _least_samples(max_error, level)))
+    proven = 0
+    for start in np.linspace(least, len(ends), _STARTS, endpoint=False).astype(int):
+        failing = np.flatnonzero(~holds[start:])
+        last = start + (int(failing[0]) if len(failing) else len(ends) - start) - 1
+        if last >= start:
+            proven = max(proven, int(ends[last]))
+    return proven
+
+
+def _least_samples(max_error: float, level: float) -> float:
+    """With fewer answers not even one that is right throughout proves `max_error`."""
+    if not 0 < max_error < 1:
+        return 1.0 if max_error else float("inf")
+    return float(np.log(1 - level) / np.log(1 - max_error))
 
 
 def unfitted_confidence(max_error: float, audit_share: float) -> Confidence:

@@ -134,8 +134,12 @@ def _check_metric(description: Description) -> None:
     name, segments = description.metric.name, description.task is Task.SEGMENTATION
     if name in ("auc", "sensitivity") and not description.output.positive:
         raise EdgeclinError(f"metric {name} needs output.positive: which labels are a finding")
-    if name in (("auc", "sensitivity") if segments else ("dice",)):
-        raise EdgeclinError(f"metric {name} does not fit the task {description.task.value}")
+    if segments and name != "dice":
+        raise EdgeclinError(
+            f"metric {name} of a segmentation would count the background: set metric.name to dice"
+        )
+    if name == "dice" and not segments:
+        raise EdgeclinError(f"metric dice does not fit the task {description.task.value}")
 
 
 def check_output(output: Output) -> None:

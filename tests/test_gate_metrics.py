@@ -10,7 +10,7 @@ from scipy import stats
 
 from edgeclin.description import Metric, Output, Task
 from edgeclin.gates import Answers, metrics
-from edgeclin.gates.gate import everyone, interval
+from edgeclin.gates.bootstrap import Bootstrap, everyone
 
 SCORES = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40)
 
@@ -88,6 +88,6 @@ def test_a_finding_is_any_of_the_positive_labels() -> None:
 
 def test_resamples_without_a_positive_do_not_count() -> None:
     found = np.array([True] + [False] * 9)
-    low, high = interval(metrics.auc(np.arange(10.0), found), 10)
+    low, high = Bootstrap(10).interval(metrics.auc(np.arange(10.0), found))
     assert 0 <= low <= high <= 1
-    assert np.isnan(interval(metrics.auc(np.arange(3.0), np.zeros(3, bool)), 3)).all()
+    assert np.isnan(Bootstrap(3).interval(metrics.auc(np.arange(3.0), np.zeros(3, bool)))).all()

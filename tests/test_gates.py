@@ -11,6 +11,7 @@ from scipy import stats
 
 from edgeclin.description import Metric, Output, Task
 from edgeclin.gates import Answers, Gate, Margins
+from edgeclin.gates.bootstrap import Bootstrap
 from edgeclin.gates.engines import (
     agreement_gate,
     calibration_error_gate,
@@ -20,6 +21,7 @@ from edgeclin.gates.engines import (
     metric_gate,
 )
 from edgeclin.gates.margins import DecisionMargins, LossMargins
+from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence
 
 EYE = np.eye(3)
@@ -41,9 +43,10 @@ def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> No
     given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
     truth = np.zeros((6, 1), np.int64)
     gate = confident_gate("twin", given, truth, confidence)
-    assert (gate.value, gate.n, gate.passed) == (0.25, 4, True)
-    strict = msgspec.structs.replace(confidence, max_error=0.2)
-    assert not confident_gate("twin", given, truth, strict).passed
+    assert (gate.value, gate.n, gate.passed) == (0.25, 4, False)
+    assert gate.high == pytest.approx(0.751395)  # scipy.stats.beta.ppf(0.95, 2, 3)
+    loose = msgspec.structs.replace(confidence, max_error=0.76)
+    assert confident_gate("twin", given, truth, loose).passed
     silent = msgspec.structs.replace(confidence, threshold=1.01)
     assert confident_gate("twin", given, truth, silent).n == 0
 
@@ -61,13 +64,39 @@ def column(*labels: int) -> np.ndarray:
 
 
 def agreement(source: Answers, engine: Answers, limit: float = 0.95) -> Gate:
-    return agreement_gate(
-        "int8", source, engine, Margins(decisions=DecisionMargins(agreement=limit))
+    margins = Margins(decisions=DecisionMargins(agreement=limit))
+    return agreement_gate("int8", source, engine, margins, Bootstrap(len(source)))
+
+
+def trial(
+    source: Answers,
+    engine: Answers,
+    truth: np.ndarray,
+    metric: Metric = ACCURACY,
+    groups: list[str] | None = None,
+    margins: Margins | None = None,
+    output: Output = OUTPUT,
+) -> Trial:
+    named = None if groups is None else tuple(groups)
+    return Trial(
+        stage="int8",
+        metric=metric,
+        output=output,
+        source=source,
+        engine=engine,
+        truth=truth,
+        groups=named,
+        margins=margins or Margins(),
+        bootstrap=Bootstrap(len(truth), named),
     )
 
 
+def error(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
+    return error_gate(stage, source, engine, limit, Bootstrap(len(source)))
+
+
 def accuracy(source: Answers, engine: Answers, truth: np.ndarray, margin: float = 0.05) -> Gate:
-    return metric_gate("int8", Metric(margin=margin), OUTPUT, source, engine, truth, Margins())
+    return metric_gate(trial(source, engine, truth, Metric(margin=margin)))
 
 
 # -- output error -------------------------------------------------------------------------------
@@ -76,7 +105,7 @@ def accuracy(source: Answers, engine: Answers, truth: np.ndarray, margin: float 
 def test_the_error_is_the_mean_absolute_one_over_the_range_of_the_source() -> None:
     source = np.array([[0.0, 10.0], [5.0, 5.0]])
     engine = np.array([[1.0, 10.0], [5.0, 8.0]])
-    gate = error_gate("int8", source, engine, limit=0.1)
+    gate = error("int8", source, engine, limit=0.1)
     assert gate.value == pytest.approx((1 + 0 + 0 + 3) / 4 / 10)
     assert gate.passed
     assert gate.n == 2
@@ -84,14 +113,14 @@ def test_the_error_is_the_mean_absolute_one_over_the_range_of_the_source() -> No
 
 def test_the_error_gate_is_missed_just_above_its_limit() -> None:
     source = np.array([[0.0, 1.0]])
-    assert error_gate("int8", source, source + 0.05, limit=0.0500001).passed
-    assert not error_gate("int8", source, source + 0.05, limit=0.0499999).passed
+    assert error("int8", source, source + 0.05, limit=0.0500001).passed
+    assert not error("int8", source, source + 0.05, limit=0.0499999).passed
 
 
 def test_equal_outputs_pass_also_where_the_source_never_varies() -> None:
     constant = np.full((4, 2), 3.0)
-    assert error_gate("float", constant, constant, 1e-5).passed
-    assert not error_gate("float", constant, constant + 1, 1e-5).passed
+    assert error("float", constant, constant, 1e-5).passed
+    assert not error("float", constant, constant + 1, 1e-5).passed
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -99,7 +128,7 @@ def test_equal_outputs_pass_also_where_the_source_never_varies() -> None:
 def test_outputs_that_are_not_finite_miss_and_can_still_be_written(bad: float, where: str) -> None:
     sides = {"source": np.ones((3, 2)), "engine": np.ones((3, 2))}
     sides[where][1, 1] = bad
-    gate = error_gate("int8", sides["source"], sides["engine"], limit=1e9)
+    gate = error("int8", sides["source"], sides["engine"], limit=1e9)
     assert not gate.passed
     assert "not finite" in gate.name
     assert msgspec.json.decode(msgspec.json.encode(gate), type=Gate) == gate
@@ -144,7 +173,7 @@ def test_no_decision_gate_passes_on_a_handful_of_samples(n: int) -> None:
 
 def test_the_error_of_one_sample_is_judged_as_it_is() -> None:
     one = np.array([[0.0, 1.0]])
-    gate = error_gate("int8", one, one, limit=0.05)
+    gate = error("int8", one, one, limit=0.05)
     assert gate.passed
     assert "needed" not in gate.sentence
 
@@ -160,7 +189,7 @@ def test_the_margin_of_the_description_goes_before_that_of_the_gates_file() -> N
     source, engine, truth = answers(*[0] * 400), answers(*[0] * 397, 1, 1, 1), column(*[0] * 400)
     strict = Margins(loss=LossMargins(accuracy=0.001))
     for metric, passed in ((Metric(), False), (Metric(margin=0.02), True)):
-        gate = metric_gate("int8", metric, OUTPUT, source, engine, truth, strict)
+        gate = metric_gate(trial(source, engine, truth, metric, margins=strict))
         assert gate.passed is passed
 
 
@@ -170,14 +199,15 @@ def test_the_margin_of_the_description_goes_before_that_of_the_gates_file() -> N
 def losses(
     source: Answers, engine: Answers, truth: np.ndarray, groups: list[str]
 ) -> dict[str, Gate]:
-    found = loss_gates("int8", ACCURACY, OUTPUT, source, engine, truth, tuple(groups), Margins())
+    found = loss_gates(trial(source, engine, truth, groups=groups))
     return {gate.name: gate for gate in found}
 
 
 def test_a_group_that_suffers_is_found_behind_a_good_average() -> None:
     truth = column(*[0] * 400)
     engine = answers(*([0] * 390 + [1] * 5 + [0] * 5))
-    found = losses(answers(*[0] * 400), engine, truth, ["many"] * 390 + ["few"] * 10)
+    groups = [f"many {index // 10}" for index in range(390)] + ["few"] * 10
+    found = losses(answers(*[0] * 400), engine, truth, groups)
     gate = found["change of accuracy in the worst group (few)"]
     assert (gate.value, gate.n, gate.passed) == (-0.5, 10, False)
     assert found["change of accuracy"].passed
@@ -187,14 +217,64 @@ def test_a_rare_label_that_int8_no_longer_finds_is_found_behind_a_good_average()
     truth = [0] * 990 + [2] * 10
     found = losses(answers(*truth), answers(*[0] * 1000), column(*truth), ["one"] * 1000)
     assert found["change of accuracy"].passed
-    gate = found["change of accuracy in the worst label (c)"]
+    gate = found["change of recall in the worst label (c)"]
     assert (gate.value, gate.n, gate.passed) == (-1.0, 10, False)
 
 
-def test_a_label_of_which_there_are_too_few_samples_is_not_judged() -> None:
+def test_a_label_that_the_source_finds_and_the_engine_never_does_is_found_however_rare() -> None:
     truth = [0] * 400 + [2] * 9
     found = losses(answers(*truth), answers(*[0] * 409), column(*truth), ["one"] * 409)
-    assert found["change of accuracy in the worst label (a)"].passed
+    assert found["change of recall in the worst label (a)"].passed, "nine are too few for a share"
+    gate = found["labels that its source finds and it never does"]
+    assert (gate.value, gate.passed) == (1.0, False)
+    assert gate.sentence.endswith("it never finds c")
+
+
+def test_a_label_that_was_hardly_ever_found_is_not_called_lost() -> None:
+    truth = [0] * 400 + [2] * 9
+    source = answers(*[0] * 400, 2, 2, *[0] * 7)
+    found = losses(source, answers(*[0] * 409), column(*truth), ["one"] * 409)
+    assert found["labels that its source finds and it never does"].passed
+
+
+SEGMENTS = Output(activation="none", labels=("tissue", "lesion"), positive=("lesion",))
+
+
+def maps(lesions: np.ndarray) -> Answers:
+    """Pictures [n, pixels] of which 1 is a lesion, as two scores a pixel."""
+    outputs = np.stack([1.0 - lesions, lesions], axis=2).reshape(len(lesions), -1)
+    return Answers.of(outputs, Task.SEGMENTATION, SEGMENTS)
+
+
+def pictures() -> np.ndarray:
+    """120 pictures of 1,000 pixels, 8 of each a lesion."""
+    truth = np.zeros((120, 1000), np.int64)
+    truth[:, 100:108] = 1
+    return truth
+
+
+def test_a_segmentation_that_never_finds_the_lesion_misses_though_most_pixels_agree() -> None:
+    truth, dice = pictures(), Metric(name="dice", margin=0.1)
+    blind = maps(np.zeros(truth.shape))
+    assert agreement(maps(truth), blind).value == pytest.approx(0.992)
+    judged = loss_gates(trial(maps(truth), blind, truth, dice, output=SEGMENTS))
+    assert {gate.name for gate in judged if not gate.passed} == {
+        "change of Dice",
+        "change of recall in the worst label (lesion)",
+        "labels that its source finds and it never does",
+    }
+
+
+def test_a_patient_whose_lesions_are_lost_is_found_behind_a_good_average() -> None:
+    truth, dice = pictures(), Metric(name="dice", margin=0.3)
+    groups = [f"p{index // 10}" for index in range(120)]
+    engine = truth.copy()
+    engine[:10] = 0
+    judged = loss_gates(trial(maps(truth), maps(engine), truth, dice, groups, output=SEGMENTS))
+    found = {gate.name: gate for gate in judged}
+    assert found["change of Dice"].passed
+    worst = found["change of Dice in the worst group (p0)"]
+    assert (worst.value, worst.n, worst.passed) == (-1.0, 10, False)
 
 
 def test_groups_of_a_sample_each_are_judged_together() -> None:
@@ -221,9 +301,7 @@ def test_scores_that_are_sure_where_they_are_wrong_miss_though_no_decision_chang
     turned = EYE[chosen] * (4.3 - clear)[:, np.newaxis]
 
     def gate(engine: np.ndarray) -> Gate:
-        return calibration_error_gate(
-            "int8", read(source), read(engine), truth[:, np.newaxis], Margins()
-        )
+        return calibration_error_gate(trial(read(source), read(engine), truth[:, np.newaxis]))
 
     assert agreement(read(source), read(turned)).value == 1
     assert not gate(turned).passed

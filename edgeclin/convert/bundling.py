@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.convert.diagnosis import Diagnosis
@@ -139,9 +140,10 @@ def write(
 
 
 def _golden(proof: Proof, kernels: Difference | None) -> tuple[Golden, bytes]:
-    """The first validation samples of each predicted class in turn, so that all are in it."""
+    """The first validation samples of each decision in turn, so that all are in it; pictures by how
+    much of them is a finding."""
     proven, twin = proof.proven, proof.finished.stand_in
-    decisions = proven.outputs.argmax(axis=1)
+    decisions = _kinds(proof.judge.answers(proven.outputs).decisions)
     rank = np.zeros(len(decisions), dtype=int)
     for label in np.unique(decisions):
         members = np.flatnonzero(decisions == label)
@@ -152,6 +154,15 @@ def _golden(proof: Proof, kernels: Difference | None) -> tuple[Golden, bytes]:
     other = None if twin is None or twin.outputs is None else twin.outputs[chosen]
     data = write_golden(inputs, proven.outputs[chosen], other)
     return Golden(file="golden.npz", samples=len(chosen), tolerance=allowed), data
+
+
+def _kinds(decisions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each sample's decisions, int [n, decisions]: the label, or to which quarter of
+    the pictures it belongs by the share of its pixels that are not the first label."""
+    if decisions.shape[1] == 1:
+        return decisions[:, 0]
+    share = (decisions != 0).mean(axis=1)
+    return np.searchsorted(np.quantile(share, [0.25, 0.5, 0.75]), share)
 
 
 def _manifest(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeclin.convert import cautions
 from edgeclin.convert.copies import near_copies
@@ -22,6 +23,7 @@ from edgeclin.records import Record
 
 HELD_OUT = 0.2
 _SEED = 20262
+_DRAWS = 200
 
 
 class CalibrationRecord(Record, frozen=True):
@@ -79,14 +81,15 @@ def samples_of(
 
 
 def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Hold out a fifth for validation, whole groups where there are groups.
+    """Hold out a fifth for validation, whole groups where there are groups; samples that are equal
+    stay together. Of `_DRAWS` draws the one is taken that is nearest to a fifth of the samples and
+    of every label.
 
     Raises:
         BadFile: too few samples or groups to hold any out.
     """
     generator = np.random.default_rng(_SEED)
-    units = np.array(dataset.groups or [str(index) for index in range(len(dataset))])
-    names = np.unique(units)
+    names, unit = np.unique(np.array(dataset.groups or dataset.hashes()), return_inverse=True)
     count = round(len(names) * HELD_OUT)
     if count < 1 or len(names) < 2:
         raise BadFile(
@@ -94,11 +97,19 @@ def split(dataset: Dataset) -> tuple[Dataset, Dataset]:
             f"{len(names)} samples or groups are too few to hold any out",
             "give --validation",
         )
-    held_out = np.isin(units, generator.permutation(names)[:count])
+    labels = np.unique(np.array(dataset.labels or ("",) * len(dataset)), return_inverse=True)[1]
+    draws = [np.isin(unit, generator.permutation(len(names))[:count]) for _ in range(_DRAWS)]
+    held_out = min(draws, key=lambda drawn: _unevenness(drawn, labels))
     return (
         dataset.subset(np.flatnonzero(~held_out).tolist()),
         dataset.subset(np.flatnonzero(held_out).tolist()),
     )
+
+
+def _unevenness(held_out: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
+    """How far the shares held out are from a fifth, of all samples and of the worst label."""
+    shares = np.bincount(labels, held_out) / np.bincount(labels)
+    return abs(float(held_out.mean()) - HELD_OUT) + float(np.abs(shares - HELD_OUT).max())
 
 
 def refuse_overlap(
@@ -162,13 +173,12 @@ def record(
     low, high = float(prepared.min()), float(prepared.max())
     outside = _share_outside(prepared_validation, low, high)
     instability = 0.0 if quantised is None else quantised.instability
-    hashes = tuple(calibration.hashes())
-    repeats = len(hashes) - len(set(hashes))
-    warnings = list(cautions.of_validation(calibration, validation))
+    hashes, judged_hashes = tuple(calibration.hashes()), validation.hashes()
+    warnings = list(cautions.of_validation(calibration, validation, _repeats(judged_hashes)))
     if quantised is not None:
         copies = near_copies(prepared)
         warnings += cautions.of_calibration(
-            calibration, validation, repeats, copies, outside, instability
+            calibration, validation, _repeats(hashes), copies, outside, instability
         )
     return CalibrationRecord(
         dataset=calibration.name,
@@ -188,10 +198,15 @@ def record(
         groups=None if calibration.groups is None else len(set(calibration.groups)),
         validation=validation.name,
         validation_samples=len(validation),
-        validation_sha256=hash_of(validation.hashes()),
+        validation_sha256=hash_of(judged_hashes),
         left_out=calibration.left_out + validation.left_out,
         warnings=tuple(warnings),
     )
+
+
+def _repeats(hashes: Sequence[str]) -> int:
+    """How many samples are exactly others again."""
+    return len(hashes) - len(set(hashes))
 
 
 def hash_of(hashes: Sequence[str]) -> str:

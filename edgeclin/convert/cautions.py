@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from edgeclin.convert.judging import Judge
 from edgeclin.datasets import Dataset
 from edgeclin.description import Metric
 from edgeclin.gates import Margins
+from edgeclin.gates.members import LEAST_MEMBERS, unjudged
+from edgeclin.manifest import Confidence
 
 FEW = 500
 """The usual guidance for post-training calibration is 500 to 1,000 samples."""
 FEW_HELD_OUT = 100
 """With fewer validation samples, one of them moves every share that the gates judge by over 1 %."""
+FEW_GROUPS = 10
 OUTSIDE = 0.001
 UNSTABLE = 0.2
+_LISTED = 8
 
 
 def of_calibration(
@@ -57,8 +64,12 @@ def of_calibration(
         )
 
 
-def of_validation(calibration: Dataset, validation: Dataset) -> Iterator[str]:
-    """About the samples that the gates judge with, and what neither set could use."""
+def of_validation(calibration: Dataset, validation: Dataset, repeats: int) -> Iterator[str]:
+    """About the samples that the gates judge with, and what neither set could use.
+
+    Args:
+        repeats: how many validation samples are exact repeats of others.
+    """
     for dataset in (calibration, validation):
         if dataset.left_out:
             yield (
@@ -70,6 +81,21 @@ def of_validation(calibration: Dataset, validation: Dataset) -> Iterator[str]:
             f"{len(validation)} validation samples; fewer than {FEW_HELD_OUT} prove little about "
             "gates"
         )
+    if repeats:
+        yield f"{repeats} validation samples are exact repeats of others: they prove nothing more"
+    together = len(set(validation.groups or validation.recordings or ()))
+    if 0 < together < FEW_GROUPS:
+        what = "groups" if validation.groups else "recordings"
+        yield (
+            f"the validation samples are of {together} {what}: what the gates say of others "
+            "is little"
+        )
+    if (calibration.groups is None) != (validation.groups is None):
+        named = calibration if validation.groups is None else validation
+        yield (
+            f"only {named.name} says whose its samples are (group): whether calibration and "
+            "validation share patients was not checked"
+        )
     shared = shared_groups(calibration, validation)
     if shared:
         yield (
@@ -79,8 +105,19 @@ def of_validation(calibration: Dataset, validation: Dataset) -> Iterator[str]:
 
 
 def shared_groups(calibration: Dataset, validation: Dataset) -> list[str]:
-    """Patients or subjects of which both sets have samples."""
-    return sorted(set(calibration.groups or ()) & set(validation.groups or ()))
+    """Patients or subjects of which both sets have samples, however they spell them."""
+    ours = {_plain(name) for name in calibration.groups or ()}
+    return sorted({name for name in validation.groups or () if _plain(name) in ours})
+
+
+def _plain(name: str) -> str:
+    """`7`, `7.0` and `07`, `P3` and `p3 ` are one patient each."""
+    text = name.strip().casefold()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
 
 
 def of_gates(margins: Margins, metric: Metric, labelled: bool) -> Iterator[str]:
@@ -95,5 +132,40 @@ def of_gates(margins: Margins, metric: Metric, labelled: bool) -> Iterator[str]:
             "model.toml does not say what the trained model reached (metric.expected): a source "
             "that is merely worse than it should be would go unnoticed"
         )
-    for key, (limit, default) in margins.changed().items():
-        yield f"gates.toml sets {key} to {limit:g}; the default is {default:g}"
+    default = getattr(Margins().loss, metric.name)
+    if metric.margin is not None and metric.margin > default:
+        yield f"model.toml sets metric.margin to {metric.margin:g}; the default is {default:g}"
+    for key, (limit, usual) in margins.changed().items():
+        yield f"gates.toml sets {key} to {limit:g}; the default is {usual:g}"
+
+
+def of_judging(judge: Judge, outputs: np.ndarray, confidence: Confidence) -> Iterator[str]:
+    """About what the validation samples are too few to show of an engine.
+
+    Args:
+        outputs: the engine's, float32 [n, outputs].
+        confidence: fitted on them.
+    """
+    if judge.truth is None:
+        return
+    few = unjudged(judge.truth, judge.description.output.labels)
+    if few:
+        listed = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:_LISTED])
+        if len(few) > _LISTED:
+            listed += f" and {len(few) - _LISTED} more"
+        yield (
+            f"labels with fewer than {LEAST_MEMBERS} validation samples, so that what INT8 costs "
+            f"each was not judged alone: {listed}"
+        )
+    bound, margin = judge.could_lose(outputs), judge.margins.loss.of(judge.description.metric)
+    if bound is not None and bound > margin:
+        yield (
+            f"on {len(judge.truth)} validation samples a loss of {bound:.1%} could look the same "
+            f"as what was measured (95 %); to rule out {margin:.1%} takes more of them"
+        )
+    if confidence.fitted and not confidence.coverage:
+        yield (
+            f"no threshold keeps {confidence.max_error:.0%} of errors among confident answers on "
+            "these samples: EVERY answer of this bundle will be in doubt. Is the preprocessing "
+            "that of training?"
+        )

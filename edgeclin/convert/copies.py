@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 ALIKE = 0.998
 """Correlation of two reduced samples. Different cells, electrograms and beats of one patient stay
 below it (three sets); copies with mirroring and noise of 1 % of the range are above 0.999."""
+_NOISE = 0.01
+"""Of a sample's own spread: what saving a picture again, or another type of number, changes."""
 _SIDE = 16
 _AT_ONCE = 512
 
@@ -32,6 +35,30 @@ def near_copies(samples: np.ndarray) -> int:
         alike = [(rows @ view.T > ALIKE) & earlier for view in views]
         copies += int(np.logical_or.reduce(alike).any(axis=1).sum())
     return copies
+
+
+def copied(samples: np.ndarray, originals: np.ndarray) -> NDArray[np.bool_]:
+    """Which samples are one of the originals but for noise of `_NOISE`, bool [n].
+
+    Args:
+        samples, originals: prepared, float32 [n, …].
+    """
+    ours, theirs = (
+        _directions(np.stack([_reduced(one) for one in each])) for each in (samples, originals)
+    )
+    found = np.zeros(len(samples), dtype=bool)
+    for start in range(0, len(ours), _AT_ONCE):
+        alike = ours[start : start + _AT_ONCE] @ theirs.T
+        for row, nearest in enumerate(alike.argmax(axis=1)):
+            if alike[row, nearest] > ALIKE:
+                found[start + row] = _nearly_equal(samples[start + row], originals[nearest])
+    return found
+
+
+def _nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return float(np.linalg.norm(one - other)) <= _NOISE * float(
+        np.linalg.norm(other - other.mean())
+    )
 
 
 def _reduced(sample: np.ndarray) -> np.ndarray:

@@ -9,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin.confidence import fit_confidence, unfitted_confidence
+from edgeclin.convert.copies import copied
 from edgeclin.description import Description, Task
-from edgeclin.gates import Answers, Gate, Margins
+from edgeclin.gates import Answers, Gate, Margins, metrics
+from edgeclin.gates.bootstrap import Bootstrap, paired_interval
 from edgeclin.gates.engines import agreement_gate, confident_gate, error_gate, loss_gates
-from edgeclin.gates.margins import CalibrationMargins
-from edgeclin.gates.samples import judged_gate, label_gate, sample_gates
+from edgeclin.gates.samples import (
+    copies_gate,
+    distinct_gate,
+    judged_gate,
+    label_gate,
+    sample_gates,
+)
 from edgeclin.gates.source import source_gates
+from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence
 
 
@@ -26,6 +34,7 @@ class Judge:
         source: the source model's own outputs, float32 [n, outputs].
         truth: label indices, int [n, decisions], or None without labels.
         groups: one patient or subject a sample, or None.
+        recordings: what each sample was cut from, or None.
     """
 
     description: Description
@@ -33,6 +42,12 @@ class Judge:
     source: np.ndarray
     truth: NDArray[np.int64] | None
     groups: tuple[str, ...] | None
+    recordings: tuple[str, ...] | None = None
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How the samples are drawn again for an interval."""
+        return Bootstrap(len(self.source), self.groups or self.recordings)
 
     def answers(self, outputs: np.ndarray) -> Answers:
         """Outputs, float [n, outputs], as decisions among labels."""
@@ -45,32 +60,48 @@ class Judge:
         described = self.description
         answers = self.answers(self.source)
         return list(
-            source_gates(described.metric, described.output, answers, self.truth, self.margins)
+            source_gates(
+                described.metric,
+                described.output,
+                answers,
+                self.truth,
+                self.margins,
+                self.bootstrap,
+            )
         )
 
     def float_form(self, stage: str, outputs: np.ndarray) -> Gate:
         """Whether a float form still computes what the source model does."""
-        return error_gate(stage, self.source, outputs, self.margins.error.float_export)
+        return error_gate(
+            stage, self.source, outputs, self.margins.error.float_export, self.bootstrap
+        )
 
     def engine(self, stage: str, outputs: np.ndarray, quantised: bool) -> list[Gate]:
         """Whether an engine may be deployed."""
-        described, margins = self.description, self.margins
+        margins = self.margins
         source, engine = self.answers(self.source), self.answers(outputs)
-        found = [agreement_gate(stage, source, engine, margins)]
+        found = [agreement_gate(stage, source, engine, margins, self.bootstrap)]
         if quantised:
-            found.insert(0, error_gate(stage, self.source, outputs, margins.error.int8))
-        if self.truth is not None:
-            found += loss_gates(
-                stage,
-                described.metric,
-                described.output,
-                source,
-                engine,
-                self.truth,
-                self.groups,
-                margins,
+            found.insert(
+                0, error_gate(stage, self.source, outputs, margins.error.int8, self.bootstrap)
             )
+        if self.truth is not None:
+            found += loss_gates(self._trial(stage, outputs, self.truth))
         return found
+
+    def _trial(self, stage: str, outputs: np.ndarray, truth: NDArray[np.int64]) -> Trial:
+        described = self.description
+        return Trial(
+            stage=stage,
+            metric=described.metric,
+            output=described.output,
+            source=self.answers(self.source),
+            engine=self.answers(outputs),
+            truth=truth,
+            groups=self.groups,
+            margins=self.margins,
+            bootstrap=self.bootstrap,
+        )
 
     def promise(self, stage: str, outputs: np.ndarray, confidence: Confidence) -> list[Gate]:
         """Whether an engine keeps what a threshold promises that was fitted on another one."""
@@ -86,6 +117,18 @@ class Judge:
         logits = self.answers(outputs).logits[:, 0]
         return fit_confidence(logits, self.truth[:, 0], doubt.max_error, doubt.audit_share)
 
+    def could_lose(self, outputs: np.ndarray) -> float | None:
+        """How much of the metric an engine could have lost without its showing on these samples:
+        the far end of an interval that does not vanish where nothing changed (see
+        `paired_interval`). None where the metric is no share of samples."""
+        if self.truth is None:
+            return None
+        described, answers = self.description, (self.answers(self.source), self.answers(outputs))
+        before, after = (
+            metrics.hits(described.metric, described.output, one, self.truth) for one in answers
+        )
+        return None if before is None or after is None else -paired_interval(before, after)[0]
+
     def right(self, outputs: np.ndarray, truth: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Where a decision is the label's, bool [n]; of a picture where most pixels' are."""
         return (self.answers(outputs).decisions == truth).mean(axis=1) > 0.5
@@ -96,18 +139,23 @@ def judge_samples(
     judged: np.ndarray,
     labels: Sequence[str] | None,
     wanted: Sequence[str] | None,
-    margins: CalibrationMargins,
+    margins: Margins,
 ) -> list[Gate]:
-    """Whether calibration data are of the same kind as validation data, by values and labels.
+    """Whether calibration data are of the same kind as validation data, by values and labels, and
+    yet others.
 
     Args:
         prepared, judged: calibration and validation samples as the model takes them, float32
             [n, …].
         labels, wanted: the label of each, or None without labels.
     """
-    found = list(sample_gates(prepared, judged, margins))
+    found = [
+        distinct_gate(judged, margins.decisions.least_samples),
+        copies_gate(copied(judged, prepared), margins.calibration),
+        *sample_gates(prepared, judged, margins.calibration),
+    ]
     if labels is not None and wanted is not None:
-        found.append(label_gate(labels, wanted, margins))
+        found.append(label_gate(labels, wanted, margins.calibration))
     return found
 
 

@@ -84,6 +84,7 @@ class Proof:
         return (
             *self.record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, labelled),
+            *cautions.of_judging(self.judge, self.proven.outputs, self.proven.confidence),
             *_of_floats(self.quantised),
             *_of_mixed(self.diagnosis),
             *self.finished.warnings,
@@ -113,7 +114,14 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
     source, stages = workshop.float_stages(
         Stage(plan.facts.source, job.model), plan.way, folder / VALIDATION, preprocess.shape
     )
-    judge = Judge(job.description, job.margins, source, plan.truth, validation.groups)
+    judge = Judge(
+        job.description,
+        job.margins,
+        source,
+        plan.truth,
+        validation.groups,
+        validation.recordings,
+    )
     _check_outputs(judge, job)
     quantised, diagnosis = None, None
     if job.quantises:
@@ -167,7 +175,7 @@ def _judge_samples(
     if not job.quantises:
         return []
     names, wanted = plan.names(job.description.output)
-    return judge_samples(prepared, judged, names, wanted, job.margins.calibration)
+    return judge_samples(prepared, judged, names, wanted, job.margins)
 
 
 def _check_outputs(judge: Judge, job: Conversion) -> None:

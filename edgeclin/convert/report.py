@@ -17,7 +17,7 @@ from edgeclin.convert.ranges import Range
 from edgeclin.convert.stages import BACKEND, TITLE
 from edgeclin.description import Metric, Task
 from edgeclin.gates import Answers, Gate, metrics
-from edgeclin.gates.gate import Statistic, everyone, interval
+from edgeclin.gates.bootstrap import Statistic, everyone
 from edgeclin.manifest import Confidence
 from edgeclin.records import Record
 
@@ -174,9 +174,9 @@ def _figure(judge: Judge, outputs: np.ndarray, metric: Metric) -> Figure:
     return Figure(
         name=metrics.title(metric),
         source=source(everyone(len(truth))),
-        source_interval=interval(source, len(truth)),
+        source_interval=judge.bootstrap.interval(source),
         engine=engine(everyone(len(truth))),
-        engine_interval=interval(engine, len(truth)),
+        engine_interval=judge.bootstrap.interval(engine),
     )
 
 

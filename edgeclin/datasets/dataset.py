@@ -36,6 +36,7 @@ class Dataset:
         name: the file's or folder's name.
         labels: one label a sample as the data spells it, or None.
         groups: one patient or subject a sample, or None.
+        recordings: what each was cut from, or None where every sample stands alone.
         encoded: whether the samples are images' bytes, which are nothing before the step `decode`.
         leads: what the columns of every recording are called, where its files say so.
         sampling_hz: the rate of every recording, where its files say so.
@@ -48,6 +49,7 @@ class Dataset:
     samples: Samples
     labels: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    recordings: tuple[str, ...] | None = None
     encoded: bool = False
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
@@ -125,6 +127,7 @@ class Dataset:
             samples=samples,
             labels=of(self.labels),
             groups=of(self.groups),
+            recordings=of(self.recordings),
             files=of(self.files),
             label_maps=None if self.label_maps is None else self.label_maps[list(origins)],
         )

@@ -49,7 +49,9 @@ def _cut(dataset: Dataset, preprocess: Preprocess) -> tuple[Dataset, list[int]]:
             short.append(len(places))
         places += [(index, start) for start in starts or [0]]
     windows = _Windows(dataset.samples, places, preprocess.window.length)
-    return dataset.derived(windows, [index for index, _ in places]), short
+    origins = [index for index, _ in places]
+    recordings = tuple(dataset.place(index) for index in origins)
+    return replace(dataset.derived(windows, origins), recordings=recordings), short
 
 
 class _Windows:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.confidence import fit_temperature
-from edgeclin.description import Metric, Output
+from edgeclin.confidence import error_bound, fit_temperature
 from edgeclin.gates import metrics
 from edgeclin.gates.answers import Answers
-from edgeclin.gates.gate import Gate, Statistic, everyone, interval, mean_of
+from edgeclin.gates.bootstrap import Bootstrap, Statistic, change_of, mean_of
+from edgeclin.gates.gate import Gate
 from edgeclin.gates.margins import Margins
+from edgeclin.gates.members import lost_labels_gate, worst_group_gates, worst_label_gates
+from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence
 
-LEAST_MEMBERS = 10
-"""With fewer samples of a label or a group, one of them is worth more than any margin: those are
-judged together."""
 
-
-def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float) -> Gate:
+def error_gate(
+    stage: str, source: np.ndarray, engine: np.ndarray, limit: float, bootstrap: Bootstrap
+) -> Gate:
     """Mean absolute output error relative to the range of the source's outputs.
 
     Args:
@@ -30,7 +29,7 @@ def error_gate(stage: str, source: np.ndarray, engine: np.ndarray, limit: float)
     value, around = float("nan"), (0.0, 0.0)
     if np.isfinite(source).all() and np.isfinite(engine).all():
         per_sample = _relative(source, engine)
-        value, around = float(per_sample.mean()), interval(mean_of(per_sample), len(per_sample))
+        value, around = float(per_sample.mean()), bootstrap.interval(mean_of(per_sample))
     return Gate.judge(
         stage, "output error (relative MAE)", "at most", value, around, limit, len(source)
     )
@@ -47,7 +46,9 @@ def _relative(source: np.ndarray, engine: np.ndarray) -> np.ndarray:
     return np.abs(source - engine).mean(axis=1) / scale
 
 
-def agreement_gate(stage: str, source: Answers, engine: Answers, margins: Margins) -> Gate:
+def agreement_gate(
+    stage: str, source: Answers, engine: Answers, margins: Margins, bootstrap: Bootstrap
+) -> Gate:
     """Share of equal decisions."""
     same = (source.decisions == engine.decisions).mean(axis=1)
     return Gate.judge(
@@ -55,85 +56,46 @@ def agreement_gate(stage: str, source: Answers, engine: Answers, margins: Margin
         "decision agreement",
         "at least",
         float(same.mean()),
-        interval(mean_of(same), len(same)),
+        bootstrap.interval(mean_of(same)),
         margins.decisions.agreement,
         len(same),
         least=margins.decisions.least_samples,
     )
 
 
-def loss_gates(
-    stage: str,
-    metric: Metric,
-    output: Output,
-    source: Answers,
-    engine: Answers,
-    truth: NDArray[np.int64],
-    groups: tuple[str, ...] | None,
-    margins: Margins,
-) -> Iterator[Gate]:
+def loss_gates(trial: Trial) -> Iterator[Gate]:
     """What the engine loses against the truth: the metric that matters, the calibration of its
-    scores, and what the worst label and the worst group lose.
-
-    Args:
-        truth: label indices, int [n, decisions].
-        groups: one patient or subject a sample.
-    """
-    yield metric_gate(stage, metric, output, source, engine, truth, margins)
-    if truth.shape[1] > 1:
-        return
-    yield calibration_error_gate(stage, source, engine, truth, margins)
-    change = np.subtract(
-        engine.decisions == truth, source.decisions == truth, dtype=np.float64
-    ).ravel()
-    labels = [output.labels[index] for index in truth[:, 0]]
-    yield from _worst(stage, "label", change, labels, margins.loss.worst_label)
-    if groups is not None:
-        yield from _worst(stage, "group", change, groups, margins.loss.worst_group)
+    scores, and what single labels and groups lose."""
+    yield metric_gate(trial)
+    if trial.truth.shape[1] == 1:
+        yield calibration_error_gate(trial)
+    yield lost_labels_gate(trial)
+    yield from worst_label_gates(trial)
+    yield from worst_group_gates(trial)
 
 
-def metric_gate(
-    stage: str,
-    metric: Metric,
-    output: Output,
-    source: Answers,
-    engine: Answers,
-    truth: NDArray[np.int64],
-    margins: Margins,
-) -> Gate:
+def metric_gate(trial: Trial) -> Gate:
     """The metric is not inferior: the lower bound of its change is above the margin."""
-    margin = getattr(margins.loss, metric.name) if metric.margin is None else metric.margin
-    before = metrics.statistic(metric, output, source, truth)
-    after = metrics.statistic(metric, output, engine, truth)
-    change = _change(before, after)
-    return Gate.judge(
-        stage,
-        f"change of {metrics.title(metric)}",
+    change = trial.change(trial.metric)
+    return trial.judge(
+        f"change of {metrics.title(trial.metric)}",
         "lower bound at least",
-        change(everyone(len(truth))),
-        interval(change, len(truth)),
-        -margin,
-        len(truth),
-        least=margins.decisions.least_samples,
+        change,
+        -trial.margins.loss.of(trial.metric),
     )
 
 
-def calibration_error_gate(
-    stage: str, source: Answers, engine: Answers, truth: NDArray[np.int64], margins: Margins
-) -> Gate:
+def calibration_error_gate(trial: Trial) -> Gate:
     """How much further confidence is from the share of right answers (expected calibration error),
     each with the temperature that was fitted on its own answers."""
-    before, after = (_calibration_error(answers, truth) for answers in (source, engine))
-    change = _change(before, after)
-    return Gate.judge(
-        stage,
+    before, after = (
+        _calibration_error(answers, trial.truth) for answers in (trial.source, trial.engine)
+    )
+    return trial.judge(
         "change of calibration error (ECE)",
         "at most",
-        change(everyone(len(truth))),
-        interval(change, len(truth)),
-        margins.loss.calibration_error,
-        len(truth),
-        least=margins.decisions.least_samples,
+        change_of(before, after),
+        trial.margins.loss.calibration_error,
     )
 
 
@@ -146,55 +108,23 @@ def _calibration_error(answers: Answers, truth: NDArray[np.int64]) -> Statistic:
 def confident_gate(
     stage: str, answers: Answers, truth: NDArray[np.int64], confidence: Confidence
 ) -> Gate:
-    """Share of wrong answers among the confident ones, by a threshold fitted on another engine.
+    """Wrong answers among the confident ones, by a threshold fitted on another engine: their
+    one-sided Clopper-Pearson bound keeps what the threshold promises.
 
     Args:
         truth: label indices, int [n, 1].
     """
     sure = answers.confidence(confidence.temperature)[:, 0] >= confidence.threshold
-    wrong = (answers.decisions != truth)[sure, 0].astype(np.float64)
-    value, around = 0.0, (0.0, 0.0)
-    if len(wrong):
-        value, around = float(wrong.mean()), interval(mean_of(wrong), len(wrong))
-    limit = confidence.max_error
+    wrong = (answers.decisions != truth)[sure, 0]
+    share = float(wrong.mean()) if len(wrong) else 0.0
+    bound = error_bound(int(wrong.sum()), len(wrong)) if len(wrong) else 0.0
     return Gate.judge(
-        stage, "error of the confident answers", "at most", value, around, limit, len(wrong), 0
-    )
-
-
-def _change(before: Statistic, after: Statistic) -> Statistic:
-    return lambda weights: after(weights) - before(weights)
-
-
-def _worst(
-    stage: str, kind: str, change: np.ndarray, members: Sequence[str], margin: float
-) -> Iterator[Gate]:
-    """Change of accuracy where it is worst, judged by its point estimate; none where there are too
-    few samples of anything.
-
-    Args:
-        change: +1, 0 or -1 a sample.
-        members: the label or group of each.
-    """
-    counted = Counter(members)
-    few = {name for name, count in counted.items() if count < LEAST_MEMBERS}
-    together = f"{len(few)} {kind}s of fewer than {LEAST_MEMBERS} samples"
-    names = np.array([together if name in few else name for name in members])
-    means = {
-        str(name): float(change[names == name].mean())
-        for name in np.unique(names)
-        if (names == name).sum() >= LEAST_MEMBERS
-    }
-    if not means:
-        return
-    worst = min(means, key=lambda name: means[name])
-    own = change[names == worst]
-    yield Gate.judge(
         stage,
-        f"change of accuracy in the worst {kind} ({worst})",
-        "at least",
-        means[worst],
-        interval(mean_of(own), len(own)),
-        -margin,
-        len(own),
+        "error of the confident answers",
+        "upper bound at most",
+        share,
+        (0.0, bound),
+        confidence.max_error,
+        len(wrong),
+        least=0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 from typing import Literal, TypeAlias
 
@@ -10,21 +10,22 @@ import numpy as np
 
 from edgeclin.records import Record
 
-Statistic: TypeAlias = Callable[[np.ndarray], float]
-"""A figure of n samples, of which each counts as often as its weight says, float [n]."""
 Rule: TypeAlias = Literal[
-    "at most", "at least", "lower bound at least", "upper bound at least", "lower bound above"
+    "at most",
+    "at least",
+    "lower bound at least",
+    "upper bound at least",
+    "upper bound at most",
+    "lower bound above",
 ]
-_RESAMPLES = 1000
-_SEED = 20261
 
 
 class Gate(Record, frozen=True):
     """One measured comparison; `value` or its bound must not pass `limit` as `rule` says.
 
-    `low` and `high` are a 95 % percentile bootstrap interval (Efron & Tibshirani 1993) from
-    `_RESAMPLES` paired resamples of the `n` samples. With fewer than `least` samples a gate is
-    missed, whatever it measured. `hint` says what a miss usually comes from.
+    `low` and `high` are a 95 % interval (see `edgeclin.gates.bootstrap`) from `n` samples. With
+    fewer than `least` a gate is missed, whatever it measured. `hint` says what a miss usually comes
+    from.
     """
 
     stage: str
@@ -60,6 +61,7 @@ class Gate(Record, frozen=True):
             "at least": value >= limit,
             "lower bound at least": low >= limit,
             "upper bound at least": high >= limit,
+            "upper bound at most": high <= limit,
             "lower bound above": low > limit,
         }[rule]
         passed = bool(finite and held and n >= least)
@@ -103,30 +105,3 @@ class Gate(Record, frozen=True):
 def missed(gates: Sequence[Gate]) -> tuple[str, ...]:
     """The sentences of the gates that were missed."""
     return tuple(gate.sentence for gate in gates if not gate.passed)
-
-
-def interval(statistic: Statistic, n: int) -> tuple[float, float]:
-    """95 % bootstrap interval of a statistic of n samples.
-
-    Resamples on which it is not defined (of a few positives none was drawn) do not count.
-    """
-    generator = np.random.default_rng(_SEED)
-    found = [
-        statistic(np.bincount(generator.integers(0, n, n), minlength=n).astype(np.float64))
-        for _ in range(_RESAMPLES)
-    ]
-    defined = np.array(found)[~np.isnan(found)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def mean_of(values: np.ndarray) -> Statistic:
-    """The weighted mean of one value a sample, float [n]."""
-    return lambda weights: float(weights @ values / weights.sum())
-
-
-def everyone(n: int) -> np.ndarray:
-    """The weights with which every sample counts once."""
-    return np.ones(n)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeclin.description import Metric
 from edgeclin.errors import BadFile
 from edgeclin.records import Record, load_toml
 
@@ -45,6 +46,11 @@ class LossMargins(Record, frozen=True):
     worst_group: float = 0.1
     worst_label: float = 0.1
 
+    def of(self, metric: Metric) -> float:
+        """How much of the metric may be lost: what `model.toml` says, else this table."""
+        default: float = getattr(self, metric.name)
+        return default if metric.margin is None else metric.margin
+
 
 class CalibrationMargins(Record, frozen=True):
     """How far calibration data may differ from validation data, at most.
@@ -58,6 +64,7 @@ class CalibrationMargins(Record, frozen=True):
     spread: float = 3.0
     colours: float = 0.5
     missing_labels: float = 0.05
+    copies: float = 0.01
     accuracy: float = 0.1
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgeclin.description import Metric, Output
 from edgeclin.gates.answers import Answers
-from edgeclin.gates.gate import Statistic, mean_of
+from edgeclin.gates.bootstrap import Statistic, mean_of
 
 BINS = 15
 """Guo et al. 2017 (arXiv 1706.04599) measured calibration in so many."""
@@ -30,6 +30,29 @@ def statistic(
     if metric.name == "auc":
         return auc(finding, found)
     return sensitivity(finding, found, metric.specificity)
+
+
+def hits(
+    metric: Metric, output: Output, answers: Answers, truth: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Which samples count for a metric that is a share of them (for sensitivity of the positive
+    ones), bool [samples]; None for one that is no such share."""
+    if metric.name == "accuracy" and truth.shape[1] == 1:
+        right: NDArray[np.bool_] = (answers.decisions == truth)[:, 0]
+        return right
+    if metric.name == "sensitivity":
+        positive = positives(output)
+        found, finding = np.isin(truth[:, 0], positive), answers.finding(positive)[:, 0]
+        return finding[found] > _spared(finding[~found], metric.specificity)
+    return None
+
+
+def _spared(negatives: np.ndarray, specificity: float) -> float:
+    """The lowest score that leaves that share of the negatives at or below it."""
+    if not len(negatives):
+        return float("inf")
+    ordered = np.sort(negatives)
+    return float(ordered[int(np.ceil(specificity * len(ordered) - 1e-9)) - 1])
 
 
 def title(metric: Metric) -> str:

@@ -3,12 +3,14 @@ same order of colours, the same labels, and such that the model itself can judge
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.gates.gate import Gate, interval, mean_of
+from edgeclin.gates.bootstrap import RESAMPLES, SEED, Bootstrap, mean_of
+from edgeclin.gates.gate import Gate
 from edgeclin.gates.margins import CalibrationMargins
 
 STAGE = "calibration"
@@ -18,8 +20,6 @@ _QUANTILES = (10, 50, 90)
 _CLEARLY = 1.2
 """How much nearer (squared distance) the reverse must be to count: grey pictures and noise have no
 order of colours."""
-_RESAMPLES = 1000
-_SEED = 20261
 
 
 def sample_gates(
@@ -61,10 +61,48 @@ def label_gate(
         "share of validation samples whose label it lacks",
         "at most",
         float(strange.mean()),
-        interval(mean_of(strange), len(strange)),
+        Bootstrap(len(strange)).interval(mean_of(strange)),
         margins.missing_labels,
         len(strange),
         hint=f"it has no sample of {', '.join(missing)}" if missing else "",
+    )
+
+
+def copies_gate(copied: NDArray[np.bool_], margins: CalibrationMargins) -> Gate:
+    """Validation judges with samples that calibration has not seen.
+
+    Args:
+        copied: which validation samples are calibration's, but for a little noise.
+    """
+    share = copied.astype(np.float64)
+    return Gate.judge(
+        STAGE,
+        "share of validation samples that it holds, but for noise of 1 %",
+        "at most",
+        float(share.mean()),
+        Bootstrap(len(share)).interval(mean_of(share)),
+        margins.copies,
+        len(share),
+        hint="copies, saved again or augmented? split before copying, by patient",
+    )
+
+
+def distinct_gate(validation: np.ndarray, least: int) -> Gate:
+    """There are enough validation samples to decide anything, repeats counted once.
+
+    Args:
+        validation: prepared samples, float32 [n, …].
+    """
+    distinct = len({hashlib.sha256(one.tobytes()).digest() for one in validation})
+    return Gate.judge(
+        "validation",
+        "distinct samples",
+        "at least",
+        float(distinct),
+        (float(distinct), float(distinct)),
+        float(least),
+        distinct,
+        least,
     )
 
 
@@ -76,11 +114,11 @@ def judged_gate(
     Args:
         calibration, validation: where the float model's decision is the label's.
     """
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     changes = [
         generator.choice(calibration, len(calibration)).mean()
         - generator.choice(validation, len(validation)).mean()
-        for _ in range(_RESAMPLES)
+        for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(changes, [2.5, 97.5])
     return Gate.judge(
@@ -96,10 +134,10 @@ def judged_gate(
 
 
 def _ratio_gate(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float, hint: str) -> Gate:
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     ratios = [
         _apart(generator.choice(ours, len(ours)), generator.choice(theirs, len(theirs)))
-        for _ in range(_RESAMPLES)
+        for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Gate.judge(
@@ -168,7 +206,7 @@ def _colour_gate(ours: np.ndarray, theirs: np.ndarray, margins: CalibrationMargi
         "share of validation pictures nearer to its colours than to their reverse",
         "at least",
         float(as_they_are.mean()),
-        interval(mean_of(as_they_are), len(as_they_are)),
+        Bootstrap(len(as_they_are)).interval(mean_of(as_they_are)),
         margins.colours,
         len(as_they_are),
         hint="red and blue changed over?",

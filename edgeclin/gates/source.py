@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgeclin.description import Metric, Output
 from edgeclin.gates import metrics
 from edgeclin.gates.answers import Answers
-from edgeclin.gates.gate import Gate, everyone, interval
+from edgeclin.gates.bootstrap import Bootstrap, everyone
+from edgeclin.gates.gate import Gate
 from edgeclin.gates.margins import Margins
 
 STAGE = "source model"
@@ -27,6 +28,7 @@ def source_gates(
     source: Answers,
     truth: NDArray[np.int64],
     margins: Margins,
+    bootstrap: Bootstrap,
 ) -> Iterator[Gate]:
     """Judge the source model's own answers to the validation samples.
 
@@ -34,8 +36,18 @@ def source_gates(
         truth: label indices, int [n, decisions].
     """
     labels = np.unique(truth)
+    yield Gate.judge(
+        STAGE,
+        "labels that the validation data hold",
+        "at least",
+        float(len(labels)),
+        (float(len(labels)), float(len(labels))),
+        2.0,
+        len(truth),
+        hint=f"they are all {output.labels[labels[0]]}: a constant answer would do as well",
+    )
     if len(labels) > 1:
-        yield _chance_gate(source, truth, labels, margins.decisions.least_samples)
+        yield _chance_gate(source, truth, labels, margins.decisions.least_samples, bootstrap)
     if metric.expected is not None:
         value = metrics.statistic(metric, output, source, truth)
         yield Gate.judge(
@@ -43,7 +55,7 @@ def source_gates(
             metrics.title(metric),
             "upper bound at least",
             value(everyone(len(truth))),
-            interval(value, len(truth)),
+            bootstrap.interval(value),
             metric.expected - margins.source.expected,
             len(truth),
             margins.decisions.least_samples,
@@ -52,7 +64,11 @@ def source_gates(
 
 
 def _chance_gate(
-    source: Answers, truth: NDArray[np.int64], labels: NDArray[np.int64], least: int
+    source: Answers,
+    truth: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    least: int,
+    bootstrap: Bootstrap,
 ) -> Gate:
     """The mean recall of the labels there are is above that of one constant answer."""
     members = [(truth == label).sum(axis=1).astype(np.float64) for label in labels]
@@ -71,7 +87,7 @@ def _chance_gate(
         "mean recall of all labels, above that of a constant answer",
         "lower bound above",
         recall(everyone(len(truth))),
-        interval(recall, len(truth)),
+        bootstrap.interval(recall),
         1 / len(labels),
         len(truth),
         least,
