@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from conftest import ECG
 
-from edgeclin.convert.cautions import of_calibration, of_gates, of_validation
+from edgeclin.convert.cautions import (
+    of_calibration,
+    of_gates,
+    of_judging,
+    of_validation,
+    shared_groups,
+)
+from edgeclin.convert.judging import Judge
 from edgeclin.datasets import Dataset
-from edgeclin.description import Metric
+from edgeclin.description import Metric, Output, load_description
 from edgeclin.gates import Margins
 from edgeclin.gates.margins import DecisionMargins
 
@@ -21,16 +30,21 @@ def dataset(count: int, **facts: Any) -> Dataset:
 
 
 def said(calibration: Dataset, validation: Dataset, **facts: Any) -> list[str]:
+    repeats = facts.pop("validation_repeats", 0)
     known = {"repeats": 0, "copies": 0, "outside": 0.0, "instability": 0.0, **facts}
     return [
         *of_calibration(calibration, validation, **known),
-        *of_validation(calibration, validation),
+        *of_validation(calibration, validation, repeats),
     ]
 
 
+def patients(count: int, of: int, name: str) -> tuple[str, ...]:
+    return tuple(f"{name}{index % of}" for index in range(count))
+
+
 def test_nothing_is_said_of_data_that_suffice() -> None:
-    calibration = dataset(600, labels=("a", "b") * 300, groups=("p1",) * 600)
-    validation = dataset(200, labels=("a", "b") * 100, groups=("p2",) * 200)
+    calibration = dataset(600, labels=("a", "b") * 300, groups=patients(600, 50, "p"))
+    validation = dataset(200, labels=("a", "b") * 100, groups=patients(200, 10, "q"))
     assert said(calibration, validation, outside=0.0005, instability=0.1) == []
 
 
@@ -48,15 +62,47 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
             "calibration has no sample of b, validation has",
         ),
         (
-            dataset(500, groups=("p1", "p2") * 250),
-            dataset(100, groups=("p2", "p3") * 50),
+            dataset(500, groups=patients(500, 50, "p")),
+            dataset(100, groups=("P7 ", *patients(99, 11, "q"))),
             {},
-            "share 1 groups, such as 'p2'",
+            "share 1 groups, such as 'P7 '",
         ),
+        (
+            dataset(500, groups=patients(500, 50, "p")),
+            dataset(100, groups=patients(100, 9, "q")),
+            {},
+            "the validation samples are of 9 groups",
+        ),
+        (
+            dataset(500),
+            dataset(100, recordings=patients(100, 2, "r")),
+            {},
+            "the validation samples are of 2 recordings",
+        ),
+        (
+            dataset(500, groups=patients(500, 50, "p")),
+            dataset(100),
+            {},
+            "only data says whose its samples are (group)",
+        ),
+        (dataset(500), dataset(100), {"validation_repeats": 2}, "2 validation samples are exact"),
         (dataset(500), dataset(100), {"repeats": 3}, "3 calibration samples are exact repeats"),
         (dataset(500), dataset(100), {"copies": 4}, "4 calibration samples are nearly copies"),
     ],
-    ids=["few", "few held out", "outside", "unstable", "a class", "shared", "repeats", "copies"],
+    ids=[
+        "few",
+        "few held out",
+        "outside",
+        "unstable",
+        "a class",
+        "shared",
+        "few groups",
+        "few recordings",
+        "groups in one",
+        "repeats held out",
+        "repeats",
+        "copies",
+    ],
 )
 def test_each_doubt_is_said_alone(
     calibration: Dataset, validation: Dataset, facts: dict[str, float], words: str
@@ -72,6 +118,62 @@ def test_what_the_gates_could_not_know_is_said() -> None:
     assert "metric.expected" in unknown
     (unlabelled,) = of_gates(Margins(), expected, labelled=False)
     assert "no labels" in unlabelled
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("7", "7.0", True),
+        ("07", "7", True),
+        ("p3", " P3", True),
+        ("7", "70", False),
+        ("7.5", "7", False),
+        ("p3", "p4", False),
+    ],
+)
+def test_a_patient_is_known_however_a_file_spells_it(one: str, other: str, same: bool) -> None:
+    shared = shared_groups(dataset(1, groups=(one,)), dataset(1, groups=(other,)))
+    assert shared == ([other] if same else [])
+
+
+def test_a_margin_above_the_default_is_said() -> None:
+    (said,) = of_gates(Margins(), Metric(margin=0.5, expected=0.9), labelled=True)
+    assert said == "model.toml sets metric.margin to 0.5; the default is 0.02"
+    assert not list(of_gates(Margins(), Metric(margin=0.01, expected=0.9), labelled=True))
+
+
+def judged(n: int, rare: int = 20) -> tuple[Judge, np.ndarray]:
+    """A judge of n samples, the last of them rare, and outputs that are right about all."""
+    description = load_description(ECG / "edge.toml")
+    output = Output(activation="none", labels=("common", "rare"))
+    description = msgspec.structs.replace(description, output=output)
+    truth = np.array([0] * (n - rare) + [1] * rare)
+    outputs = np.eye(2)[truth] * 5
+    return Judge(description, Margins(), outputs, truth[:, np.newaxis], None), outputs
+
+
+def doubts(n: int, rare: int = 20) -> list[str]:
+    judge, outputs = judged(n, rare)
+    return list(of_judging(judge, outputs, judge.confidence(outputs)))
+
+
+def test_what_few_validation_samples_cannot_rule_out_is_said() -> None:
+    assert doubts(400) == []
+    (few,) = doubts(100)
+    assert few.startswith("on 100 validation samples a loss of 2.7% could look the same")
+    assert few.endswith("to rule out 2.0% takes more of them")
+
+
+def test_a_label_that_is_too_rare_to_be_judged_is_named() -> None:
+    (rare,) = doubts(400, rare=9)
+    assert rare.endswith("was not judged alone: rare (9)")
+
+
+def test_a_bundle_that_will_never_be_sure_is_called_that() -> None:
+    judge, outputs = judged(400)
+    wrong = np.where(np.arange(400)[:, np.newaxis] % 3 == 0, outputs[:, ::-1], outputs)
+    *_, said = of_judging(judge, wrong, judge.confidence(wrong))
+    assert "EVERY answer of this bundle will be in doubt" in said
 
 
 def test_a_limit_other_than_its_default_is_said() -> None:

@@ -10,7 +10,13 @@ import pytest
 
 from edgeclin.gates import Gate
 from edgeclin.gates.margins import CalibrationMargins
-from edgeclin.gates.samples import judged_gate, label_gate, sample_gates
+from edgeclin.gates.samples import (
+    copies_gate,
+    distinct_gate,
+    judged_gate,
+    label_gate,
+    sample_gates,
+)
 
 LIMITS = CalibrationMargins()
 
@@ -133,3 +139,17 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20, "the pictures take 33 MB"
+
+
+def test_repeats_of_a_few_samples_are_as_few() -> None:
+    few = np.repeat(waves(15, 1), 20, axis=0)
+    gate = distinct_gate(few, 30)
+    assert (gate.value, gate.n, gate.passed) == (15.0, 15, False)
+    assert gate.sentence.endswith("on 15 samples, at least 30 are needed")
+    assert distinct_gate(waves(30, 1), 30).passed
+
+
+def test_validation_samples_that_calibration_holds_are_refused() -> None:
+    share = np.array([True] * 2 + [False] * 98)
+    assert not copies_gate(share, LIMITS).passed
+    assert copies_gate(share[1:], LIMITS).value == pytest.approx(1 / 99)

@@ -61,7 +61,7 @@ def test_what_is_too_short_is_counted_and_said() -> None:
     cut = full_windows(dataset, preprocess)
     assert cut.labels == tuple("aaac")
     assert cut.left_out == 2
-    said = list(of_validation(cut, full_windows(recordings(4), preprocess)))
+    said = list(of_validation(cut, full_windows(recordings(4), preprocess), 0))
     assert said[0] == "2 recordings of recordings are left out: each is shorter than one window"
     kept = windowed(dataset, preprocess)
     assert kept.labels == tuple("aaabcd")
