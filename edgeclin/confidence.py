@@ -57,7 +57,7 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
         logits: float [n, labels] of held-out samples.
         truth: int [n], their labels by index.
     """
-    minimise = _scipy("optimize").minimize_scalar
+    minimise = scipy_part("optimize").minimize_scalar
     rows = np.arange(len(truth))
 
     def loss(log_temperature: float) -> float:
@@ -72,7 +72,7 @@ def error_bound(errors: int, samples: int, level: float = 0.95) -> float:
     """One-sided upper Clopper-Pearson bound on an error rate (1 when nothing was seen)."""
     if errors >= samples:
         return 1.0
-    return float(_scipy("stats").beta.ppf(level, errors + 1, samples - errors))
+    return float(scipy_part("stats").beta.ppf(level, errors + 1, samples - errors))
 
 
 def fit_confidence(
@@ -123,7 +123,7 @@ def _proven(errors: np.ndarray, ends: np.ndarray, max_error: float) -> int:
     """
     level = 1 - _RISK / _STARTS
     wrong = errors[ends - 1]
-    bounds = _scipy("stats").beta.ppf(level, wrong + 1, np.maximum(ends - wrong, 1e-9))
+    bounds = scipy_part("stats").beta.ppf(level, wrong + 1, np.maximum(ends - wrong, 1e-9))
     holds = (bounds <= max_error) & (wrong < ends)
     least = int(np.searchsorted(ends, _least_samples(max_error, level)))
     proven = 0
@@ -153,7 +153,12 @@ def unfitted_confidence(max_error: float, audit_share: float) -> Confidence:
     )
 
 
-def _scipy(module: str) -> Any:
+def scipy_part(module: str) -> Any:
+    """A module of SciPy, which a device that only answers does not need.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         return import_module(f"scipy.{module}")
     except ImportError as exc:

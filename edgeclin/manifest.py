@@ -44,7 +44,7 @@ class Confidence(Record, frozen=True):
 
     Both were fitted on the engine that the bundle carries, on `samples` held-out samples.
     `coverage` is the share of them that was confident and `error` the share of those that was
-    wrong; `error_bound` bounds it from above (one-sided 95 % Clopper-Pearson). `fitted` is
+    wrong; `error_bound` bounds it from above (see `fit_confidence`). `fitted` is
     False when there were no labels: then the temperature is 1 and every answer is in doubt.
     """
 

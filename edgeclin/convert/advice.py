@@ -9,6 +9,7 @@ from enum import Enum
 from edgeclin.convert.cautions import OUTSIDE, UNSTABLE
 from edgeclin.convert.layers import Layer, Layers
 from edgeclin.gates import Gate
+from edgeclin.gates.samples import STAGE as CALIBRATION_DATA
 from edgeclin.gates.source import STAGE as SOURCE_MODEL
 from edgeclin.records import Record
 
@@ -126,11 +127,15 @@ def _of_validation(missed: Sequence[Gate]) -> Iterator[Advice]:
 
 
 def _of_calibration(facts: Facts) -> Iterator[Advice]:
+    if any(gate.stage == CALIBRATION_DATA and not gate.passed for gate in facts.gates):
+        yield Advice(
+            Remedy.CALIBRATION,
+            "mend the calibration data first: no range that is chosen from them can be trusted",
+        )
+        return
     layers = facts.layers.layers
     saturated = max(layers, key=lambda layer: layer.saturated, default=None)
-    reasons = [
-        gate.sentence for gate in facts.gates if gate.stage == "calibration" and not gate.passed
-    ]
+    reasons = []
     if facts.outside > OUTSIDE:
         reasons.append(
             f"{facts.outside:.1%} of the validation values are beyond calibration's range"

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert import cautions
+from edgeclin.convert.colours import judge_colours
 from edgeclin.convert.diagnosis import Case, Diagnosis, diagnose
 from edgeclin.convert.engines import Finished, finish
 from edgeclin.convert.job import Conversion
@@ -123,6 +124,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         validation.recordings,
     )
     _check_outputs(judge, job)
+    data_gates += judge_colours(judge, stages[-1], judged)
     quantised, diagnosis = None, None
     if job.quantises:
         quantised = quantise(

@@ -17,6 +17,7 @@ Rule: TypeAlias = Literal[
     "upper bound at least",
     "upper bound at most",
     "lower bound above",
+    "lower bound at most",
 ]
 
 
@@ -63,6 +64,7 @@ class Gate(Record, frozen=True):
             "upper bound at least": high >= limit,
             "upper bound at most": high <= limit,
             "lower bound above": low > limit,
+            "lower bound at most": low <= limit,
         }[rule]
         passed = bool(finite and held and n >= least)
         return cls(
@@ -84,7 +86,9 @@ class Gate(Record, frozen=True):
         """With about how many samples the bound would hold, if the value stayed what it is: an
         interval narrows with the root of the samples. None where the value itself is beyond."""
         slack = self.value - self.limit
-        if self.passed or not self.rule.startswith("lower bound") or slack <= 0:
+        if self.passed or self.rule not in ("lower bound at least", "lower bound above"):
+            return None
+        if slack <= 0:
             return None
         return ceil(self.n * ((self.value - self.low) / slack) ** 2) + 1
 

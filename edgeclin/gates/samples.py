@@ -45,7 +45,7 @@ def sample_gates(
         margins.spread,
         "another unit or scale?",
     )
-    axis = _colour_axis(calibration.shape[1:])
+    axis = colour_axis(calibration.shape[1:])
     if axis is not None:
         yield _colour_gate(np.moveaxis(ours, axis, -1), np.moveaxis(theirs, axis, -1), margins)
 
@@ -182,7 +182,7 @@ def _roughness(samples: np.ndarray) -> np.ndarray:
     return np.array(found or [1.0])
 
 
-def _colour_axis(shape: tuple[int, ...]) -> int | None:
+def colour_axis(shape: tuple[int, ...]) -> int | None:
     """The axis of three colours in samples [n, height, width, 3] or [n, 3, height, width]."""
     if len(shape) != 3:
         return None
@@ -209,7 +209,7 @@ def _colour_gate(ours: np.ndarray, theirs: np.ndarray, margins: CalibrationMargi
         Bootstrap(len(as_they_are)).interval(mean_of(as_they_are)),
         margins.colours,
         len(as_they_are),
-        hint="red and blue changed over?",
+        hint="other colours, such as red and blue changed over?",
     )
 
 
