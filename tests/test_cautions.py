@@ -44,7 +44,7 @@ def patients(count: int, of: int, name: str) -> tuple[str, ...]:
 
 def test_nothing_is_said_of_data_that_suffice() -> None:
     calibration = dataset(600, labels=("a", "b") * 300, groups=patients(600, 50, "p"))
-    validation = dataset(200, labels=("a", "b") * 100, groups=patients(200, 10, "q"))
+    validation = dataset(200, labels=("a", "b") * 100, groups=patients(200, 30, "q"))
     assert said(calibration, validation, outside=0.0005, instability=0.1) == []
 
 
@@ -63,15 +63,15 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
         ),
         (
             dataset(500, groups=patients(500, 50, "p")),
-            dataset(100, groups=("P7 ", *patients(99, 11, "q"))),
+            dataset(100, groups=("P7 ", *patients(99, 30, "q"))),
             {},
             "share 1 groups, such as 'P7 '",
         ),
         (
             dataset(500, groups=patients(500, 50, "p")),
-            dataset(100, groups=patients(100, 9, "q")),
+            dataset(100, groups=patients(100, 29, "q")),
             {},
-            "the validation samples are of 9 groups",
+            "the validation samples are of 29 groups",
         ),
         (
             dataset(500),

@@ -30,7 +30,10 @@ def test_a_model_with_its_labels_in_another_order_misses() -> None:
     assert not chance.passed
     assert "order of labels" in chance.sentence
     assert not order.passed
-    assert "where it says a it is c; where it says b it is a; where it says c it is b" in order.sentence
+    assert (
+        "where it says a it is c; where it says b it is a; where it says c it is b"
+        in order.sentence
+    )
 
 
 def test_two_labels_changed_over_are_named_though_the_others_are_right() -> None:

@@ -162,9 +162,9 @@ def _of_output(layers: Layers) -> Iterator[Advice]:
     if output and output.mixture >= MIXED and output.high - output.low > _PROBABILITY_WIDTH:
         yield Advice(
             Remedy.SPLIT,
-            f"the output {output.title} mixes ranges: its widest part, in a tensor from "
-            f"{output.low:.3g} to {output.high:.3g}, is {output.mixture:,.0f} times as wide as its "
-            "narrowest, and one scale cannot serve both: split it into an output for each",
+            f"the output {output.title} mixes ranges: it reaches from {output.low:.3g} to "
+            f"{output.high:.3g}, {output.mixture:,.0f} times as far as its narrowest part, and one "
+            "scale cannot serve both: split it into an output for each",
         )
 
 

@@ -32,6 +32,8 @@ class CalibrationRecord(Record, frozen=True):
     dataset: str
     samples: int
     sample_sha256: tuple[str, ...]
+    annotations_sha256: str
+    """Of labels and groups."""
     consumed: int
     consumed_sha256: str
     method: str
@@ -49,6 +51,7 @@ class CalibrationRecord(Record, frozen=True):
     validation_samples: int
     validation_sha256: str
     """See `hash_of`."""
+    validation_annotations_sha256: str
     left_out: int
     """Recordings of both that are shorter than a window."""
     warnings: tuple[str, ...]
@@ -184,6 +187,7 @@ def record(
         dataset=calibration.name,
         samples=len(calibration),
         sample_sha256=hashes,
+        annotations_sha256=calibration.annotations_hash(),
         consumed=0 if quantised is None else quantised.calibration.consumed,
         consumed_sha256="" if quantised is None else quantised.calibration.consumed_sha256,
         method="none" if quantised is None else quantised.method.value,
@@ -199,6 +203,7 @@ def record(
         validation=validation.name,
         validation_samples=len(validation),
         validation_sha256=hash_of(judged_hashes),
+        validation_annotations_sha256=validation.annotations_hash(),
         left_out=calibration.left_out + validation.left_out,
         warnings=tuple(warnings),
     )

@@ -26,6 +26,10 @@ from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence
 
 
+_ROUNDINGS = 8 * float(np.finfo(np.float32).eps)
+"""Sums in another order differ by some roundings of the largest output."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Knows the source model's answers and the truth.
@@ -71,10 +75,12 @@ class Judge:
         )
 
     def float_form(self, stage: str, outputs: np.ndarray) -> Gate:
-        """Whether a float form still computes what the source model does."""
-        return error_gate(
-            stage, self.source, outputs, self.margins.error.float_export, self.bootstrap
-        )
+        """Whether a float form still computes what the source model does, as far as float32 tells
+        its outputs apart."""
+        spread = float(np.ptp(self.source)) or 1.0
+        resolution = _ROUNDINGS * float(np.abs(self.source).max()) / spread
+        limit = max(self.margins.error.float_export, resolution)
+        return error_gate(stage, self.source, outputs, limit, self.bootstrap)
 
     def engine(self, stage: str, outputs: np.ndarray, quantised: bool) -> list[Gate]:
         """Whether an engine may be deployed."""

@@ -111,9 +111,11 @@ class Extremes:
 
     @property
     def mixture(self) -> float:
-        """The widest place along any axis, in widths of the narrowest one on that axis."""
-        found = [widths for widths in map(_widths, self._ends) if len(widths)]
-        return max((float(widths.max() / widths.min()) for widths in found), default=1.0)
+        """The range of all values, in widths of the narrowest place along any axis; constant ones do
+        not count."""
+        low, high = self.range
+        narrowest = [float(widths.min()) for widths in map(_widths, self._ends) if len(widths)]
+        return max(((high - low) / width for width in narrowest), default=1.0)
 
 
 def _but(extreme: Callable[..., np.ndarray], values: np.ndarray, axis: int) -> np.ndarray:

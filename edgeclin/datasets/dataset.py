@@ -106,6 +106,13 @@ class Dataset:
         """SHA-256 of every raw sample's type, shape and bytes."""
         return [sample_hash(sample) for sample in self]
 
+    def annotations_hash(self) -> str:
+        """SHA-256 of all that is known of the samples: labels or label maps, and groups."""
+        digest = hashlib.sha256(repr((self.labels, self.groups)).encode())
+        if self.label_maps is not None:
+            digest.update(sample_hash(self.label_maps).encode())
+        return digest.hexdigest()
+
     def fingerprint(self) -> str:
         """SHA-256 that is another one when samples or their order are; files count as their
         names, sizes and times, for there may be too many to read."""

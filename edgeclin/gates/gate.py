@@ -78,7 +78,7 @@ class Gate(Record, frozen=True):
             n=n,
             passed=passed,
             least=least,
-            hint="" if passed else hint,
+            hint="" if held and finite else hint,
         )
 
     @property
