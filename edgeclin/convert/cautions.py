@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from edgeclin.description import Metric
 from edgeclin.gates import Margins
 from edgeclin.gates.members import LEAST_MEMBERS, unjudged
 from edgeclin.manifest import Confidence
+from edgeclin.profiles import Profile
 
 FEW = 500
 """The usual guidance for post-training calibration is 500 to 1,000 samples."""
@@ -138,6 +140,20 @@ def of_gates(margins: Margins, metric: Metric, labelled: bool) -> Iterator[str]:
         yield f"model.toml sets metric.margin to {metric.margin:g}; the default is {default:g}"
     for key, (limit, usual) in margins.changed().items():
         yield f"gates.toml sets {key} to {limit:g}; the default is {usual:g}"
+
+
+def of_size(engine: Path, model: Path, profile: Profile) -> Iterator[str]:
+    """About what quantising did not gain, and what the device is said to hold.
+
+    Args:
+        model: the float form that the engine was made from.
+    """
+    size, float_size = engine.stat().st_size, model.stat().st_size
+    if profile.numeric.precision != "float32" and size >= float_size:
+        yield f"the engine is no smaller than its float form: {size:,} bytes against {float_size:,}"
+    most = profile.limits.max_model_mb
+    if size > most * 1e6:
+        yield f"the engine has {size / 1e6:.1f} MB, the profile {profile.name} allows {most:g} MB"
 
 
 def of_judging(judge: Judge, outputs: np.ndarray, confidence: Confidence) -> Iterator[str]:

@@ -25,7 +25,6 @@ from edgeclin.gates.source import source_gates
 from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence
 
-
 _ROUNDINGS = 8 * float(np.finfo(np.float32).eps)
 """Sums in another order differ by some roundings of the largest output."""
 

@@ -62,7 +62,7 @@ class Layer(Record, frozen=True):
         low, high: extremes of the float values.
         least, most: what its integers represent; None where the layer gives floats.
         channel_spread: widest channel of its float values, in widths of the median one.
-        mixture: the widest place along an axis, in widths of the narrowest one: along the channels,
+        mixture: the range of all values, in widths of the narrowest place: along the channels,
             of the engine's output along any axis.
         weight_spread: largest output channel of its weights, in sizes of the median one; 0 without
             weights.

@@ -86,6 +86,7 @@ class Proof:
             *self.record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, labelled),
             *cautions.of_judging(self.judge, self.proven.outputs, self.proven.confidence),
+            *cautions.of_size(self.proven.stage.path, self.stages[-1].path, job.profile),
             *_of_floats(self.quantised),
             *_of_mixed(self.diagnosis),
             *self.finished.warnings,

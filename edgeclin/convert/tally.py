@@ -111,8 +111,8 @@ class Extremes:
 
     @property
     def mixture(self) -> float:
-        """The range of all values, in widths of the narrowest place along any axis; constant ones do
-        not count."""
+        """The range of all values, in widths of the narrowest place along any axis; constant ones
+        do not count."""
         low, high = self.range
         narrowest = [float(widths.min()) for widths in map(_widths, self._ends) if len(widths)]
         return max(((high - low) / width for width in narrowest), default=1.0)
