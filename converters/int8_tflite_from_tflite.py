@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.convert.operators import left_in_float, scopes_of
+from edgeclin.convert.operators import left_in_float, scopes_of, with_untaken_quantised
 from edgeclin.convert.ranges import read_ranges
 from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import MissingExtra
@@ -53,7 +53,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         ).quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, NotImplementedError) as exc:
         raise refusal("ai-edge-quantizer refuses the model", exc) from exc
-    engine = bytes(made.quantized_model)
+    engine = with_untaken_quantised(bytes(made.quantized_model))
     (Path(request.folder) / _ENGINE).write_bytes(engine)
     return Outcome(
         file=_ENGINE,

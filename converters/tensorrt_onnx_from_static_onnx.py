@@ -5,18 +5,19 @@ The engine itself is built on the device: this is what it is built from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
 import onnx
 
 from edgeclin.convert.qdq import quantise
+from edgeclin.convert.qdq_axes import WEIGHTED, weight_axes
 from edgeclin.convert.qdq_rules import broken_rules
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.errors import ConversionFailed
 
-_OPERATORS = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add"]
+_OPERATORS = [*WEIGHTED, "Add"]
 """Only their inputs: a pair behind a convolution would keep TensorRT from fusing what follows."""
 
 
@@ -37,8 +38,14 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         "AddQDQPairToWeight": int(version.partition(".")[0]) <= 8,
         "OpTypesToExcludeOutputQuantization": _OPERATORS,
     }
-    outcome = quantise(request, _OPERATORS, options, _offsets(onnx.load(request.model)))
-    broken = broken_rules(onnx.load(Path(request.folder) / outcome.file), version)
+    model = onnx.load(request.model)
+    floats = _offsets(model)
+    outcome = quantise(request, _OPERATORS, options, floats, weight_axes(model))
+    path = Path(request.folder) / outcome.file
+    made = onnx.load(path)
+    _give_floats(made, {*request.kept, *floats})
+    onnx.save(made, path)
+    broken = broken_rules(made, version)
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise ConversionFailed(f"the Q/DQ model breaks a rule of TensorRT: {broken[0]}{more}")
@@ -55,3 +62,24 @@ def _offsets(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "Add" and not constants.isdisjoint(node.input)
     ]
+
+
+def _give_floats(model: onnx.ModelProto, tensors: Collection[str]) -> None:
+    """Have the nodes that give some of these tensors take what was there before Q and DQ.
+
+    ONNX Runtime replaces a tensor for all that take it, and so a convolution that stays in float
+    would compute on a quantised input and float weights.
+    """
+    quantised = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    before = {
+        node.output[0]: quantised[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantised
+    }
+    for node in model.graph.node:
+        if not set(node.output).isdisjoint(tensors):
+            node.input[:] = [before.get(name, name) for name in node.input]

@@ -110,6 +110,38 @@ def tflite_with_a_wide_channel(model: bytes, factor: float = 3000.0) -> bytes:
     return pack(content)
 
 
+def tflite_with_untaken_parts(model: bytes) -> bytes:
+    """A TFLite model whose answer is split by column, of which only the first is taken."""
+    from edgeclin.convert.flatbuffer import copied, pack, schema, unpack
+
+    content = unpack(model)
+    graph, given = content.subgraphs[0], content.subgraphs[0].outputs[0]
+    columns = int(graph.tensors[given].shape[-1])
+    code, axis, buffer = schema.OperatorCodeT(), schema.TensorT(), schema.BufferT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.SPLIT
+    code.version = 2
+    buffer.data = np.frombuffer(np.array(1, np.int32).tobytes(), np.uint8)
+    axis.name, axis.shape, axis.type = "axis", [], schema.TensorType.INT32
+    axis.buffer = len(content.buffers)
+    parts = [copied(graph.tensors[given]) for _ in range(columns)]
+    for number, part in enumerate(parts):
+        part.name, part.shape, part.shapeSignature = f"part {number}", [1, 1], None
+    first = len(graph.tensors)
+    split = schema.OperatorT()
+    split.opcodeIndex = len(content.operatorCodes)
+    split.inputs, split.outputs = [first, given], list(range(first + 1, first + 1 + columns))
+    split.builtinOptionsType = schema.BuiltinOptions.SplitOptions
+    split.builtinOptions = schema.SplitOptionsT()
+    split.builtinOptions.numSplits = columns
+    graph.tensors = [*graph.tensors, axis, *parts]
+    graph.operators = [*graph.operators, split]
+    graph.outputs = [first + 1]
+    content.operatorCodes = [*content.operatorCodes, code]
+    content.buffers = [*content.buffers, buffer]
+    content.signatureDefs = []
+    return pack(content)
+
+
 def save_samples(path: Path, values: np.ndarray, labels: Sequence[int] | None = None) -> Path:
     """As a data set."""
     if labels is None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import ECG
+from polling import wait_until
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 
@@ -151,6 +154,43 @@ def test_a_compiler_that_hangs_is_stopped_with_its_children(
     with pytest.raises(ConversionFailed, match=r"did not end within 0\.5 s"):
         compile_engine(compiler, ENGINE, preflight(ENGINE.read_bytes(), 8), folder, timeout_s=0.5)
     assert time.monotonic() - began < 10
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_compiler_does_not_outlive_a_conversion_that_is_killed(
+    folder: Path, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\nsleep 60 & echo $$ $! >{pids}; wait\n")
+    compiler.chmod(0o755)
+    program = (
+        "from pathlib import Path\n"
+        "from edgeclin.convert.edgetpu_compiler import compile_engine\n"
+        f"compile_engine(Path({str(compiler)!r}), Path({str(ENGINE)!r}), None, "
+        f"Path({str(folder)!r}))"
+    )
+    conversion = subprocess.Popen([sys.executable, "-c", program])
+    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the compiler runs")
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert all(map(alive, started))
+    conversion.kill()
+    conversion.wait()
+    wait_until(lambda: not any(map(alive, started)), "the compiler ends")
+
+
+def test_a_compiler_that_cannot_be_run_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(b"\x7fELF of another machine")
+    compiler.chmod(0o755)
+    with pytest.raises(ConversionFailed, match=r"compiler cannot be run \(Exec format error\)"):
+        compile_engine(compiler, ENGINE, preflight(ENGINE.read_bytes(), 8), folder)
 
 
 def test_a_compiler_that_is_named_but_not_there_is_one_sentence(

@@ -15,7 +15,8 @@ pytest.importorskip("onnx", reason="the convert extra is not installed")
 import onnx
 
 from edgeclin.convert.qdq_rules import broken_rules
-from edgeclin.convert.ranges import Method
+from edgeclin.convert.ranges import Method, write_ranges
+from edgeclin.convert.request import Request
 from edgeclin.convert.stages import Stage, Workshop, ask
 from edgeclin.profiles import load_profile
 from edgeclin.tensorrt.worker import MODEL, check_here
@@ -156,6 +157,72 @@ def foreign(model: Any) -> None:
     node(model, "Relu").domain = "com.microsoft"
 
 
+def scale(value: float) -> Callable[[Any], None]:
+    def harm(model: Any) -> None:
+        replace(model, node(model, "QuantizeLinear").input[1], np.array(value, np.float32))
+
+    harm.__name__ = f"scale {value}"
+    return harm
+
+
+def no_zero_point(model: Any) -> None:
+    del node(model, "QuantizeLinear").input[2]
+
+
+def take_float(model: Any, kind: str, position: int) -> None:
+    """Give an operator a tensor as it was before it was quantised, or a constant."""
+    user = node(model, kind)
+    makers = {one.output[0]: one for one in model.graph.node}
+    dequantise = makers[user.input[position]]
+    quantise = makers.get(dequantise.input[0])
+    if quantise is not None:
+        user.input[position] = quantise.input[0]
+        return
+    shape = constant(model, dequantise.input[0]).dims
+    weight = onnx.numpy_helper.from_array(np.ones(shape, np.float32), "float_weight")
+    model.graph.initializer.append(weight)
+    user.input[position] = "float_weight"
+
+
+def float_activation(model: Any) -> None:
+    take_float(model, "Conv", 0)
+
+
+def float_weight(model: Any) -> None:
+    take_float(model, "Conv", 1)
+
+
+def half_a_residual(model: Any) -> None:
+    source, taken = node(model, "Relu").output[0], node(model, "Conv").input[0]
+    model.graph.node.append(onnx.helper.make_node("Add", [source, taken], ["sum"], "residual"))
+
+
+def integers_taken(model: Any) -> None:
+    made = node(model, "QuantizeLinear").output[0]
+    model.graph.node.append(onnx.helper.make_node("Identity", [made], ["integers"]))
+
+
+def integers_given(model: Any) -> None:
+    made = node(model, "QuantizeLinear").output[0]
+    shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    given = onnx.helper.make_tensor_value_info(made, onnx.TensorProto.INT8, shape)
+    model.graph.output.append(given)
+
+
+def within_a_branch(model: Any) -> None:
+    """QuantizeLinear without a zero point in both branches of an If."""
+    pair = node(model, "QuantizeLinear")
+    inner = [
+        onnx.helper.make_node("QuantizeLinear", pair.input[:2], ["inner"]),
+        onnx.helper.make_node("DequantizeLinear", ["inner", *pair.input[1:]], ["branch"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info("branch", onnx.TensorProto.FLOAT, None)]
+    body = onnx.helper.make_graph(inner, "body", [], ends)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "condition"))
+    branches = {"then_branch": body, "else_branch": body}
+    model.graph.node.append(onnx.helper.make_node("If", ["condition"], ["either"], **branches))
+
+
 BROKEN: dict[Callable[[Any], None], str] = {
     zero_point: "a zero point other than 0",
     unsigned: "the zero point is uint8, only int8 is read",
@@ -168,6 +235,17 @@ BROKEN: dict[Callable[[Any], None], str] = {
     other_scale: "another scale or zero point than the QuantizeLinear before it",
     without_quantise: "no QuantizeLinear before it",
     foreign: "operators of the domain com.microsoft",
+    scale(0): "a scale of 0.0, it must be finite and above 0",
+    scale(-1): "a scale of -1.0, it must be finite and above 0",
+    scale(float("nan")): "a scale of nan, it must be finite and above 0",
+    scale(float("inf")): "a scale of inf, it must be finite and above 0",
+    no_zero_point: "no zero point, which ONNX takes as uint8",
+    float_activation: "in float and its other input quantised",
+    float_weight: "Conv with float_weight in float and its other input quantised",
+    half_a_residual: "residual: Add with",
+    integers_taken: "Identity takes its integers",
+    integers_given: "no DequantizeLinear after it",
+    within_a_branch: "QuantizeLinear of inner: no zero point",
 }
 
 
@@ -177,6 +255,98 @@ def test_a_broken_rule_is_told(engines: dict[str, Path], harm: Callable[[Any], N
     harm(model)
     broken = broken_rules(model, "10.3")
     assert any(BROKEN[harm] in one for one in broken), broken
+
+
+def weighted(kind: str, shape: tuple[int, ...], left: bool = False, **attributes: int) -> Any:
+    """One operator on a weight: x and y have whatever shapes that gives."""
+    random = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    taken = ["W", "x"] if left else ["x", "W"]
+    given = {
+        "Conv": (1, shape[1], 5, 5)[: len(shape)],
+        "ConvTranspose": (1, shape[0], 5, 5),
+        "Gemm": (1, shape[attributes.get("transB", 0)]),
+        "MatMul": (*shape[:-2], shape[-1], 4) if left else (*shape[:-2], 4, shape[-2]),
+    }[kind]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(kind, taken, ["y"], kind, **attributes)],
+        "one",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, given)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(random, "W")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def quantised(folder: Path, model: Any, **request: Any) -> Any:
+    """What the converter makes of a model for a Jetson, every range being 1 to each side."""
+    from edgeclin.converters.tensorrt_onnx_from_static_onnx import convert
+
+    onnx.save(model, folder / "float.onnx")
+    made = {name for one in model.graph.node for name in one.output}
+    write_ranges(folder / "ranges.npz", dict.fromkeys(["x", *made], (-1.0, 1.0)))
+    asked = Request(
+        model=str(folder / "float.onnx"),
+        folder=str(folder),
+        profile=load_profile("jetson-orin-nano"),
+        ranges=str(folder / "ranges.npz"),
+        **request,
+    )
+    return onnx.load(folder / convert(asked, lambda _: None).file)
+
+
+AXES = {
+    "conv": (weighted("Conv", (6, 4, 3, 3)), 0),
+    "transposed conv": (weighted("ConvTranspose", (4, 6, 3, 3), group=1), 1),
+    "transposed conv in groups": (weighted("ConvTranspose", (4, 3, 3, 3), group=2), None),
+    "gemm": (weighted("Gemm", (4, 6)), 1),
+    "gemm, transposed": (weighted("Gemm", (6, 4), transB=1), 0),
+    "matmul": (weighted("MatMul", (4, 6)), 1),
+    "matmul of a stack": (weighted("MatMul", (2, 4, 6)), 2),
+    "matmul, weight on the left": (weighted("MatMul", (6, 4), left=True), 0),
+    "matmul, a stack on the left": (weighted("MatMul", (2, 6, 4), left=True), 1),
+}
+
+
+@pytest.mark.parametrize("name", list(AXES))
+def test_a_weight_has_its_scales_along_the_output_channels(tmp_path: Path, name: str) -> None:
+    model, axis = AXES[name]
+    made = quantised(tmp_path, model)
+    assert broken_rules(made, "10.3") == []
+    weight = next(one for one in made.graph.node if one.input[0] == "W_quantized")
+    size = list(constant(made, weight.input[1]).dims)
+    if axis is None:
+        assert size == []
+        return
+    assert size == [6]
+    assert [one.i for one in weight.attribute if one.name == "axis"] == [axis]
+    rank = len(constant(made, weight.input[0]).dims)
+    weight.attribute[0].i = axis - rank
+    assert broken_rules(made, "10.3") == [], "the same axis, counted from the end"
+    weight.attribute[0].i = (axis + 1) % rank
+    (broken,) = broken_rules(made, "10.3")
+    assert f"scales along axis {(axis + 1) % rank}" in broken
+    assert f"wants {axis}" in broken
+
+
+def test_a_convolution_in_groups_with_scales_by_channel_is_told(tmp_path: Path) -> None:
+    made = quantised(tmp_path, AXES["transposed conv"][0])
+    operator = node(made, "ConvTranspose")
+    next(one for one in operator.attribute if one.name == "group").i = 2
+    (broken,) = broken_rules(made, "10.3")
+    assert "6 scales, ConvTranspose wants one here" in broken
+
+
+def test_an_operator_that_is_kept_in_float_takes_no_quantised_input(tmp_path: Path) -> None:
+    """Its input is quantised for another operator."""
+    model = weighted("MatMul", (4, 4))
+    other = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "V")
+    model.graph.initializer.append(other)
+    model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["x", "V"], ["other"], "other"))
+    made = quantised(tmp_path, model, kept=("other",))
+    assert node(made, "MatMul").input[0] == "x"
+    assert node(made, "MatMul", 1).input[0] == "x_DequantizeLinear_Output"
 
 
 def test_a_constant_that_is_added_stays_in_float(tmp_path: Path) -> None:

@@ -90,6 +90,35 @@ def test_mse_keeps_the_whole_range_of_values_that_fill_it() -> None:
     assert high == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mse_chooses_for_the_steps_that_the_engine_has(symmetric: bool) -> None:
+    """Symmetric integers give a ReLU half as many, which are spent on a narrower range."""
+    generator = np.random.default_rng(5)
+    values = np.maximum(generator.laplace(size=(50, 16_000)), 0).astype(np.float32)
+    histogram = seen(list(values))
+
+    def error(high: float) -> float:
+        steps = 127 if symmetric else 255
+        kept = np.minimum(np.rint(values * (steps / high)), steps) * (high / steps)
+        return float(((kept - values) ** 2).mean())
+
+    least = min(error(histogram.high * part) for part in np.linspace(0.3, 1, 71))
+    assert error(histogram.range(Method.MSE, symmetric)[1]) < 1.02 * least
+    assert error(histogram.range(Method.MSE, not symmetric)[1]) > 1.05 * least
+
+
+@pytest.mark.parametrize("channels", [3, 64, 96])
+def test_every_channel_is_counted_whatever_the_size(channels: int) -> None:
+    """Channels stand last in TFLite, and a stride can meet the same ones in every sample."""
+    histogram = Histogram()
+    for number in range(20):
+        values = np.zeros((1, 128, 128, channels), np.float32)
+        values[..., channels // 2 + 1] = 1
+        histogram.add(values, number)
+    share = histogram.counts[BINS // 2 :].sum() / histogram.counts.sum()
+    assert share == pytest.approx(1 / channels, rel=0.05)
+
+
 @every_method
 def test_a_tensor_that_never_varies_has_a_range(method: Method) -> None:
     assert seen([np.full(10, 3.0, np.float32)]).range(method)[1] == pytest.approx(3.0)
@@ -130,6 +159,12 @@ def test_halves_that_saw_other_ranges_are_unstable() -> None:
 
     assert instability(1.0) == 0
     assert instability(4.0) == pytest.approx(0.75)
+
+
+def test_a_single_sample_is_not_taken_as_stable() -> None:
+    statistics = Statistics()
+    statistics.add([("a", np.arange(10, dtype=np.float32))])
+    assert statistics.instability() == 1
 
 
 @settings(deadline=None)

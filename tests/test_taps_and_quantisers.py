@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import ECG
+from spoilt_models import tflite_with_untaken_parts
 
 from edgeclin.backends import load_backend
 from edgeclin.convert.ranges import Method, Statistics
@@ -115,6 +116,29 @@ def test_an_int8_engine_stays_near_its_float_model(form: str, profile: str, quan
     assert set(made.errors) == {Method.MIN_MAX, Method.PERCENTILE}
     assert made.errors[made.method] == min(made.errors.values()) < 0.01
     assert made.calibration.consumed == 120
+
+
+def test_what_nothing_takes_is_neither_calibrated_nor_left_in_float(
+    tmp_path: Path, samples: np.ndarray
+) -> None:
+    """An LSTM's first step takes no forget gate. LiteRT does not compute such a part of a SPLIT."""
+    model = tmp_path / "split.tflite"
+    model.write_bytes(tflite_with_untaken_parts((DATA / "ecg_float.tflite").read_bytes()))
+    np.save(tmp_path / "calibration.npy", samples)
+    workshop = Workshop(tmp_path, load_profile("cpu-x86_64"), lambda _: None)
+    source = ask("tflite", model, samples)
+    assert source.outputs is not None
+    calibration = tmp_path / "calibration.npy"
+    methods = (Method.MIN_MAX,)
+    made = quantise(workshop, source, source.outputs, calibration, samples, methods)
+    assert made.errors[Method.MIN_MAX] < 0.02
+    assert made.floats == ()
+    assert "part 0" in made.calibrated.statistics.tensors
+    assert "part 1" not in made.calibrated.statistics.tensors
+    compared, _ = workshop.run(
+        "layers_from_tflite", model, samples=str(calibration), engine=str(made.stage.path)
+    )
+    assert "part 0" in compared.read_text()
 
 
 @contextmanager

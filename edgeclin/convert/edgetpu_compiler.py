@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeclin.errors import BadFile, ConversionFailed
+from edgeclin.lifeline import guarded
 from edgeclin.records import Record
 
 if TYPE_CHECKING:
@@ -174,20 +175,17 @@ def _disagreements(rows: tuple[MappedOperator, ...], predicted: Preflight) -> li
 
 
 def _run(command: list[str], folder: Path, timeout_s: float) -> str:
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "TMPDIR": str(folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-            errors="replace",
-        )
-    except OSError as exc:
-        raise ConversionFailed(f"{command[0]} cannot be run ({exc.strerror})") from exc
+    process = subprocess.Popen(
+        guarded(command),
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
     try:
         log, _ = process.communicate(timeout=timeout_s)
     except BaseException as exc:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeclin.convert.flatbuffer import pack, unpack
 from edgeclin.errors import MissingExtra
 
 try:
@@ -23,7 +24,7 @@ def left_in_float(engine: bytes) -> tuple[str, ...]:
         str(operator["op_name"])
         for operator in _operators(interpreter)
         if operator["op_name"] != "DEQUANTIZE"
-        and any(types[index] == np.float32 for index in operator["outputs"])
+        and any(types[index] == np.float32 for index in operator["outputs"] if index >= 0)
     )
 
 
@@ -32,9 +33,39 @@ def scopes_of(model: bytes, tensors: Collection[str]) -> list[str]:
     they give."""
     interpreter = Interpreter(model_content=model)
     names = {entry["index"]: str(entry["name"]) for entry in interpreter.get_tensor_details()}
-    given = [[names[int(index)] for index in one["outputs"]] for one in _operators(interpreter)]
+    given = [
+        [names[int(index)] for index in one["outputs"] if index >= 0]
+        for one in _operators(interpreter)
+    ]
     wanted = set(tensors)
     return ["".join(f"{name};" for name in one) for one in given if wanted & set(one)]
+
+
+def with_untaken_quantised(engine: bytes) -> bytes:
+    """The engine with integers too where nothing takes what an operator gives.
+
+    ai-edge-quantizer leaves such a part of a SPLIT in float, and LiteRT refuses it beside others.
+    """
+    interpreter = Interpreter(model_content=engine)
+    types = {entry["index"]: entry["dtype"] for entry in interpreter.get_tensor_details()}
+    operators = list(_operators(interpreter))
+    taken = {int(index) for operator in operators for index in operator["inputs"]}
+    taken |= {entry["index"] for entry in interpreter.get_output_details()}
+    pairs = [
+        (index, other)
+        for operator in operators
+        for index in set(map(int, operator["outputs"])) - taken
+        for other in set(map(int, operator["outputs"])) & taken
+        if types.get(index) == np.float32 and types.get(other) == np.int8
+    ]
+    if not pairs:
+        return engine
+    content = unpack(engine)
+    tensors = content.subgraphs[0].tensors
+    for index, other in pairs:
+        tensors[index].type = tensors[other].type
+        tensors[index].quantization = tensors[other].quantization
+    return pack(content)
 
 
 def _operators(interpreter: Any) -> Iterator[dict[str, Any]]:

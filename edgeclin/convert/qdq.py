@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def quantise(
     operators: list[str],
     options: dict[str, Any],
     floats: Collection[str] = (),
+    axes: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Apply the ranges of a request by its profile's rules.
 
@@ -47,6 +48,8 @@ def quantise(
         operators: kinds of operators that compute on integers.
         options: `extra_options` of ONNX Runtime's quantiser.
         floats: tensors whose operators compute in float all the same.
+        axes: along which axis each weight has its scales, all others have one; None leaves the
+            choice to ONNX Runtime.
 
     Raises:
         ConversionFailed: the quantiser refuses the model.
@@ -57,9 +60,11 @@ def quantise(
         for name, (low, high) in read_ranges(Path(request.ranges)).items()
     }
     model = onnx.shape_inference.infer_shapes(onnx.load(request.model))
+    by_channel = bool(numeric.per_channel)
+    chosen = axes if axes is not None and by_channel else {}
     quantiser = QDQQuantizer(
         model,
-        per_channel=bool(numeric.per_channel),
+        per_channel=by_channel and axes is None,
         reduce_range=False,
         weight_qType=_TYPES[numeric.weights],
         activation_qType=_TYPES[numeric.activations],
@@ -70,6 +75,7 @@ def quantise(
         extra_options={
             "ActivationSymmetric": numeric.symmetric_activations,
             "WeightSymmetric": numeric.symmetric_weights,
+            "TensorQuantOverrides": {name: [{"axis": axis}] for name, axis in chosen.items()},
             **options,
         },
     )

@@ -24,12 +24,14 @@ class Calibrated:
         outcome: what the pass consumed.
         statistics: what it saw of every tensor.
         answers: the float model's outputs for the samples, float32 [n, outputs].
+        symmetric: whether the engine's integers lie symmetrically about zero.
     """
 
     ranges: dict[Method, Path]
     outcome: Outcome
     statistics: Statistics
     answers: np.ndarray
+    symmetric: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Quantised:
     @property
     def ranges(self) -> tuple[Range, ...]:
         """What was chosen for every tensor."""
-        return self.calibrated.statistics.chosen(self.method)
+        return self.calibrated.statistics.chosen(self.method, self.calibrated.symmetric)
 
 
 def quantise(
@@ -83,12 +85,13 @@ def quantise(
     """
     path, seen = workshop.run(ranges_of(model.form), model.path, samples=str(calibration))
     statistics = Statistics.load(path)
+    symmetric = workshop.profile.numeric.symmetric_activations
     ranges = {}
     for method in methods:
         ranges[method] = workshop.folder / f"{method.value}.npz"
-        write_ranges(ranges[method], statistics.ranges(method))
+        write_ranges(ranges[method], statistics.ranges(method, symmetric))
     answers = np.load(path.parent / seen.answers, mmap_mode="r")
-    calibrated = Calibrated(ranges, seen, statistics, answers)
+    calibrated = Calibrated(ranges, seen, statistics, answers, symmetric)
     first = next(iter(QUANTISERS[workshop.profile.engine]))
     return quantise_by(quantiser or first, workshop, model, source, judged, calibrated)
 

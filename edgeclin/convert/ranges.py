@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from math import isfinite
+from math import gcd, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         half = self.halves[number % 2]
         half[:] = min(half[0], low), max(half[1], high)
-        step = max(1, values.size // _SEEN)
+        step = _stride(values)
         self._count(values.ravel()[number % step :: step], low, high)
 
     def _count(self, values: np.ndarray, low: float, high: float) -> None:
@@ -103,8 +103,13 @@ class Histogram:
         self.edges = left, right
         return self.edges
 
-    def range(self, method: Method) -> tuple[float, float]:
-        """The range [low, high] that a method chooses; it always holds zero."""
+    def range(self, method: Method, symmetric: bool = False) -> tuple[float, float]:
+        """The range [low, high] that a method chooses; it always holds zero.
+
+        Args:
+            symmetric: whether the integers will reach as far below zero as above it, so that of
+                a ReLU's values half of the steps are lost.
+        """
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if method is Method.MIN_MAX or low == high:
             return low, high
@@ -115,7 +120,8 @@ class Histogram:
             least, most = centres[ends].tolist()
             return max(low, min(least, 0.0)), min(high, max(most, 0.0))
         loss = _squared_error if method is Method.MSE else _divergence
-        losses = [loss(self.counts, centres, low * part, high * part) for part in _SHRINK]
+        left, right = (min(low, -high), max(high, -low)) if symmetric else (low, high)
+        losses = [loss(self.counts, centres, left * part, right * part) for part in _SHRINK]
         best = float(_SHRINK[int(np.argmin(losses))])
         return low * best, high * best
 
@@ -124,14 +130,28 @@ class Histogram:
         return left + (np.arange(BINS) + 0.5) * ((right - left) / BINS)
 
 
+def _stride(values: np.ndarray) -> int:
+    """Which values a histogram counts: every so many, at most about `_SEEN`.
+
+    It shares no factor with the last axis, where it would meet some channels only.
+    """
+    step, channels = max(1, values.size // _SEEN), values.shape[-1] if values.ndim else 1
+    while gcd(step, channels) > 1:
+        step += 1
+    return step
+
+
 def _padded(low: float, high: float) -> tuple[float, float]:
     width = max(high - low, 1e-6 * max(-low, high), _LEAST_WIDTH)
     return low - 0.05 * width, high + 0.05 * width
 
 
 def _squared_error(counts: np.ndarray, centres: np.ndarray, low: float, high: float) -> float:
-    """Expected squared error of quantising to 8 bits: rounding within, clipping without."""
-    rounding = ((high - low) / (_STEPS - 1)) ** 2 / 12
+    """Expected squared error of quantising to 8 bits: rounding within, clipping without.
+
+    Zeros, of which a ReLU makes most, are kept exactly.
+    """
+    rounding = np.where(_zero(centres), 0.0, ((high - low) / (_STEPS - 1)) ** 2 / 12)
     clipping = (centres - np.clip(centres, low, high)) ** 2
     return float((counts * np.where(_inside(centres, low, high), rounding, clipping)).sum())
 
@@ -142,13 +162,18 @@ def _inside(centres: np.ndarray, low: float, high: float) -> np.ndarray:
     return (centres >= low - width) & (centres <= high + width)
 
 
+def _zero(centres: np.ndarray) -> np.ndarray:
+    """The bin that holds zero."""
+    return np.abs(centres) <= (centres[1] - centres[0]) / 2
+
+
 def _divergence(counts: np.ndarray, centres: np.ndarray, low: float, high: float) -> float:
     """Kullback-Leibler divergence between the values and what is left of them after quantising.
 
     The values beyond the range count at its ends, and zeros, of which a ReLU makes most, do not
     count at all: every range keeps them exactly (Migacz, "8-bit inference with TensorRT", 2017).
     """
-    counts = np.where(np.abs(centres) <= (centres[1] - centres[0]) / 2, 0.0, counts)
+    counts = np.where(_zero(centres), 0.0, counts)
     step = np.clip(np.rint((centres - low) / ((high - low) / (_STEPS - 1))), 0, _STEPS - 1)
     inside = _inside(centres, low, high)
     if not counts[inside].any():
@@ -189,14 +214,14 @@ class Statistics:
                 ) from exc
         self.samples += 1
 
-    def ranges(self, method: Method) -> dict[str, tuple[float, float]]:
-        """The range of each tensor."""
-        return {name: tensor.range(method) for name, tensor in self.tensors.items()}
+    def ranges(self, method: Method, symmetric: bool = False) -> dict[str, tuple[float, float]]:
+        """The range of each tensor, see `Histogram.range`."""
+        return {name: tensor.range(method, symmetric) for name, tensor in self.tensors.items()}
 
-    def chosen(self, method: Method) -> tuple[Range, ...]:
+    def chosen(self, method: Method, symmetric: bool = False) -> tuple[Range, ...]:
         """The same beside what was seen, in the order in which the model computes them."""
         return tuple(
-            Range(tensor=name, low=tensor.low, high=tensor.high, chosen=tensor.range(method))
+            Range(name, tensor.low, tensor.high, tensor.range(method, symmetric))
             for name, tensor in self.tensors.items()
         )
 
@@ -229,7 +254,12 @@ class Statistics:
 
     def instability(self) -> float:
         """How far the two halves of the samples disagree: the median over all tensors of the
-        largest difference between their extremes, relative to the tensor's full range."""
+        largest difference between their extremes, relative to the tensor's full range.
+
+        1 for a single sample, of which nothing is known: one half saw nothing.
+        """
+        if self.samples < 2:
+            return 1.0
         found = [
             float(np.abs(tensor.halves[0] - tensor.halves[1]).max() / (tensor.high - tensor.low))
             for tensor in self.tensors.values()

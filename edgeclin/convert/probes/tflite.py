@@ -124,6 +124,8 @@ class _Graph:
         self._graph = self._model.subgraphs[0]
         self._tensors = self._graph.tensors
         self._makers = {index: one for one in self._graph.operators for index in one.outputs}
+        self._taken = {int(index) for one in self._graph.operators for index in one.inputs}
+        self._taken |= {int(index) for index in self._graph.outputs}
         self._layers = list(self._of_layers())
 
     @property
@@ -137,7 +139,7 @@ class _Graph:
         quantised = next((index for index in self._users(given, "QUANTIZE")), given)
         yield None, quantised, self._own_name(given)
         for operator in self._graph.operators:
-            for index in operator.outputs:
+            for index in (one for one in operator.outputs if one in self._taken):
                 name = self._name(index)
                 if name and self._kind(operator) not in _CONVERSIONS and self._is_number(index):
                     yield operator, int(index), name
