@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -50,6 +51,9 @@ def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
         schema=reporting.SCHEMA,
         name="ecg",
         version="1",
+        intended_use="a test",
+        refused=False,
+        deployed="",
         profile="cpu-x86_64",
         made_at="2026-01-01T00:00:00+00:00",
         machine="Linux x86_64",
@@ -66,6 +70,7 @@ def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
         gates=tuple(judge.engine("INT8 engine", engine, quantised=True)),
         warnings=("350 calibration samples",),
         figures=reporting.figures(judge, engine),
+        groups=reporting.by_group(judge, engine),
         source=source,
         engine=other,
         confidence=judge.confidence(engine),
@@ -235,3 +240,28 @@ def test_layers_are_drawn_and_the_hardest_told_with_the_price_of_those_kept(
     assert rows[0] == "11 CONV_2D layer_11", "the worst first"
     assert len(rows) == 10
     assert "kept in float: +0.500 ms, +1,200 bytes" in text
+
+
+def test_each_patient_is_shown_the_worst_first(judge: Judge, engine: np.ndarray) -> None:
+    groups = tuple(f"p{index // 50}" for index in range(COUNT))
+    members = reporting.by_group(replace(judge, groups=groups), engine)
+    assert judge.truth is not None
+    right = engine.argmax(axis=1) == judge.truth[:, 0]
+    known = {f"p{index}": right[50 * index : 50 * index + 50].mean() for index in range(4)}
+    assert {one.group: one.engine for one in members} == pytest.approx(known)
+    assert [one.engine for one in members] == sorted(known.values())
+    assert {one.samples for one in members} == {50}
+    assert reporting.by_group(judge, engine) == ()
+    text = page(made(judge, engine, groups=members), [np.zeros((140, 1))] * reporting.WORST)
+    assert "<h2>Groups</h2>" in text
+
+
+def test_a_refusal_and_what_the_device_will_execute_stand_at_the_top(
+    judge: Judge, engine: np.ndarray
+) -> None:
+    samples = [np.zeros((140, 1))] * reporting.WORST
+    deployed = "The engine is not compiled for the Edge TPU"
+    text = page(made(judge, engine, refused=True, deployed=deployed), samples)
+    assert text.index("no bundle was written") < text.index("Stages and gates")
+    assert text.index(deployed) < text.index("Stages and gates")
+    assert "no bundle was written" not in page(made(judge, engine), samples)

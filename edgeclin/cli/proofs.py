@@ -123,7 +123,12 @@ def _print(converted: Converted, signed: bool) -> None:
     print_gates(converted.gates)
     for warning in converted.warnings:
         click.echo(f"warning: {warning}")
-    if confidence.fitted:
+    if confidence.fitted and not confidence.coverage:
+        click.echo(
+            f"confidence: no threshold keeps {confidence.max_error:.2%} of errors on these "
+            f"{confidence.samples} held-out samples: every answer is in doubt"
+        )
+    elif confidence.fitted:
         click.echo(
             f"confidence: temperature {confidence.temperature:.3f}, threshold "
             f"{confidence.threshold:.3f}: {confidence.coverage:.1%} of {confidence.samples} "
@@ -137,7 +142,7 @@ def _print(converted: Converted, signed: bool) -> None:
     if converted.diagnosis is not None:
         print_float_layers(converted.diagnosis)
     click.echo(
-        f"size: float {converted.float_bytes:,} bytes, deployed {converted.engine_bytes:,} bytes"
+        f"size: float {converted.float_bytes:,} bytes, engine {converted.engine_bytes:,} bytes"
     )
     if converted.manifest.gates_missed:
         click.echo("warning: gates were missed; the bundle says so for good")

@@ -41,6 +41,25 @@ class Finished:
         """Those of a twin that goes into the bundle."""
         return () if self.twin is None or self.stand_in is None else self.twin.gates
 
+    def deployed(self, profile: Profile) -> str:
+        """What the device executes, in a sentence; empty where it is the engine judged here."""
+        if profile.engine is EngineKind.TENSORRT:
+            return (
+                "By `edgeclin build` the device makes its TensorRT engine from the Q/DQ model that "
+                "was judged here; nothing was measured of that engine."
+            )
+        if profile.engine is EngineKind.TFLITE_EDGETPU and self.compiled is None:
+            return (
+                "The engine is not compiled for the Edge TPU: the device's CPU executes the one "
+                "that was judged here."
+            )
+        if profile.engine is EngineKind.TFLITE_EDGETPU:
+            return (
+                "The Edge TPU's engine was compiled from the one that was judged here; nothing was "
+                "measured of it."
+            )
+        return ""
+
     @property
     def warnings(self) -> list[str]:
         return [] if self.mapping is None else self.mapping.warnings

@@ -44,6 +44,15 @@ class Figure(Record, frozen=True):
     engine_interval: tuple[float, float]
 
 
+class Member(Record, frozen=True):
+    """One patient or subject: how many samples, and the figure of source model and engine."""
+
+    group: str
+    samples: int
+    source: float
+    engine: float
+
+
 class Bin(Record, frozen=True):
     """Answers of like confidence: how many, their mean confidence, the share that was right."""
 
@@ -79,7 +88,12 @@ class Report(Record, frozen=True):
     schema: int
     name: str
     version: str
+    intended_use: str
     profile: str
+    refused: bool
+    """A gate was missed, and no bundle was written."""
+    deployed: str
+    """What the device will execute, where that is not the engine that was judged here."""
     made_at: str
     machine: str
     validation: str
@@ -94,6 +108,8 @@ class Report(Record, frozen=True):
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
     figures: tuple[Figure, ...]
+    groups: tuple[Member, ...]
+    """Those where the engine is worst first."""
     source: Comparison | None
     engine: Comparison | None
     confidence: Confidence
@@ -180,6 +196,24 @@ def _figure(judge: Judge, outputs: np.ndarray, metric: Metric) -> Figure:
     )
 
 
+def by_group(judge: Judge, outputs: np.ndarray) -> tuple[Member, ...]:
+    """Accuracy (of pictures Dice) in each group, worst engine first."""
+    if judge.truth is None or judge.groups is None:
+        return ()
+    described = judge.description
+    metric = Metric(name="dice" if described.task is Task.SEGMENTATION else "accuracy")
+    source, engine = (
+        metrics.statistic(metric, described.output, judge.answers(one), judge.truth)
+        for one in (judge.source, outputs)
+    )
+    names = np.array(judge.groups)
+    found = []
+    for name in np.unique(names):
+        own = (names == name).astype(np.float64)
+        found.append(Member(str(name), int(own.sum()), source(own), engine(own)))
+    return tuple(sorted(found, key=lambda member: member.engine))
+
+
 def worst_examples(judge: Judge, outputs: np.ndarray) -> tuple[Example, ...]:
     """The samples whose decision changed first, then those whose outputs differ most."""
     labels = judge.description.output.labels
@@ -225,12 +259,18 @@ def report_of(job: Conversion, proof: Proof) -> Report:
     if quantised is not None:
         name = "INT8 engine" if proven.precision == "int8" else "mixed engine"
         forms.append(Form(name=name, bytes=engine_bytes, latency_ms=took.medians["engine"]))
+    if proof.finished.stand_in is not None and proof.finished.twin is not None:
+        twin = proof.finished.stand_in.path.stat().st_size
+        forms.append(Form("INT8 CPU twin", twin, proof.finished.twin.uint8_ms))
     compared = compare(judge, proven.outputs)
     source, against = compared or (None, None)
     return Report(
         schema=SCHEMA,
         name=job.description.name,
         version=job.description.version,
+        intended_use=job.description.intended_use,
+        refused=bool(proof.missed) and not job.allow_failed_gates,
+        deployed=proof.finished.deployed(job.profile),
         profile=job.profile.name,
         made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=f"{platform.system()} {platform.machine()}",
@@ -244,6 +284,7 @@ def report_of(job: Conversion, proof: Proof) -> Report:
         gates=proof.gates,
         warnings=proof.warnings(job),
         figures=figures(judge, proven.outputs),
+        groups=by_group(judge, proven.outputs),
         source=source,
         engine=against,
         confidence=proven.confidence,

@@ -136,7 +136,7 @@ def _layers(layers: Sequence[Layer]) -> str:
     axes.set_xlabel("layer")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("SQNR (dB)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return svg(drawn)
 
 
@@ -152,7 +152,7 @@ def _ranges(ranges: Sequence[Range]) -> str:
     axes.set_xlabel("tensor")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("value")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return svg(drawn)
 
 
