@@ -65,6 +65,7 @@ def made(judge: Judge, engine: np.ndarray, **changes: Any) -> Report:
             Form(name="TFLite", bytes=4000, latency_ms=2.0),
             Form(name="INT8 engine", bytes=1000, latency_ms=1.0),
         ),
+        twin=None,
         size_ratio=0.25,
         latency_ratio=0.5,
         gates=tuple(judge.engine("INT8 engine", engine, quantised=True)),

@@ -125,7 +125,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         validation.recordings,
     )
     _check_outputs(judge, job)
-    data_gates += judge_colours(judge, stages[-1], judged)
+    source_gates = [*judge.source_model(), *judge_colours(judge, stages[-1], judged)]
     quantised, diagnosis = None, None
     if job.quantises:
         quantised = quantise(
@@ -154,7 +154,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         quantised, diagnosis = diagnose(case, quantised)
     record = calibrating.record(calibration, validation, prepared, judged, quantised)
     progress("judging the engines on held-out samples")
-    proven = _proven(job, judge, stages, quantised, data_gates)
+    proven = _proven(job, judge, stages, quantised, [*data_gates, *source_gates])
     if diagnosis is not None:
         diagnosis = diagnosis.advised(proven.gates, record.instability, record.validation_outside)
     finished = finish(workshop, stages[-1], quantised, judged, judge, proven.confidence)
@@ -206,9 +206,13 @@ def _proven(
     judge: Judge,
     stages: Sequence[Stage],
     quantised: Quantised | None,
-    data_gates: Sequence[Gate],
+    before: Sequence[Gate],
 ) -> Proven:
-    """Judge every stage's answers to the validation samples."""
+    """Judge every stage's answers to the validation samples.
+
+    Args:
+        before: gates of the data and of the source model.
+    """
     forms = [
         judge.float_form(f"float {TITLE[stage.form]}", stage.outputs)
         for stage in stages
@@ -225,8 +229,7 @@ def _proven(
     if kept:
         name, precision = "mixed engine", "mixed"
     gates = (
-        *data_gates,
-        *judge.source_model(),
+        *before,
         *forms,
         *judge.engine(name, outputs, quantised=quantised is not None),
     )

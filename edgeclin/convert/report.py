@@ -15,6 +15,7 @@ from edgeclin.convert.latency import measure
 from edgeclin.convert.proving import Proof
 from edgeclin.convert.ranges import Range
 from edgeclin.convert.stages import BACKEND, TITLE
+from edgeclin.convert.twins import TITLE as TWIN
 from edgeclin.description import Metric, Task
 from edgeclin.gates import Answers, Gate, metrics
 from edgeclin.gates.bootstrap import Statistic, everyone
@@ -102,6 +103,8 @@ class Report(Record, frozen=True):
     runs: int
     """Interleaved runs behind each latency, on one thread."""
     forms: tuple[Form, ...]
+    twin: Form | None
+    """What a Jetson's CPU executes until its engine is built, where that is a file of its own."""
     size_ratio: float
     """Bytes of the engine in those of the float form that it was made from."""
     latency_ratio: float
@@ -240,6 +243,13 @@ def _named(decisions: NDArray[np.int64], labels: tuple[str, ...]) -> str:
     return f"{(decisions != 0).mean():.1%} not {labels[0]}"
 
 
+def _twin(proof: Proof) -> Form | None:
+    stage, twin = proof.finished.stand_in, proof.finished.twin
+    if stage is None or twin is None:
+        return None
+    return Form(name=TWIN, bytes=stage.path.stat().st_size, latency_ms=twin.uint8_ms)
+
+
 def report_of(job: Conversion, proof: Proof) -> Report:
     """Everything that the proof of a conversion shows; measures latencies on this machine."""
     judge, proven, quantised = proof.judge, proof.proven, proof.quantised
@@ -259,9 +269,6 @@ def report_of(job: Conversion, proof: Proof) -> Report:
     if quantised is not None:
         name = "INT8 engine" if proven.precision == "int8" else "mixed engine"
         forms.append(Form(name=name, bytes=engine_bytes, latency_ms=took.medians["engine"]))
-    if proof.finished.stand_in is not None and proof.finished.twin is not None:
-        twin = proof.finished.stand_in.path.stat().st_size
-        forms.append(Form("INT8 CPU twin", twin, proof.finished.twin.uint8_ms))
     compared = compare(judge, proven.outputs)
     source, against = compared or (None, None)
     return Report(
@@ -279,6 +286,7 @@ def report_of(job: Conversion, proof: Proof) -> Report:
         labels=job.description.output.labels,
         runs=took.runs,
         forms=tuple(forms),
+        twin=_twin(proof),
         size_ratio=engine_bytes / sizes[base.form],
         latency_ratio=took.medians["engine"] / took.medians["float"],
         gates=proof.gates,
