@@ -14,6 +14,7 @@ from edgeclin.convert.cautions import (
     of_calibration,
     of_gates,
     of_judging,
+    of_size,
     of_validation,
     shared_groups,
 )
@@ -22,6 +23,7 @@ from edgeclin.datasets import Dataset
 from edgeclin.description import Metric, Output, load_description
 from edgeclin.gates import Margins
 from edgeclin.gates.margins import DecisionMargins
+from edgeclin.profiles import load_profile
 
 
 def dataset(count: int, **facts: Any) -> Dataset:
@@ -174,6 +176,20 @@ def test_a_bundle_that_will_never_be_sure_is_called_that() -> None:
     wrong = np.where(np.arange(400)[:, np.newaxis] % 3 == 0, outputs[:, ::-1], outputs)
     *_, said = of_judging(judge, wrong, judge.confidence(wrong))
     assert "EVERY answer of this bundle will be in doubt" in said
+
+
+def test_an_engine_that_gains_nothing_or_is_too_large_is_said(tmp_path: Path) -> None:
+    engine, model = tmp_path / "engine", tmp_path / "model"
+    engine.write_bytes(bytes(2_000_000))
+    model.write_bytes(bytes(1_900_000))
+    profile = load_profile("cpu-x86_64")
+    (larger,) = of_size(engine, model, profile)
+    assert larger.endswith("no smaller than its float form: 2,000,000 bytes against 1,900,000")
+    model.write_bytes(bytes(4_000_000))
+    assert not list(of_size(engine, model, profile))
+    small = msgspec.structs.replace(profile.limits, max_model_mb=1.5)
+    (most,) = of_size(engine, model, msgspec.structs.replace(profile, limits=small))
+    assert most == "the engine has 2.0 MB, the profile cpu-x86_64 allows 1.5 MB"
 
 
 def test_a_limit_other_than_its_default_is_said() -> None:

@@ -81,6 +81,16 @@ def test_another_model_or_other_samples_are_refused(
         assert "holds other samples than the bundle was made with" in done.stderr
 
 
+def test_other_labels_or_groups_are_refused(keys: str, bundle: Path, tmp_path: Path) -> None:
+    with np.load(TRAIN) as arrays:
+        labels = arrays["y"].copy()
+        labels[7] = (labels[7] + 1) % 5
+        np.savez(tmp_path / "labels.npz", X=arrays["X"], y=labels)
+    done = again(keys, bundle, "--calibration", tmp_path / "labels.npz", "--validation", VALIDATION)
+    assert done.exit_code == 1
+    assert "holds other labels or groups than the bundle was made with" in done.stderr
+
+
 def test_a_reproduction_that_differs_is_exit_3_and_says_where(
     keys: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ def _golden(proof: Proof, kernels: Difference | None) -> tuple[Golden, bytes]:
     """The first validation samples of each decision in turn, so that all are in it; pictures by how
     much of them is a finding."""
     proven, twin = proof.proven, proof.finished.stand_in
-    decisions = _kinds(proof.judge.answers(proven.outputs).decisions)
+    decisions = kinds(proof.judge.answers(proven.outputs).decisions)
     rank = np.zeros(len(decisions), dtype=int)
     for label in np.unique(decisions):
         members = np.flatnonzero(decisions == label)
@@ -156,7 +156,7 @@ def _golden(proof: Proof, kernels: Difference | None) -> tuple[Golden, bytes]:
     return Golden(file="golden.npz", samples=len(chosen), tolerance=allowed), data
 
 
-def _kinds(decisions: NDArray[np.int64]) -> NDArray[np.int64]:
+def kinds(decisions: NDArray[np.int64]) -> NDArray[np.int64]:
     """A number for each sample's decisions, int [n, decisions]: the label, or to which quarter of
     the pictures it belongs by the share of its pixels that are not the first label."""
     if decisions.shape[1] == 1:
