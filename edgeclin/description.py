@@ -216,6 +216,7 @@ def starter(name: str, facts: ModelFacts) -> str:
     return _STARTER.format(
         schema=SCHEMA,
         name=_file_name(name),
+        task=_doubt_about_task(facts),
         input=_quoted(entry),
         kind=kind,
         shape=shown,
@@ -225,6 +226,16 @@ def starter(name: str, facts: ModelFacts) -> str:
         labels=names,
         count=facts.outputs if facts.outputs is not None else "an unknown number of",
     )
+
+
+def _doubt_about_task(facts: ModelFacts) -> str:
+    """What else a model's outputs may stand for, as a comment of TOML."""
+    outputs = facts.outputs or 0
+    if facts.activation == "sigmoid" and outputs > 1:
+        return "          # or is each sigmoid a label of its own? That is multi-label"
+    if facts.activation == "none" and outputs == 1:
+        return "          # or is the number itself the answer? That is regression"
+    return ""
 
 
 def _static(name: str, shape: Shape | None) -> tuple[int, ...]:
@@ -277,7 +288,7 @@ _STARTER = """\
 schema = {schema}
 name = "{name}"
 version = "0.1.0"
-task = "classification"
+task = "classification"{task}
 intended_use = "FILL IN: who may rely on it, for what, on whom"
 
 [[inputs]]

@@ -214,3 +214,20 @@ def test_a_file_that_tells_too_little_is_not_guessed_about(
 ) -> None:
     with pytest.raises(BadFile, match=f"{problem}; describe it: `edgeclin describe`"):
         describe_or_guess(None, "model", facts(**changes))
+
+
+@pytest.mark.parametrize(
+    ("activation", "outputs", "doubt"),
+    [
+        ("sigmoid", 3, "multi-label"),
+        ("none", 1, "regression"),
+        ("softmax", 3, ""),
+        ("sigmoid", 1, ""),
+    ],
+)
+def test_a_starter_asks_where_outputs_may_stand_for_something_else(
+    activation: str, outputs: int, doubt: str
+) -> None:
+    text = starter("model", facts(activation=activation, outputs=outputs))
+    (line,) = [line for line in text.splitlines() if line.startswith("task = ")]
+    assert doubt in line if doubt else line == 'task = "classification"'

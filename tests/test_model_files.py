@@ -435,3 +435,12 @@ def test_weights_beside_an_onnx_model_belong_to_it(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(BadFile, match=r"keeps weights in '\.\./secret'"):
         companions(path)
+
+
+def test_a_model_of_two_inputs_is_refused_by_their_names() -> None:
+    facts = ModelFacts("keras", (("ecg", (140, 1)), ("age", (1,))), 2, "softmax")
+    for asked in (None, (140, 1)):
+        with pytest.raises(
+            BadFile, match=r"has 2 inputs \(ecg, age\), this version takes models wi"
+        ):
+            fix_shape(Path("m.keras"), facts, asked)

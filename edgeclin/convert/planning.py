@@ -84,11 +84,11 @@ def _check_fit(job: Conversion, facts: ModelFacts) -> None:
             f"the task {description.task.value} cannot be verified by this version, only "
             f"{' and '.join(task.value for task in VERIFIED_TASKS)}"
         )
-    if len(description.inputs) != 1 or len(facts.inputs) != 1:
+    if len(description.inputs) != 1:
         raise BadFile(
             job.model,
-            f"{len(facts.inputs)} inputs, {len(description.inputs)} described",
-            "this version supports one",
+            f"has one input, model.toml describes {len(description.inputs)}",
+            "describe that one alone",
         )
     shape, described = facts.inputs[0][1], description.inputs[0].shape
     if shape != described:

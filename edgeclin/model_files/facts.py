@@ -39,12 +39,16 @@ def fix_shape(path: Path, facts: ModelFacts, given: tuple[int, ...] | None) -> M
         given: `--input-shape`, or None.
 
     Raises:
-        BadFile: an axis is open and nobody said its size, or the file says another one.
+        BadFile: it has several inputs, or an axis is open and nobody said its size, or the file
+            says another one.
     """
     if len(facts.inputs) != 1:
-        if given is None:
-            return facts
-        raise BadFile(path, f"has {len(facts.inputs)} inputs, --input-shape is for one")
+        names = ", ".join(name for name, _ in facts.inputs) or "none"
+        raise BadFile(
+            path,
+            f"has {len(facts.inputs)} inputs ({names}), this version takes models with one",
+            "join them into one array, and take it apart inside the model",
+        )
     ((name, found),) = facts.inputs
     if given is None:
         if found is not None and None not in found:
