@@ -338,6 +338,23 @@ def test_what_a_converter_does_not_understand_is_an_error_message(
 
 
 @pytest.mark.convert
+def test_a_class_that_keras_does_not_know_is_named_with_what_to_do(
+    convert: Convert, tmp_path: Path
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+
+    class Own(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return x
+
+    layers = [Own(), keras.layers.Flatten(), keras.layers.Dense(5)]
+    keras.Sequential([keras.Input((140, 1)), *layers]).save(tmp_path / "m.h5")
+    description = ("--description", ECG / "edge.toml")
+    done = convert(tmp_path / "m.h5", *wanted(), *description, "-o", tmp_path / "x.edgeclin")
+    refused(done, 1, "the class Own is not Keras's; export it where its code is, `model.export")
+
+
+@pytest.mark.convert
 def test_an_lstm_that_crashes_the_converter_is_an_error_or_a_bundle_never_a_crash(
     convert: Convert, tmp_path: Path
 ) -> None:
