@@ -11,6 +11,7 @@ from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.diagnosis import check_quantiser
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.routes import FORM, route
+from edgeclin.convert.unchanging import unchanging
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Output, Task
@@ -68,6 +69,7 @@ def plan(job: Conversion) -> Plan:
     calibration, validation = calibrating.samples_of(
         job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
     )
+    calibration, validation = unchanging(calibration), unchanging(validation)
     truths = [_truth(data, job) for data in (calibration, validation)]
     return Plan(facts, way, quantiser, calibration, validation, *truths)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgeclin.backends import Backend, load_backend
+from edgeclin.convert.model_copies import copy_model
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.convert.routes import made_by
 from edgeclin.convert.worker import run_converter
-from edgeclin.model_files import companions
 from edgeclin.profiles import Profile
 
 BACKEND = {"tflite": "tflite", "onnx": "onnx", "static_onnx": "onnx"}
@@ -54,12 +53,7 @@ class Workshop:
         self._count += 1
         folder = self.folder / f"{self._count}-{converter}"
         folder.mkdir()
-        copy = folder / model.name
-        if model.is_dir():
-            shutil.copytree(model, copy)
-        else:
-            for file in (model, *companions(model)):
-                shutil.copy(file, folder)
+        copy = copy_model(model, folder)
         asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
         outcome = run_converter(converter, asked, self.progress)
         self.tools.update(outcome.tools)
