@@ -30,12 +30,15 @@ class Stage:
     Attributes:
         form: such as `tflite`.
         outputs: float32 [n, outputs], or None where only its own framework could ask it.
+        engine: what executed it.
+        refused: why the kernels of this machine do not load it, if so.
     """
 
     form: str
     path: Path
     outputs: np.ndarray | None = None
     engine: str = ""
+    refused: str = ""
 
 
 class Workshop:
@@ -94,8 +97,12 @@ class Workshop:
 def ask(form: str, path: Path, judged: np.ndarray) -> Stage:
     """Execute a model or an engine on every validation sample, on this machine."""
     loaded: Backend = load_backend(BACKEND[form], path.read_bytes())
+    return Stage(form, path, answers(loaded, judged), loaded.version)
+
+
+def answers(loaded: Backend, judged: np.ndarray) -> np.ndarray:
+    """What a model or an engine answers to every sample, float32 [n, outputs]; it is closed."""
     try:
-        rows = [loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged]
-        return Stage(form, path, np.stack(rows), loaded.version)
+        return np.stack([loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged])
     finally:
         loaded.close()
