@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgeclin.convert.request import Outcome, Request, refusal
 from edgeclin.errors import ConversionFailed, MissingExtra
+from edgeclin.model_files.keras_objects import EXPORT
 
 try:
     import keras
@@ -19,6 +21,8 @@ except ImportError as exc:
     raise MissingExtra("TensorFlow, which converts Keras models,", "convert") from exc
 
 _BATCH = 64
+_UNKNOWN = re.compile(r"(?:Unknown \w+:|Could not locate (?:class|function)) '([^']+)'")
+"""How Keras says that it does not know a class: for `.h5` and for `.keras` files."""
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
@@ -46,14 +50,22 @@ def _load(path: Path) -> Any:
     try:
         model = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as exc:
-        first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise ConversionFailed(f"Keras cannot load {path.name}: {first}") from exc
+        raise ConversionFailed(f"Keras cannot load {path.name}: {_reason(exc)}") from exc
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConversionFailed(
             f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of "
             "each is supported"
         )
     return model
+
+
+def _reason(error: Exception) -> str:
+    """In edgeclin's words where Keras misses code: its own advice is to load that."""
+    unknown = _UNKNOWN.search(str(error))
+    if unknown:
+        return f"the class {unknown[1]} is not Keras's; {EXPORT}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _export(model: Any, shape: tuple[int, ...], folder: Path) -> None:

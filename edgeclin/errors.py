@@ -80,18 +80,24 @@ class ConversionFailed(EdgeclinError, RuntimeError):
 class GateMissed(EdgeclinError, RuntimeError):
     """An engine differs from its source by more than a gate allows.
 
-    `advice` says what breaks it, what was tried, and which remedy fits.
+    `advice` says what breaks it, what was tried, and which remedy fits; `profiles` which of several
+    devices got no bundle.
     """
 
     exit_code = 3
 
     def __init__(
-        self, missed: Sequence[str], gates: Sequence[object] = (), advice: Sequence[str] = ()
+        self,
+        missed: Sequence[str],
+        gates: Sequence[object] = (),
+        advice: Sequence[str] = (),
+        profiles: Sequence[str] = (),
     ) -> None:
         self.missed, self.gates, self.advice = tuple(missed), tuple(gates), tuple(advice)
+        whose = f" for {' and '.join(profiles)}" if profiles else ""
         super().__init__(
             f"{len(self.missed)} gate{'s' * (len(self.missed) != 1)} missed, no bundle was "
-            f"written: {'; '.join((*self.missed, *self.advice))}"
+            f"written{whose}: {'; '.join((*self.missed, *self.advice))}"
         )
 
 

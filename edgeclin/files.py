@@ -129,6 +129,18 @@ def read_small(path: Path, most: int) -> bytes:
     return data
 
 
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which no file could be made.
+
+    Raises:
+        BadFile: it is not there, no folder, or not writable.
+    """
+    if not folder.is_dir():
+        raise BadFile(folder, "not a folder that is there", "make it, or name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadFile(folder, "not writable", "mend its permissions, or name another one")
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a folder durable."""
     _sync(path)

@@ -304,11 +304,25 @@ def test_a_second_build_at_the_same_time_is_refused_and_a_killed_one_s_draft_cle
         refused = run("build", path, "--allow-unsigned")
     assert refused.exit_code == 4
     assert "another `edgeclin build` is at work" in refused.output
-    (engines / ".draft").mkdir()
-    (engines / ".draft" / "engine.plan").write_bytes(b"half")
+    cache, built = EngineCache(engines), build(opened(path), EngineCache(engines))
+    timings = next(engines.glob("*.timings"))
+    killed = cache.draft(built.build.identity)
+    (killed.__enter__() / "engine.plan").write_bytes(b"half")
+    (engines / f".{timings.name}.a_1b2c3d").write_bytes(b"half")
+    assert len(list(engines.glob(".*"))) == 2
     done = run("build", path, "--allow-unsigned")
     assert done.exit_code == 0, done.output
     assert not list(engines.glob(".*"))
+
+
+def test_what_else_lies_in_the_folder_of_engines_stays_as_it_is(engines: Path) -> None:
+    (engines / ".ssh").mkdir(parents=True)
+    others = [engines / ".ssh" / "id", engines / ".bashrc", engines / "lock", engines / ".a.tmp"]
+    for other in others:
+        other.write_bytes(b"somebody's")
+    with EngineCache(engines).claim():
+        pass
+    assert all(other.read_bytes() == b"somebody's" for other in others)
 
 
 # -- what must leave nothing behind -------------------------------------------------------------

@@ -338,6 +338,23 @@ def test_what_a_converter_does_not_understand_is_an_error_message(
 
 
 @pytest.mark.convert
+def test_a_class_that_keras_does_not_know_is_named_with_what_to_do(
+    convert: Convert, tmp_path: Path
+) -> None:
+    keras = pytest.importorskip("keras", reason="the convert extra is not installed")
+
+    class Own(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return x
+
+    layers = [Own(), keras.layers.Flatten(), keras.layers.Dense(5)]
+    keras.Sequential([keras.Input((140, 1)), *layers]).save(tmp_path / "m.h5")
+    description = ("--description", ECG / "edge.toml")
+    done = convert(tmp_path / "m.h5", *wanted(), *description, "-o", tmp_path / "x.edgeclin")
+    refused(done, 1, "the class Own is not Keras's; export it where its code is, `model.export")
+
+
+@pytest.mark.convert
 @pytest.mark.parametrize("layer", ["LSTM", "GRU"])
 def test_a_recurrent_layer_is_proven_as_onnx_and_refused_with_its_remedy_as_tflite(
     convert: Convert, tmp_path: Path, layer: str
@@ -384,14 +401,14 @@ class Converting:
 
 @pytest.fixture
 def converting(tmp_path: Path) -> Iterator[Converting]:
-    """A conversion whose converter never ends by itself, because it is stopped."""
+    """A conversion for two profiles whose converter never ends by itself, because it is stopped."""
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
-    scratch, bundle = tmp_path / "scratch", tmp_path / "x.edgeclin"
+    scratch, bundle = tmp_path / "scratch", tmp_path / "all"
     scratch.mkdir()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "edgeclin", "convert", str(ECG / "edge.keras"),
-            *map(str, wanted()), "-o", str(bundle), "--unsigned",
+            *map(str, wanted()), "--profile", "coral-usb", "-o", str(bundle), "--unsigned",
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -428,6 +445,18 @@ def test_a_signal_ends_a_conversion_and_leaves_nothing_behind(
     assert converting.worker_is_gone()
     assert not list(converting.scratch.iterdir())
     assert not converting.bundle.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["convert", "diagnose"])
+def test_a_signal_while_the_model_is_read_has_the_exit_code_of_one_later(
+    command: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.model_files.read_model", lambda _: signal.raise_signal(number))
+    options = ["--profile", "cpu-x86_64", "--calibration", str(TRAIN)]
+    done = CliRunner().invoke(main, [command, str(FLOAT), *options])
+    assert done.exit_code == 128 + number
+    assert done.stderr == f"edgeclin: stopped by {number.name}\n"
 
 
 @pytest.mark.convert
@@ -786,6 +815,45 @@ def test_a_shape_that_does_not_fit_is_refused(convert: Convert, tmp_path: Path) 
 def test_a_label_that_nobody_described_is_refused(convert: Convert, tmp_path: Path) -> None:
     np.savez(tmp_path / "odd.npz", X=np.eye(10, 140), y=["flutter"] * 10)
     refused(convert(ECG / "edge.keras", *wanted(calibration=tmp_path / "odd.npz")), 1, "'flutter'")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "words"),
+    [
+        ("--report", "none/r.html", "not a folder that is there; make it"),
+        ("--report", "full", "a folder; name a file with --report"),
+        ("-o", "full", "exists and is not empty"),
+        ("-o", "file", "exists and is another kind of thing"),
+        ("-o", "folder.edgeclin", "exists and is another kind of thing"),
+        ("-o", "file/deep/x.edgeclin", "not a folder that is there"),
+    ],
+)
+def test_what_could_not_be_written_in_the_end_is_refused_before_the_long_work(
+    convert: Convert, tmp_path: Path, option: str, name: str, words: str
+) -> None:
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "folder.edgeclin").mkdir()
+    (tmp_path / "file").write_text("")
+    target = () if option == "-o" else ("-o", tmp_path / "new")
+    done = convert(FLOAT, *wanted(), *target, option, tmp_path / name)
+    refused(done, 1, words)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.convert
+def test_a_profile_without_a_bundle_is_named_where_another_has_one(
+    convert: Convert, tmp_path: Path
+) -> None:
+    (tmp_path / "gates.toml").write_text("[error]\nint8 = 1e-6\n")
+    done = convert(
+        FLOAT, *wanted(validation=VALIDATION, gates=tmp_path / "gates.toml"),
+        "--profile", ECG / "cloud-server.toml", "--no-mixed-precision",
+        "--calibration-method", "min-max", "-o", tmp_path / "all",
+    )  # fmt: skip
+    refused(done, 3, "1 gate missed, no bundle was written for cpu-x86_64: ")
+    (made,) = (tmp_path / "all").iterdir()
+    assert made.name.endswith("cloud-server.edgeclin")
 
 
 def test_a_missing_signing_key_is_refused_before_the_long_work(

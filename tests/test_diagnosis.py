@@ -52,6 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_samples(folder / "validation.npz", samples(100, 2))
     wide = tflite_with_a_wide_channel((DATA / "ecg_float.tflite").read_bytes())
     (folder / "wide.tflite").write_bytes(wide)
+    absurd = tflite_with_a_wide_channel((DATA / "ecg_float.tflite").read_bytes(), 1e8)
+    (folder / "absurd.tflite").write_bytes(absurd)
     return folder
 
 
@@ -201,6 +203,47 @@ def test_a_tflite_engine_keeps_the_convolutions_that_break_it(
     assert {one["operator"] for one in kept} == {"CONV_2D"}
     assert bundle.manifest.primary.precision == "mixed"
     assert ("tensorflow" in bundle.manifest.tools) == (layers["quantiser"] == "tflite-converter")
+
+
+AI_EDGE = ("--quantiser", "ai-edge-quantizer", "--unsigned")
+
+
+def test_layers_that_xnnpack_does_not_load_in_int8_stay_in_float(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = run("convert", "absurd.tflite", TFLITE, *AI_EDGE, "-o", tmp_path / "mixed")
+    assert done.exit_code == 0, done.output
+    assert "engines that can be loaded is 0" in done.stdout
+    assert "all INT8 none that can be loaded (medians" in done.stdout
+    bundle = Bundle.open(tmp_path / "mixed", allow_unsigned=True)
+    assert bundle.manifest.primary.precision == "mixed"
+    layers = json.loads(bundle.read("layers.json"))
+    assert "built-in kernels" in layers["executed_by"]
+    assert {one["operator"] for one in layers["layers"] if one["kept"]} == {"CONV_2D"}
+    assert Runtime(bundle)
+
+
+def test_an_engine_that_nothing_loads_is_exit_3_and_no_bundle_even_where_gates_may_fail(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    options = (*AI_EDGE, "--no-mixed-precision", "--allow-failed-gates")
+    done = run("convert", "absurd.tflite", TFLITE, *options, "-o", tmp_path / "int8")
+    assert done.exit_code == 3, done.output
+    said = done.stderr.splitlines()[-1]
+    assert "LiteRT cannot load the engine" in said
+    assert "(operator CONV_2D edge_1/re_lu_1_2/Relu)" in said
+    assert "mixed precision was not tried" in said
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.convert
+def test_the_other_quantiser_is_tried_where_the_first_gives_no_engine_that_can_be_loaded(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    done = run("convert", "absurd.tflite", TFLITE, "--unsigned", "-o", tmp_path / "mixed")
+    assert done.exit_code == 0, done.output
+    assert "ai-edge-quantizer misses a gate: trying tflite-converter" in done.stderr
 
 
 def test_a_coral_engine_keeps_no_layer_in_float_and_says_what_it_would_cost(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from edgeclin.convert.layers import EXACT_DB, INPUT, Layers
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import layers_of
 from edgeclin.convert.stages import BACKEND, Stage, Workshop, ask
+from edgeclin.convert.tally import Tally
 from edgeclin.errors import ConversionFailed
 from edgeclin.profiles import load_profile
 
@@ -41,13 +43,11 @@ class Bench:
         self.workshop = Workshop(folder, load_profile(profile), lambda _: None)
         self.model = DATA / f"ecg_float.{BACKEND[form]}"
 
-    def quantised(self) -> Quantised:
+    def quantised(self, methods: Sequence[Method] = (Method.MIN_MAX,)) -> Quantised:
         source = ask(self.form, self.model, self.values)
         assert source.outputs is not None
         model = Stage(self.form, self.model)
-        return quantise(
-            self.workshop, model, source.outputs, self.samples, self.values, (Method.MIN_MAX,)
-        )
+        return quantise(self.workshop, model, source.outputs, self.samples, self.values, methods)
 
     def keeping(self, made: Quantised, kept: tuple[str, ...], quantiser: str = "") -> Quantised:
         source = ask(self.form, self.model, self.values)
@@ -201,6 +201,33 @@ def test_a_wide_channel_of_a_convolution_is_found_in_a_tflite_model_too(
     assert found.ranked[0].order in (2, 3)
     assert found.jump is not None
     assert found.jump.order == 2
+
+
+def test_errors_of_values_whose_squares_are_no_float32_are_told() -> None:
+    tally = Tally(-1)
+    tally.add(np.float32([[1e30, 2.0]]), np.float32([[2e30, 1.0]]))
+    assert tally.error is not None
+    assert tally.error.mse == pytest.approx(5e59)
+    assert tally.error.sqnr_db == pytest.approx(0)
+
+
+def test_a_method_whose_engine_can_be_loaded_is_taken_before_a_better_one(
+    tmp_path: Path, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Bench(tmp_path, "tflite", "cpu-x86_64", beats)
+    asked: list[Stage] = []
+
+    def ask_engine(form: str, path: Path, judged: np.ndarray) -> Stage:
+        stage = ask(form, path, judged)
+        assert stage.outputs is not None
+        worse = replace(stage, outputs=stage.outputs + 9)
+        asked.append(worse if asked else replace(stage, refused="too wide"))
+        return asked[-1]
+
+    monkeypatch.setattr("edgeclin.convert.quantising.ask_engine", ask_engine)
+    made = one.quantised((Method.MIN_MAX, Method.PERCENTILE))
+    assert made.method is Method.PERCENTILE
+    assert made.errors[Method.MIN_MAX] < made.errors[Method.PERCENTILE]
 
 
 @pytest.mark.parametrize("form", ["tflite", "static_onnx"])

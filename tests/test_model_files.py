@@ -173,6 +173,140 @@ def test_a_quantised_tflite_model_is_refused_as_a_source() -> None:
         read_model(DATA / "ecg_int8.tflite")
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "what", "better"),
+    [
+        (ECG / "edge.keras", "m.onnx", "a Keras 3 model", r"m\.keras"),
+        (ECG / "edge.keras", "m.zip", "a Keras 3 model", r"m\.keras"),
+        (None, "m.keras", "a Keras model in HDF5", r"m\.h5"),
+        (DATA / "ecg_float.tflite", "m.onnx", "a TFLite model", r"m\.tflite"),
+        (DATA / "ecg_float.onnx", "m.keras", "an ONNX model", r"m\.onnx"),
+        (DATA / "ecg_float.onnx", "m", "an ONNX model", r"m\.onnx"),
+    ],
+)
+def test_a_name_that_says_another_kind_than_the_content_is_refused(
+    tmp_path: Path, file: Path | None, name: str, what: str, better: str
+) -> None:
+    pytest.importorskip("onnx", reason="the convert extra is not installed")
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    path = tmp_path / name
+    if file is None:
+        h5(path, functional(INPUT, DENSE))
+    else:
+        path.write_bytes(file.read_bytes())
+    with pytest.raises(BadFile, match=f"holds {what}, which its suffix .* call it {better}$"):
+        read_model(path)
+
+
+def test_a_tflite_model_may_have_a_suffix_that_says_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    (tmp_path / "m.lite").write_bytes((DATA / "ecg_float.tflite").read_bytes())
+    assert read_model(tmp_path / "m.lite").source == "tflite"
+
+
+OWN_CLASS = {"module": None, "registered_name": "pkg>Own"}
+OWN_FUNCTION = {"module": "builtins", "class_name": "function", "config": "pkg>swoosh"}
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        (layer("Own", "mine", [16]) | OWN_CLASS, r"an object of the class pkg>Own \(mine\)"),
+        (
+            layer("Own", "mine", [16]) | OWN_CLASS | {"module": "my.layers"},
+            "an object of the class pkg>Own",
+        ),
+        (layer("pkg>Own", "mine", [16]), r"an object of the class pkg>Own \(mine\)"),
+        (layer("Dense", "d", [16], activation=OWN_FUNCTION), "the function pkg>swoosh"),
+        (layer("Lambda", "twice", [16]), r"a Lambda layer \(twice\)"),
+        (functional(INPUT, layer("Lambda", "twice", [16])), r"a Lambda layer \(twice\)"),
+    ],
+)
+def test_what_only_its_author_s_code_could_run_is_named(
+    tmp_path: Path, part: dict[str, Any], named: str
+) -> None:
+    said = rf"has {named}.*, whose code is not Keras's; export it .*model\.export\('folder'\)"
+    model = functional(INPUT, DENSE)
+    model["config"]["layers"].insert(1, part)
+    with pytest.raises(BadFile, match=said):
+        read_model(keras_file(tmp_path / "m.keras", model))
+    with pytest.raises(BadFile, match=said):
+        read_model(h5(tmp_path / "m.h5", model))
+
+
+def test_a_model_of_a_class_of_its_own_is_named(tmp_path: Path) -> None:
+    own = {"class_name": "Own", "config": {"name": "mine"}}
+    for path in (keras_file(tmp_path / "m.keras", own), h5(tmp_path / "m.h5", own)):
+        with pytest.raises(BadFile, match=r"an object of the class Own \(mine\)"):
+            read_model(path)
+
+
+def onnx_model(path: Path, *nodes: Any, domains: tuple[str, ...] = ()) -> Path:
+    from onnx import TensorProto, helper, save
+
+    ends = [[helper.make_tensor_value_info(end, TensorProto.FLOAT, [1, 4])] for end in ("x", "y")]
+    graph = helper.make_graph(list(nodes), "m", *ends)
+    versions = [helper.make_opsetid(domain, 1) for domain in domains]
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), *versions]), path)
+    return path
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize(
+    "operator",
+    ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"],
+)
+def test_a_quantised_onnx_model_is_refused_as_a_source(
+    tmp_path: Path, operator: str, inner: bool
+) -> None:
+    pytest.importorskip("onnx", reason="the convert extra is not installed")
+    from onnx import helper
+
+    nodes = [helper.make_node(operator, ["x"], ["y"])]
+    if inner:
+        branch = helper.make_graph(nodes, "then", [], [])
+        nodes = [helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)]
+    said = rf"quantised already \(it has {operator}\); give the float model"
+    with pytest.raises(BadFile, match=said):
+        read_model(onnx_model(tmp_path / "m.onnx", *nodes))
+
+
+def test_the_engines_of_edgeclin_are_no_float_sources() -> None:
+    pytest.importorskip("onnx", reason="the convert extra is not installed")
+    for name in ("ecg_qdq.onnx", "ecg_tensorrt.onnx", "ecg_tensorrt8.onnx"):
+        with pytest.raises(BadFile, match="quantised already"):
+            read_model(DATA / name)
+
+
+def test_an_operator_that_onnx_runtime_does_not_know_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the convert extra is not installed")
+    from onnx import helper
+
+    for domain, title in (("my.own", "my.own"), ("", "ONNX")):
+        node = helper.make_node("Swoosh", ["x"], ["y"], domain=domain)
+        path = onnx_model(tmp_path / "m.onnx", node, domains=("my.own",))
+        with pytest.raises(BadFile, match=f"has the operator Swoosh of {title}, which"):
+            read_model(path)
+    for operator, domain in (("Relu", ""), ("Normalizer", "ai.onnx.ml"), ("Gelu", "com.microsoft")):
+        node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+        assert read_model(onnx_model(tmp_path / "m.onnx", node, domains=(domain,))).outputs == 4
+
+
+def test_an_operator_that_litert_does_not_know_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    from edgeclin.convert.flatbuffer import pack, unpack
+
+    content = unpack((DATA / "ecg_float.tflite").read_bytes())
+    content.operatorCodes[0].builtinCode = BuiltinOperator.CUSTOM
+    content.operatorCodes[0].deprecatedBuiltinCode = BuiltinOperator.CUSTOM
+    content.operatorCodes[0].customCode = b"Swoosh"
+    (tmp_path / "m.tflite").write_bytes(pack(content))
+    with pytest.raises(BadFile, match="has the operator Swoosh, which LiteRT does not know"):
+        read_model(tmp_path / "m.tflite")
+
+
 def test_an_onnx_model_is_told(tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="the convert extra is not installed")
     facts = read_model(DATA / "ecg_float.onnx")
@@ -237,7 +371,7 @@ def test_torchscript_tells_no_shape(tmp_path: Path) -> None:
     "code", ['torch.save(x, "f")', 'torch.from_file("f")', "ops.mylibrary.evil(x)"]
 )
 def test_torchscript_that_does_more_than_compute_is_refused(tmp_path: Path, code: str) -> None:
-    with pytest.raises(BadFile, match=r"its code uses .*, which does more than compute"):
+    with pytest.raises(BadFile, match=r"__torch__\.py uses .*, which does more than compute"):
         read_model(torchscript(tmp_path / "m.pt", f"def forward(x):\n  {code}"))
 
 

@@ -12,6 +12,7 @@ from edgeclin.cli.output import FILE, input_shape_option, json_option, print_jso
 from edgeclin.cli.plans import print_plans, print_reproduction
 from edgeclin.cli.progress import Steps
 from edgeclin.cli.proofs import Done, print_all
+from edgeclin.cli.signals import stopping
 
 if TYPE_CHECKING:
     from edgeclin.convert import Conversion
@@ -121,6 +122,7 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     help="Convert as BUNDLE's record says, in place of --profile, and compare; writes no bundle.",
 )
 @json_option
+@stopping()
 def convert(
     model: Path,
     profiles: tuple[str, ...],
@@ -147,8 +149,8 @@ def convert(
     Every stage is judged on real held-out data; a missed gate is exit 3 and no bundle. Where INT8
     misses one, the layers that break it stay in float if that is enough.
     """
-    from edgeclin.cli.signals import stopping
     from edgeclin.convert import Conversion
+    from edgeclin.convert.planning import require_targets
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import EdgeclinError, GateMissed
@@ -195,34 +197,35 @@ def convert(
         )
         for device, target in zip(devices, _targets(output, described, devices), strict=True)
     ]
+    for job in jobs:
+        require_targets(job)
     if dry_run:
         print_plans(jobs, as_json)
         return
-    with stopping():
-        done = [_convert_one(job, as_json, several) for job in jobs]
+    done = [_convert_one(job, as_json, several) for job in jobs]
     print_all(done, as_json, signed=not unsigned)
     missed = [sentence for one in done for sentence in one.missed]
     if missed:
-        raise GateMissed(missed, advice=[sentence for one in done for sentence in one.advice])
+        advice = [sentence for one in done for sentence in one.advice]
+        without = [one.profile for one in done if several and one.converted is None]
+        raise GateMissed(missed, advice=advice, profiles=without)
 
 
 def _reproduce(
     model: Path, path: Path, data: tuple[Dataset, Dataset | None], as_json: bool
 ) -> None:
     from edgeclin.bundle import Bundle
-    from edgeclin.cli.signals import stopping
     from edgeclin.convert.reproducing import reproduce
     from edgeclin.errors import GateMissed
     from edgeclin.keys import trusted_keys
 
     bundle = Bundle.open(path, trusted_keys([]))
     steps = Steps(quiet=as_json)
-    with stopping():
-        try:
-            found = reproduce(model, bundle, *data, steps)
-        except BaseException:
-            steps.end("failed")
-            raise
+    try:
+        found = reproduce(model, bundle, *data, steps)
+    except BaseException:
+        steps.end("failed")
+        raise
     steps.end("done")
     if as_json:
         print_json(found)
@@ -252,15 +255,12 @@ def _targets(
     from edgeclin.bundle import SUFFIX
     from edgeclin.convert.bundling import default_output
     from edgeclin.errors import BadFile
-    from edgeclin.files import writing
 
     if len(devices) == 1:
         return [output or default_output(description, devices[0])]
     folder = output or Path()
     if folder.suffix == SUFFIX:
         raise BadFile(folder, "one file, for several profiles", "name a folder for the bundles")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     return [folder / default_output(description, device) for device in devices]
 
 

@@ -18,6 +18,7 @@ from edgeclin.cli.output import (
 )
 from edgeclin.cli.progress import Steps
 from edgeclin.cli.proofs import print_float_layers, print_gates
+from edgeclin.cli.signals import stopping
 
 if TYPE_CHECKING:
     from edgeclin.convert import Examined
@@ -51,6 +52,7 @@ _MISSED = 3
 @click.option("-o", "--output", type=FILE, help="Write all figures here too, as JSON.")
 @json_option
 @click.pass_context
+@stopping()
 def diagnose(
     ctx: click.Context,
     model: Path,
@@ -71,17 +73,19 @@ def diagnose(
 
     Writes no bundle. Exit 3 when an engine misses its gates even with layers in float.
     """
-    from edgeclin.cli.signals import stopping
     from edgeclin.convert import Conversion, examine
     from edgeclin.datasets import open_dataset
     from edgeclin.description import describe_or_guess
     from edgeclin.errors import BadFile
+    from edgeclin.files import require_writable
     from edgeclin.gates import load_margins
     from edgeclin.model_files import fix_shape, read_model
     from edgeclin.profiles import load_profile
 
-    if output is not None and output.exists():
-        raise BadFile(output, "exists", "name another file with -o")
+    if output is not None:
+        if output.exists():
+            raise BadFile(output, "exists", "name another file with -o")
+        require_writable(output.parent)
     path = description or beside(model, "model.toml")
     facts = fix_shape(model, read_model(model), input_shape)
     job = Conversion(
@@ -101,12 +105,11 @@ def diagnose(
         input_shape=input_shape,
     )
     steps = Steps(quiet=as_json)
-    with stopping():
-        try:
-            examined = examine(job, steps)
-        except BaseException:
-            steps.end("failed")
-            raise
+    try:
+        examined = examine(job, steps)
+    except BaseException:
+        steps.end("failed")
+        raise
     steps.end("done")
     if output is not None:
         _write(output, examined)

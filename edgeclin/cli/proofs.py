@@ -111,10 +111,12 @@ def print_float_layers(diagnosis: Diagnosis) -> None:
         if layer.kept
     ]
     print_table(("layer kept in float", "SQNR in INT8 (dB)", "ms", "bytes"), rows)
+    int8 = "none that can be loaded"
+    if mixed.int8_bytes:
+        int8 = f"{mixed.int8_latency_ms:.3f} ms and {mixed.int8_bytes:,} bytes"
     click.echo(
-        f"mixed engine: {mixed.latency_ms:.3f} ms and {mixed.bytes:,} bytes, all INT8 "
-        f"{mixed.int8_latency_ms:.3f} ms and {mixed.int8_bytes:,} bytes (medians of {mixed.runs} "
-        "runs in turn, one thread of this machine)"
+        f"mixed engine: {mixed.latency_ms:.3f} ms and {mixed.bytes:,} bytes, all INT8 {int8} "
+        f"(medians of {mixed.runs} runs in turn, one thread of this machine)"
     )
 
 

@@ -25,7 +25,6 @@ from edgeclin.description import Description
 from edgeclin.gates import Gate, Margins
 from edgeclin.golden import write_golden
 from edgeclin.manifest import SCHEMA, Difference, Engine, Golden, Manifest
-from edgeclin.model_files import companions
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
 from edgeclin.version import VERSION
@@ -95,9 +94,8 @@ def write(
     )
     manifest = _manifest(job, proof, golden, deployed.engines)
     engine = proven.stage.path.read_bytes()
-    source = model_sha256(job.model)
     verification = Verification(
-        model_sha256=source,
+        model_sha256=proof.model_sha256,
         validation=proof.plan.validation.name,
         samples=len(proof.judged),
         machine=f"{platform.system()} {platform.machine()}",
@@ -124,7 +122,11 @@ def write(
         manifest.golden.file: data,
         "report.html": page,
         "sbom.json": write_sbom(
-            manifest.name, manifest.version, source, _sha256(engine), manifest.tools
+            manifest.name,
+            manifest.version,
+            proof.model_sha256,
+            _sha256(engine),
+            manifest.tools,
         ),
         **{name: _json(record) for name, record in records.items() if record is not None},
     }
@@ -195,20 +197,6 @@ def _manifest(
 def default_output(description: Description, profile: Profile) -> Path:
     """Where a bundle goes when nobody says: NAME-VERSION-PROFILE.edgeclin in this folder."""
     return Path(f"{description.name}-{description.version}-{profile.name}{SUFFIX}")
-
-
-def model_sha256(model: Path) -> str:
-    """Of a file's bytes, or of several files with their names."""
-    if model.is_dir():
-        root, files = model, sorted(file for file in model.rglob("*") if file.is_file())
-    else:
-        root, files = model.parent, [model, *companions(model)]
-        if len(files) == 1:
-            return _sha256(model.read_bytes())
-    listing = [
-        f"{file.relative_to(root).as_posix()} {_sha256(file.read_bytes())}" for file in files
-    ]
-    return _sha256("\n".join(listing).encode())
 
 
 def _json(value: Record) -> bytes:

@@ -15,12 +15,13 @@ import numpy as np
 
 from edgeclin.convert.advice import Advice, Facts, advise, breaking
 from edgeclin.convert.layers import INPUT, Layer, Layers
+from edgeclin.convert.loading import gate_of
 from edgeclin.convert.mixed import Found, MixedPrecision, Mixer, with_prices
 from edgeclin.convert.quantising import Quantised, quantise_by
 from edgeclin.convert.ranges import Method
 from edgeclin.convert.routes import QUANTISERS, layers_of
 from edgeclin.convert.stages import Progress, Stage, Workshop
-from edgeclin.errors import ConversionFailed, EdgeclinError
+from edgeclin.errors import ConversionFailed, EdgeclinError, GateMissed
 from edgeclin.gates import Gate
 from edgeclin.profiles import EngineKind, Profile
 from edgeclin.records import Record
@@ -123,6 +124,7 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
 
     Raises:
         ConversionFailed: a converter crashed or refused.
+        GateMissed: no engine can be loaded on this machine.
     """
     quantised = _by_the_best_quantiser(case, quantised)
     layers, problem = _compared_or_not(case, quantised)
@@ -145,6 +147,8 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
         mixed=mixed,
     )
     if not isinstance(found, Found):
+        if quantised.stage.refused:
+            raise GateMissed([gate.sentence for gate in missed], missed, diagnosis.sentences)
         return quantised, diagnosis
     priced = with_prices(layers, found.prices, found.facts.kept)
     return found.quantised, msgspec.structs.replace(diagnosis, layers=priced.layers)
@@ -152,13 +156,15 @@ def diagnose(case: Case, quantised: Quantised) -> tuple[Quantised, Diagnosis]:
 
 def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
     """Another quantiser costs time and memory: it is tried only where the first misses a gate, and
-    with the ranges that served the first best."""
+    with the ranges that served the first best, or with all where none gave an engine that can be
+    loaded."""
     missed = _missed(case, quantised)
     if not missed or case.quantiser != AUTO or _not_of_the_engine(case):
         return quantised
     method, calibrated = quantised.method, quantised.calibrated
-    chosen = replace(calibrated, ranges={method: calibrated.ranges[method]})
-    best = (len(missed), quantised.errors[quantised.method]), quantised, case.workshop.tools
+    served = calibrated.ranges if quantised.stage.refused else {method: calibrated.ranges[method]}
+    chosen = replace(calibrated, ranges=served)
+    best = _rank(missed, quantised), quantised, case.workshop.tools
     for name in QUANTISERS[case.workshop.profile.engine]:
         if name == quantised.quantiser:
             continue
@@ -169,12 +175,16 @@ def _by_the_best_quantiser(case: Case, quantised: Quantised) -> Quantised:
         except ConversionFailed as exc:
             case.progress(f"{name} is no help ({exc})")
             continue
-        rank = len(_missed(case, other)), other.errors[method]
+        rank = _rank(_missed(case, other), other)
         other = replace(other, calibrated=calibrated)
         best = min(best, (rank, other, case.workshop.tools), key=lambda one: one[0])
     # A bundle names the tools that made its engine, and no others.
     case.workshop.tools = best[2]
     return best[1]
+
+
+def _rank(missed: Sequence[Gate], quantised: Quantised) -> tuple[bool, int, float]:
+    return bool(quantised.stage.refused), len(missed), quantised.errors[quantised.method]
 
 
 def _compared_or_not(case: Case, quantised: Quantised) -> tuple[Layers, str]:
@@ -199,6 +209,8 @@ def _compared(case: Case, quantised: Quantised) -> Layers:
 def _missed(case: Case, quantised: Quantised) -> list[Gate]:
     """Gates that another engine could hold; those that lack samples are none."""
     assert quantised.stage.outputs is not None
+    if quantised.stage.refused:
+        return [gate_of(quantised.stage, len(case.judged))]
     return _of(case.judge(quantised.stage.outputs))
 
 

@@ -24,6 +24,7 @@ MOST_TRIALS = 32
 MOST_SHARE = 0.5
 """An engine with more of its layers in float is a float engine, and should be made as one."""
 MOST_PRICED = 12
+_INT8 = "INT8 engine"
 
 
 class MixedPrecision(Record, frozen=True):
@@ -34,7 +35,7 @@ class MixedPrecision(Record, frozen=True):
         trials: engines that were made on the way; 0 where it was not tried.
         said: in a sentence what came of it, or why it was not tried.
         latency_ms, int8_latency_ms: medians of `runs` interleaved runs on one thread of this
-            machine.
+            machine; of an INT8 engine that cannot be loaded 0, as its bytes are.
     """
 
     kept: tuple[str, ...]
@@ -98,9 +99,9 @@ class Mixer:
     def _try(self, kept: tuple[str, ...]) -> bool:
         many = f"{len(kept)} layers" if len(kept) > 1 else "1 layer"
         self.progress(f"trying mixed precision, {many} in float")
-        outputs = self._engine(kept).stage.outputs
-        assert outputs is not None
-        return self.holds(outputs)
+        stage = self._engine(kept).stage
+        assert stage.outputs is not None
+        return not stage.refused and self.holds(stage.outputs)
 
     def _engine(self, kept: Sequence[str]) -> Quantised:
         """The engine that keeps these layers, by the ranges of the INT8 engine's own method."""
@@ -129,18 +130,18 @@ class Mixer:
             name: self._engine([other for other in kept if other != name])
             for name in kept[:MOST_PRICED]
         }
-        engines = {"": mixed, **without}
-        data = {name: one.stage.path.read_bytes() for name, one in engines.items()}
-        int8 = self.int8.stage.path.read_bytes()
-        took = latency.measure(
-            BACKEND[self.model.form],
-            {**data, "INT8 engine": int8},
-            np.ascontiguousarray(self.judged[0]),
-        )
+        engines = {"": mixed, **without, _INT8: self.int8}
+        data = {
+            name: one.stage.path.read_bytes()
+            for name, one in engines.items()
+            if not one.stage.refused
+        }
+        took = latency.measure(BACKEND[self.model.form], data, np.ascontiguousarray(self.judged[0]))
         medians, size = took.medians, len(data[""])
         prices = {
             name: Price(latency_ms=medians[""] - medians[name], bytes=size - len(data[name]))
             for name in without
+            if name in data
         }
         facts = MixedPrecision(
             kept=kept,
@@ -149,9 +150,9 @@ class Mixer:
             f"{len(self.layers.layers)} layers in float (engines tried: {trials})",
             runs=took.runs,
             latency_ms=medians[""],
-            int8_latency_ms=medians["INT8 engine"],
+            int8_latency_ms=medians.get(_INT8, 0.0),
             bytes=size,
-            int8_bytes=len(int8),
+            int8_bytes=len(data.get(_INT8, b"")),
         )
         return Found(mixed, facts, prices)
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeclin.bundle import SUFFIX
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.diagnosis import check_quantiser
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.routes import FORM, route
+from edgeclin.convert.unchanging import unchanging
 from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Output, Task
 from edgeclin.errors import BadFile, EngineUnavailable
+from edgeclin.files import require_writable
 from edgeclin.model_files import ModelFacts, fix_shape, read_model
 from edgeclin.toolchains import needed_by, require
 
@@ -68,8 +71,27 @@ def plan(job: Conversion) -> Plan:
     calibration, validation = calibrating.samples_of(
         job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
     )
+    calibration, validation = unchanging(calibration), unchanging(validation)
     truths = [_truth(data, job) for data in (calibration, validation)]
     return Plan(facts, way, quantiser, calibration, validation, *truths)
+
+
+def require_targets(job: Conversion) -> None:
+    """Refuse a bundle or a report that could not be written after the long work.
+
+    Raises:
+        BadFile: something else stands there, or no file can be made in the folder.
+    """
+    output = job.output.absolute()
+    require_writable(next(folder for folder in output.parents if folder.exists()))
+    if output.exists() and output.is_dir() == (output.suffix == SUFFIX):
+        raise BadFile(job.output, "exists and is another kind of thing", "name another with -o")
+    if output.is_dir() and any(output.iterdir()):
+        raise BadFile(job.output, "exists and is not empty", "name another with -o")
+    if job.report is not None:
+        require_writable(job.report.absolute().parent)
+        if job.report.is_dir():
+            raise BadFile(job.report, "a folder", "name a file with --report")
 
 
 def _truth(data: Dataset, job: Conversion) -> NDArray[np.int64] | None:

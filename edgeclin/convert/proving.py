@@ -17,6 +17,7 @@ from edgeclin.convert.diagnosis import Case, Diagnosis, diagnose
 from edgeclin.convert.engines import Finished, finish
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
+from edgeclin.convert.model_copies import copy_model, model_sha256
 from edgeclin.convert.planning import Plan
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
@@ -26,7 +27,7 @@ from edgeclin.gates.gate import missed
 from edgeclin.manifest import Confidence
 from edgeclin.preprocess import Preprocess
 
-CALIBRATION, VALIDATION = "calibration.npy", "validation.npy"
+CALIBRATION, VALIDATION, SOURCE = "calibration.npy", "validation.npy", "source"
 INT8 = "INT8 engine"
 
 
@@ -51,12 +52,14 @@ class Proof:
     """Everything that is known of a conversion before its bundle is written.
 
     Attributes:
+        model_sha256: of the copy of the model that was converted.
         judged: prepared validation samples, float32 [n, …].
         stages: every float form; the last is the one that the engine is made from.
         finished: what the accelerator's engine gets beyond the one that was judged.
     """
 
     plan: Plan
+    model_sha256: str
     judge: Judge
     judged: np.ndarray
     workshop: Workshop
@@ -105,6 +108,8 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         BadFile: the model answers otherwise than described.
     """
     preprocess = Preprocess(job.description.inputs[0])
+    (folder / SOURCE).mkdir()
+    model = copy_model(job.model, folder / SOURCE)
     calibration, validation = plan.calibration, plan.validation
     progress(f"preparing {len(calibration)} calibration and {len(validation)} validation samples")
     prepared = calibrating.prepare(calibration, preprocess, folder / CALIBRATION)
@@ -114,7 +119,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         raise GateMissed(missed(data_gates), data_gates)
     workshop = Workshop(folder, job.profile, progress)
     source, stages = workshop.float_stages(
-        Stage(plan.facts.source, job.model), plan.way, folder / VALIDATION, preprocess.shape
+        Stage(plan.facts.source, model), plan.way, folder / VALIDATION, preprocess.shape
     )
     judge = Judge(
         job.description,
@@ -160,6 +165,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
     finished = finish(workshop, stages[-1], quantised, judged, judge, proven.confidence)
     return Proof(
         plan,
+        model_sha256(model),
         judge,
         judged,
         workshop,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeclin.convert.loading import ask_engine
 from edgeclin.convert.ranges import Method, Range, Statistics, write_ranges
 from edgeclin.convert.request import Outcome
 from edgeclin.convert.routes import QUANTISERS, ranges_of
-from edgeclin.convert.stages import Stage, Workshop, ask
+from edgeclin.convert.stages import Stage, Workshop
 from edgeclin.gates.engines import relative_error
 
 
@@ -75,7 +76,8 @@ def quantise(
     methods: Sequence[Method],
     quantiser: str = "",
 ) -> Quantised:
-    """Make an engine by each method and keep the one nearest to the source model.
+    """Make an engine by each method and keep the one nearest to the source model, of those that can
+    be loaded if there are any.
 
     Args:
         source: the source model's answers to the validation samples, float32 [n, outputs].
@@ -115,10 +117,10 @@ def quantise_by(
     errors: dict[Method, float] = {}
     for method, ranges in calibrated.ranges.items():
         engine, outcome = workshop.run(converter, model.path, ranges=str(ranges), kept=kept)
-        stage = ask(model.form, engine, judged)
+        stage = ask_engine(model.form, engine, judged)
         assert stage.outputs is not None
         made[method] = stage, outcome
         errors[method] = relative_error(source, stage.outputs)
-    best = min(made, key=lambda method: errors[method])
+    best = min(made, key=lambda method: (bool(made[method][0].refused), errors[method]))
     stage, outcome = made[best]
     return Quantised(stage, best, errors, calibrated, quantiser, outcome.floats, kept)

@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 from edgeclin.bundle import Bundle
-from edgeclin.convert.bundling import Verification, model_sha256
+from edgeclin.convert.bundling import Verification
 from edgeclin.convert.calibration import CalibrationRecord, hash_of
 from edgeclin.convert.job import Conversion
+from edgeclin.convert.model_copies import model_sha256
 from edgeclin.convert.pipeline import convert
 from edgeclin.convert.planning import plan
 from edgeclin.convert.ranges import Method
@@ -66,13 +67,19 @@ def reproduce(
         ConversionFailed: as for `convert`.
     """
     record, then = _calibration(bundle), _verification(bundle)
-    if model_sha256(model) != then.model_sha256:
-        raise BadFile(model, f"is not the model that {bundle.path} was made from")
+    _require_same_model(model, model_sha256(model), bundle, then)
     with scratch_folder() as folder:
         job = _job(model, bundle, record, then, calibration, validation, folder)
         _require_same_samples(job, record)
         made = Bundle.open(convert(job, progress).path, allow_unsigned=True)
-        return _compared(bundle, made, then, _verification(made))
+        now = _verification(made)
+        _require_same_model(model, now.model_sha256, bundle, then)
+        return _compared(bundle, made, then, now)
+
+
+def _require_same_model(model: Path, found: str, bundle: Bundle, then: Verification) -> None:
+    if found != then.model_sha256:
+        raise BadFile(model, f"is not the model that {bundle.path} was made from")
 
 
 def _calibration(bundle: Bundle) -> CalibrationRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgeclin.backends import Backend, load_backend
+from edgeclin.convert.model_copies import copy_model
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.convert.routes import made_by
 from edgeclin.convert.worker import run_converter
-from edgeclin.model_files import companions
 from edgeclin.profiles import Profile
 
 BACKEND = {"tflite": "tflite", "onnx": "onnx", "static_onnx": "onnx"}
@@ -31,12 +30,15 @@ class Stage:
     Attributes:
         form: such as `tflite`.
         outputs: float32 [n, outputs], or None where only its own framework could ask it.
+        engine: what executed it.
+        refused: why the kernels of this machine do not load it, if so.
     """
 
     form: str
     path: Path
     outputs: np.ndarray | None = None
     engine: str = ""
+    refused: str = ""
 
 
 class Workshop:
@@ -54,12 +56,7 @@ class Workshop:
         self._count += 1
         folder = self.folder / f"{self._count}-{converter}"
         folder.mkdir()
-        copy = folder / model.name
-        if model.is_dir():
-            shutil.copytree(model, copy)
-        else:
-            for file in (model, *companions(model)):
-                shutil.copy(file, folder)
+        copy = copy_model(model, folder)
         asked = Request(model=str(copy), folder=str(folder), profile=self.profile, **request)
         outcome = run_converter(converter, asked, self.progress)
         self.tools.update(outcome.tools)
@@ -100,8 +97,12 @@ class Workshop:
 def ask(form: str, path: Path, judged: np.ndarray) -> Stage:
     """Execute a model or an engine on every validation sample, on this machine."""
     loaded: Backend = load_backend(BACKEND[form], path.read_bytes())
+    return Stage(form, path, answers(loaded, judged), loaded.version)
+
+
+def answers(loaded: Backend, judged: np.ndarray) -> np.ndarray:
+    """What a model or an engine answers to every sample, float32 [n, outputs]; it is closed."""
     try:
-        rows = [loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged]
-        return Stage(form, path, np.stack(rows), loaded.version)
+        return np.stack([loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged])
     finally:
         loaded.close()

@@ -31,7 +31,8 @@ class Tally:
         Args:
             expected, found: float32 [1, …] with the same number of values.
         """
-        found = found.reshape(expected.shape)
+        expected = expected.astype(np.float64)  # squares of float32 may be none
+        found = found.reshape(expected.shape).astype(np.float64)
         self._values += expected.size
         self._both += float(np.vdot(expected, found))
         self._answer += float(np.vdot(found, found))

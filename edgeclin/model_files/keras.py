@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edgeclin.errors import BadFile, MissingExtra
 from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
+from edgeclin.model_files.keras_objects import refuse_own_code
 
 _KEEPS_WIDTH = {
     "Activation",
@@ -32,7 +33,7 @@ def read_keras(path: Path) -> ModelFacts:
             names = set(archive.namelist())
             if not {"config.json", "model.weights.h5"} <= names:
                 raise BadFile(path, "a zip file without a Keras 3 model in it", CONVERTIBLE)
-            return _facts(json.loads(archive.read("config.json"))["config"])
+            return _facts(path, json.loads(archive.read("config.json")))
     except BadFile:
         raise
     except Exception as exc:  # whatever a damaged zip file or a strange config leads to
@@ -54,14 +55,16 @@ def read_keras_h5(path: Path) -> ModelFacts:
                     "an HDF5 file with weights only, without the architecture",
                     "build the model, load the weights and save it as .keras",
                 )
-            return _facts(json.loads(config)["config"])
+            return _facts(path, json.loads(config))
     except BadFile:
         raise
     except Exception as exc:
         raise BadFile(path, "a damaged or unusual .h5 file", CONVERTIBLE) from exc
 
 
-def _facts(config: dict[str, Any]) -> ModelFacts:
+def _facts(path: Path, model: dict[str, Any]) -> ModelFacts:
+    refuse_own_code(path, model)
+    config = model["config"]
     layers = {layer["config"]["name"]: layer for layer in config["layers"]}
     inputs = tuple(
         (name, tuple(_batch_shape(layers[name]["config"])[1:]))

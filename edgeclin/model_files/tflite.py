@@ -15,6 +15,7 @@ def read_tflite(path: Path) -> ModelFacts:
     """Facts of a float TFLite model."""
     try:
         from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.schema_py_generated import BuiltinOperator
     except ImportError as exc:
         raise MissingExtra("LiteRT, which reads TFLite models,", "tflite") from exc
     try:
@@ -28,6 +29,13 @@ def read_tflite(path: Path) -> ModelFacts:
         raise BadFile(path, "compiled for the Edge TPU already", "give the float model behind it")
     if types & {"int8", "uint8", "int16"}:
         raise BadFile(path, "quantised already", "give the float model that it was made from")
+    own = [name for name in operators if name != "DELEGATE" and not hasattr(BuiltinOperator, name)]
+    if own:
+        raise BadFile(
+            path,
+            f"has the operator {own[0]}, which LiteRT does not know",
+            "convert the model again with built-in operators alone",
+        )
     shapes = tuple(
         (
             str(entry["name"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from edgeclin.tensorrt.worker import PLAN
 SCHEMA = 1
 _RECORD = "build.json"
 _LOCK = "lock"
+_DRAFT = re.compile(r"\.[0-9a-f]{32}(-[0-9a-f]{32}|\.timings)\.\w{8}")
+"""What `directory_atomic` and `write_atomic` call an engine, or timings, that are not whole yet."""
 _MAX_RECORD = 1 << 20
 _HASH = 32
 """Bytes of SHA-256, which stand before the timings in their file."""
@@ -134,7 +137,7 @@ class EngineCache:
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            lock = (self.folder / _LOCK).open("w")
+            lock = (self.folder / _LOCK).open("a")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,12 +145,18 @@ class EngineCache:
                 raise EngineUnavailable(
                     f"{self.folder}: another `edgeclin build` is at work there; wait for its end"
                 ) from exc
-            for draft in self.folder.glob(".*"):
-                if draft.is_dir():
-                    shutil.rmtree(draft, ignore_errors=True)
-                else:
-                    draft.unlink(missing_ok=True)
+            self._clear_drafts()
             yield
+
+    def _clear_drafts(self) -> None:
+        """Nothing else: whoever names the folder may have other things in it."""
+        for draft in self.folder.iterdir():
+            if not _DRAFT.fullmatch(draft.name):
+                continue
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
 
     @contextmanager
     def draft(self, identity: Identity) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from edgeclin.errors import MissingExtra
 
 try:
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 except ImportError as exc:
     raise MissingExtra("LiteRT, which executes TFLite models,", "convert") from exc
 
@@ -42,12 +42,13 @@ class TFLiteProbe:
         data = engine.read_bytes()
         graph = _Graph(data, _weights_and_names(model))
         self.places = list(graph.places())
-        self.executed_by = f"LiteRT {version('ai-edge-litert')} XNNPACK"
         self._whole = _Kept(data, threads)
+        kernels = "XNNPACK" if self._whole.xnnpack else "built-in kernels"
+        self.executed_by = f"LiteRT {version('ai-edge-litert')} {kernels}"
         self._input = self._whole.interpreter.get_input_details()[0]["index"]
         self._given = graph.given
         cut, self._fed = graph.cut_apart()
-        self._parts = _Kept(cut, threads)
+        self._parts = _Kept(cut, threads, xnnpack=self._whole.xnnpack)
 
     def arriving(self, sample: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         self._whole.feed(self._input, sample[np.newaxis])
@@ -87,15 +88,20 @@ def _weights_and_names(model: Path) -> _FloatModel:
 
 
 class _Kept:
-    """An interpreter that keeps all tensors, read and written as floats."""
+    """An interpreter that keeps all tensors, read and written as floats.
 
-    def __init__(self, model: bytes, threads: int) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # keeping all tensors is what this is for
-            self.interpreter = Interpreter(
-                model_content=model, experimental_preserve_all_tensors=True, num_threads=threads
-            )
-        self.interpreter.allocate_tensors()
+    LiteRT's built-in kernels execute what XNNPACK's do not take.
+    """
+
+    def __init__(self, model: bytes, threads: int, *, xnnpack: bool = True) -> None:
+        self.xnnpack = xnnpack
+        try:
+            self.interpreter = _interpreter(model, threads, xnnpack)
+        except RuntimeError:
+            if not xnnpack:
+                raise
+            self.xnnpack = False
+            self.interpreter = _interpreter(model, threads, xnnpack=False)
         self._details = {entry["index"]: entry for entry in self.interpreter.get_tensor_details()}
 
     def feed(self, index: int, values: np.ndarray) -> None:
@@ -113,6 +119,20 @@ class _Kept:
         if values.dtype == np.float32 or not scale:
             return values.astype(np.float32, copy=False)
         return (values.astype(np.float32) - zero) * np.float32(scale)
+
+
+def _interpreter(model: bytes, threads: int, xnnpack: bool) -> Interpreter:
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # keeping all tensors is what this is for
+        interpreter = Interpreter(
+            model_content=model,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.AUTO if xnnpack else kernels,
+            num_threads=threads,
+        )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 class _Graph:
