@@ -14,12 +14,15 @@ from edgeclin.convert.model_copies import copy_model
 from edgeclin.convert.request import Outcome, Request
 from edgeclin.convert.routes import made_by
 from edgeclin.convert.worker import run_converter
+from edgeclin.errors import ConversionFailed
 from edgeclin.profiles import Profile
 
 BACKEND = {"tflite": "tflite", "onnx": "onnx", "static_onnx": "onnx"}
 """What executes each form on this machine."""
 TITLE = {"tflite": "TFLite", "onnx": "ONNX", "static_onnx": "static ONNX"}
 
+_STEADY = 1e-4
+"""Of the spread of all outputs: what is summed in another order differs by less."""
 Progress = Callable[[str], None]
 
 
@@ -101,8 +104,19 @@ def ask(form: str, path: Path, judged: np.ndarray) -> Stage:
 
 
 def answers(loaded: Backend, judged: np.ndarray) -> np.ndarray:
-    """What a model or an engine answers to every sample, float32 [n, outputs]; it is closed."""
+    """What a model or an engine answers to every sample, float32 [n, outputs]; it is closed.
+
+    Raises:
+        ConversionFailed: it answers otherwise when it is asked again.
+    """
     try:
-        return np.stack([loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged])
+        found = np.stack([loaded.run(np.ascontiguousarray(sample)).ravel() for sample in judged])
+        again = loaded.run(np.ascontiguousarray(judged[0])).ravel()
+        if np.abs(again - found[0]).max() > _STEADY * (float(np.ptp(found)) or 1.0):
+            raise ConversionFailed(
+                "the model answers otherwise when it is asked again: it draws random numbers, as "
+                "dropout in training mode does; export it for inference"
+            )
+        return found
     finally:
         loaded.close()
