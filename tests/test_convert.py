@@ -873,3 +873,28 @@ def test_a_converter_killed_by_a_signal_is_an_error_message(tmp_path: Path) -> N
     with pytest.raises(EdgeclinError, match="killed by SIGSEGV: last words"):
         _outcome("tflite_from_keras", tmp_path, -signal.SIGSEGV)
     shutil.rmtree(tmp_path)
+
+
+def test_a_profile_that_fails_does_not_silence_those_before_it(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorflow", reason="the convert extra is not installed")
+    import edgeclin.convert as package
+
+    whole = package.convert
+
+    def failing(job: Any, progress: Any) -> Any:
+        if job.profile.name == "raspberry-pi-5":
+            raise ConversionFailed("the second fails")
+        return whole(job, progress)
+
+    monkeypatch.setattr(package, "convert", failing)
+    done = convert(
+        FLOAT, "--profile", "cpu-x86_64", "--profile", "raspberry-pi-5", "--description",
+        ECG / "edge.toml", "--calibration", TRAIN, "--validation", VALIDATION, "-o",
+        tmp_path / "both", "--calibration-method", "min-max",
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert "the second fails" in done.stderr
+    (bundle,) = (tmp_path / "both").iterdir()
+    assert f"{bundle} written" in done.stdout

@@ -202,8 +202,12 @@ def convert(
     if dry_run:
         print_plans(jobs, as_json)
         return
-    done = [_convert_one(job, as_json, several) for job in jobs]
-    print_all(done, as_json, signed=not unsigned)
+    done: list[Done] = []
+    try:
+        done.extend(_convert_one(job, as_json, several) for job in jobs)
+    finally:
+        if done:
+            print_all(done, as_json, signed=not unsigned)
     missed = [sentence for one in done for sentence in one.missed]
     if missed:
         advice = [sentence for one in done for sentence in one.advice]
