@@ -55,6 +55,14 @@ def test_samples_of_one_shape_with_noise_of_their_own_are_not_each_other_s_copie
     assert not copied(beats[:30], beats[30:]).any()
 
 
+def test_heartbeats_that_are_hardly_different_from_each_other_are_no_copies() -> None:
+    """Noise of 0.3 % of the beat: each is within 1 % of every other."""
+    beat = np.exp(-np.square(np.linspace(-4, 4, 200)))[:, np.newaxis]
+    beats = beat + 0.001 * np.random.default_rng(6).normal(size=(80, 200, 1))
+    assert not copied(beats[:40], beats[40:]).any()
+    assert copied(beats[40:50] + 1e-5, beats[40:]).all(), "and copies of these are still known"
+
+
 def test_the_same_sample_in_another_unit_is_not_called_a_copy() -> None:
     signals = np.random.default_rng(1).normal(size=(10, 140, 1))
     assert not copied(signals * 1.1, signals).any()

@@ -69,9 +69,9 @@ def test_an_unknown_key_is_an_error_in_every_record(kind: type[Record]) -> None:
     ("change", "problem"),
     [
         ({"tier": "important"}, "important"),
-        ({"count": "9"}, r"\$\.count"),
-        ({"count": 9.5}, r"\$\.count"),
-        ({"count": None}, r"\$\.count"),
+        ({"count": "9"}, "count"),
+        ({"count": 9.5}, "count"),
+        ({"count": None}, "count"),
     ],
 )
 def test_a_wrong_value_is_named(change: dict[str, Any], problem: str) -> None:
@@ -110,7 +110,7 @@ def test_toml_is_read_as_the_record_it_describes(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"number = 1\ncolour = 2\n", "colour"),
-        (b'number = "1"\n', r"\$\.number"),
+        (b'number = "1"\n', "number is text in quotes"),
         (b"words = []\n", "number"),
         (b"number = \n", "line 1"),
         (b"number = 1\n# \xff\n", "utf-8"),

@@ -127,12 +127,6 @@ def _of_validation(missed: Sequence[Gate]) -> Iterator[Advice]:
 
 
 def _of_calibration(facts: Facts) -> Iterator[Advice]:
-    if any(gate.stage == CALIBRATION_DATA and not gate.passed for gate in facts.gates):
-        yield Advice(
-            Remedy.CALIBRATION,
-            "mend the calibration data first: no range that is chosen from them can be trusted",
-        )
-        return
     layers = facts.layers.layers
     saturated = max(layers, key=lambda layer: layer.saturated, default=None)
     reasons = []
@@ -150,11 +144,12 @@ def _of_calibration(facts: Facts) -> Iterator[Advice]:
             f"{saturated.saturated:.1%} of the values of layer {saturated.title} are beyond what "
             "its integers represent"
         )
-    if reasons:
-        yield Advice(
-            Remedy.CALIBRATION,
-            f"calibrate with more data, of the kind that is validated with: {'; '.join(reasons)}",
-        )
+    spoilt = any(gate.stage == CALIBRATION_DATA and not gate.passed for gate in facts.gates)
+    what = "calibrate with more data, of the kind that is validated with"
+    if spoilt:
+        what = "mend the calibration data first: no range that is chosen from them can be trusted"
+    if spoilt or reasons:
+        yield Advice(Remedy.CALIBRATION, ": ".join(filter(None, (what, "; ".join(reasons)))))
 
 
 def _of_output(layers: Layers) -> Iterator[Advice]:

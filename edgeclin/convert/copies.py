@@ -10,6 +10,8 @@ ALIKE = 0.998
 below it (three sets); copies with mirroring and noise of 1 % of the range are above 0.999."""
 _NOISE = 0.01
 """Of a sample's own spread: what saving a picture again, or another type of number, changes."""
+_NEARER = 0.25
+"""Of the usual distance of an original to its nearest other one."""
 _SIDE = 16
 _AT_ONCE = 512
 
@@ -40,25 +42,36 @@ def near_copies(samples: np.ndarray) -> int:
 def copied(samples: np.ndarray, originals: np.ndarray) -> NDArray[np.bool_]:
     """Which samples are one of the originals but for noise of `_NOISE`, bool [n].
 
+    Where originals are nearly as alike among themselves, such as clean heartbeats of one patient,
+    none is: a copy is much nearer than they are to each other.
+
     Args:
         samples, originals: prepared, float32 [n, …].
     """
     ours, theirs = (
         _directions(np.stack([_reduced(one) for one in each])) for each in (samples, originals)
     )
-    found = np.zeros(len(samples), dtype=bool)
-    for start in range(0, len(ours), _AT_ONCE):
-        alike = ours[start : start + _AT_ONCE] @ theirs.T
-        for row, nearest in enumerate(alike.argmax(axis=1)):
-            if alike[row, nearest] > ALIKE:
-                found[start + row] = _nearly_equal(samples[start + row], originals[nearest])
+    nearest = [
+        (ours[start : start + _AT_ONCE] @ theirs.T).argmax(axis=1)
+        for start in range(0, len(ours), _AT_ONCE)
+    ]
+    apart = _apart(samples, originals, np.concatenate(nearest))
+    some = np.linspace(0, len(originals) - 1, min(_AT_ONCE, len(originals))).astype(int)
+    alike = theirs[some] @ theirs.T
+    alike[np.arange(len(some)), some] = -1.0
+    usual = float(np.median(_apart(originals[some], originals, alike.argmax(axis=1))))
+    found: NDArray[np.bool_] = apart <= min(_NOISE, _NEARER * usual)
     return found
 
 
-def _nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.linalg.norm(one - other)) <= _NOISE * float(
-        np.linalg.norm(other - other.mean())
-    )
+def _apart(samples: np.ndarray, others: np.ndarray, partners: NDArray[np.int64]) -> np.ndarray:
+    """How far each sample is from its partner among the others, in that one's own spread."""
+    found = []
+    for sample, partner in zip(samples, partners, strict=True):
+        other = others[partner]
+        spread = float(np.linalg.norm(other - other.mean())) or 1.0
+        found.append(float(np.linalg.norm(sample - other)) / spread)
+    return np.array(found)
 
 
 def _reduced(sample: np.ndarray) -> np.ndarray:
