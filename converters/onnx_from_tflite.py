@@ -24,6 +24,7 @@ except ImportError as exc:
 OPSET = 15
 """TensorRT 8.5 to 11 all take 13 to 17."""
 _NO_COPIES = "TF2ONNX_CATCH_ERRORS"
+_FOLDED, _CONSTANT = "const_fold_opt__", "constant"
 
 
 def convert(request: Request, report: Callable[[str], None]) -> Outcome:
@@ -66,21 +67,23 @@ def _converted(path: str) -> Any:
 def _shorten_names(graph: Any) -> None:
     """TFLite names a fused tensor after every operator in it: keep the first of them.
 
-    In a small model such names are longer than its weights.
+    In a small model such names are longer than its weights. Constants that tf2onnx folds are
+    numbered anew, in the order of their use: its own numbers differ from run to run.
     """
     short = {"": ""}
     taken: Counter[str] = Counter()
 
     def name(long: str) -> str:
         if long not in short:
-            first = long.split(";")[0]
+            first = _CONSTANT if long.startswith(_FOLDED) else long.split(";")[0]
             short[long] = f"{first}__{taken[first]}" if taken[first] else first
             taken[first] += 1
         return short[long]
 
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = name(value.name)
     for node in graph.node:
         node.input[:] = [name(tensor) for tensor in node.input]
         node.output[:] = [name(tensor) for tensor in node.output]
         node.name = node.output[0]
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = name(value.name)
+    graph.initializer.sort(key=lambda constant: constant.name)

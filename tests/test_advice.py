@@ -101,6 +101,8 @@ def test_a_loss_that_is_shown_is_none_of_the_validation_data() -> None:
         ({"layers": (layer(0, saturated=0.02), layer(1)), "clipping": True}, Remedy.TRAINING),
         ({"layers": (layer(0), layer(1, mixture=500.0, high=640.0))}, Remedy.SPLIT),
         ({"layers": (layer(0), layer(1, mixture=500.0))}, Remedy.TRAINING),
+        ({"layers": (layer(0), layer(1, low=999.9, high=1000.1))}, Remedy.OFFSET),
+        ({"layers": (layer(0), layer(1, low=9.0, high=11.0))}, Remedy.TRAINING),
         ({"layers": (layer(0, channel_spread=17.0), layer(1))}, Remedy.EQUALISE),
         ({"layers": (layer(0), layer(1, channel_spread=17.0))}, Remedy.TRAINING),
         ({"layers": (layer(0, weight_spread=17.0, weight_scales=1), layer(1))}, Remedy.EQUALISE),

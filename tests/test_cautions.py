@@ -73,13 +73,13 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
             dataset(500, groups=patients(500, 50, "p")),
             dataset(100, groups=patients(100, 29, "q")),
             {},
-            "the validation samples are of 29 groups",
+            "are of 29 groups: other patients may fare otherwise",
         ),
         (
             dataset(500),
             dataset(100, recordings=patients(100, 2, "r")),
             {},
-            "the validation samples are of 2 recordings",
+            "are of 2 recordings: other patients",
         ),
         (
             dataset(500, groups=patients(500, 50, "p")),
@@ -162,8 +162,8 @@ def doubts(n: int, rare: int = 20) -> list[str]:
 def test_what_few_validation_samples_cannot_rule_out_is_said() -> None:
     assert doubts(400) == []
     (few,) = doubts(100)
-    assert few.startswith("on 100 validation samples a loss of 2.7% could look the same")
-    assert few.endswith("to rule out 2.0% takes more of them")
+    assert few.startswith("on 100 validation samples a true loss of up to 2.7% cannot be")
+    assert few.endswith("the margin is 2.0%, and takes more samples to prove")
 
 
 def test_a_label_that_is_too_rare_to_be_judged_is_named() -> None:

@@ -15,6 +15,7 @@ from edgeclin.gates.samples import (
     distinct_gate,
     judged_gate,
     label_gate,
+    label_weights,
     sample_gates,
 )
 
@@ -80,7 +81,7 @@ def test_another_scale_misses(scale: float) -> None:
 def test_swapped_colours_miss_and_only_that_gate() -> None:
     (name,) = missed(cells(300, 1)[..., ::-1], cells(100, 2))
     gate = judged(cells(300, 1)[..., ::-1], cells(100, 2))[name]
-    assert "red and blue changed over?" in gate.sentence
+    assert "or red and blue changed over?" in gate.sentence
 
 
 def test_swapped_colours_miss_in_the_layout_of_channels_first_too() -> None:
@@ -153,3 +154,20 @@ def test_validation_samples_that_calibration_holds_are_refused() -> None:
     share = np.array([True] * 2 + [False] * 98)
     assert not copies_gate(share, LIMITS).passed
     assert copies_gate(share[1:], LIMITS).value == pytest.approx(1 / 99)
+
+
+def test_findings_that_are_commoner_in_validation_are_no_other_kind_of_data() -> None:
+    """Of smooth and rough samples a fifth are rough here, and most of them there."""
+    smooth, random = waves(300, 1), np.random.default_rng(2)
+    rough = (smooth + random.normal(0, 1, smooth.shape)).astype(np.float32)
+    ours = np.concatenate([smooth[:160], rough[:40]])
+    theirs = np.concatenate([smooth[200:210], rough[200:290]])
+    labels, wanted = ["s"] * 160 + ["r"] * 40, ["s"] * 10 + ["r"] * 90
+    blind = {gate.name: gate for gate in sample_gates(ours, theirs, LIMITS)}
+    assert not blind["roughness against validation (ratio)"].passed
+    weights = label_weights(labels, wanted)
+    fair = {gate.name: gate for gate in sample_gates(ours, theirs, LIMITS, weights)}
+    assert fair["roughness against validation (ratio)"].passed
+    noise = random.normal(size=ours.shape).astype(np.float32)
+    spoilt = {gate.name: gate for gate in sample_gates(noise, theirs, LIMITS, weights)}
+    assert not spoilt["roughness against validation (ratio)"].passed

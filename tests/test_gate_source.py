@@ -91,3 +91,19 @@ def test_a_model_that_is_worse_than_it_was_where_it_was_validated_misses(
     assert gate.name == "accuracy"
     assert gate.value == pytest.approx(0.8)
     assert gate.passed is passed
+
+
+def test_a_label_that_one_patient_has_alone_does_not_spoil_the_bound_of_recall() -> None:
+    """Draws of patients without that label say nothing about the mean of both."""
+    truth = np.array([0] * 10 + [1] * 60)
+    decided = np.array([0] * 10 + [1] * 30 + [0] * 30)
+    patients = ("p0",) * 10 + tuple(f"p{1 + index % 12}" for index in range(60))
+    output = Output(activation="none", labels=("no", "yes"))
+    answers = Answers.of(np.eye(2)[decided], Task.CLASSIFICATION, output)
+    bootstrap = Bootstrap(70, patients)
+    gates = source_gates(Metric(), output, answers, truth[:, np.newaxis], Margins(), bootstrap)
+    recall = {gate.name: gate for gate in gates}[
+        "mean recall of all labels, above a constant answer's"
+    ]
+    assert recall.value == 0.75
+    assert recall.passed

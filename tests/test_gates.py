@@ -225,7 +225,7 @@ def test_a_label_that_the_source_finds_and_the_engine_never_does_is_found_howeve
     truth = [0] * 400 + [2] * 9
     found = losses(answers(*truth), answers(*[0] * 409), column(*truth), ["one"] * 409)
     assert found["change of recall in the worst label (a)"].passed, "nine are too few for a share"
-    gate = found["labels that its source finds and it never does"]
+    gate = found["labels that the engine no longer finds"]
     assert (gate.value, gate.passed) == (1.0, False)
     assert gate.sentence.endswith("it never finds c")
 
@@ -234,7 +234,7 @@ def test_a_label_that_was_hardly_ever_found_is_not_called_lost() -> None:
     truth = [0] * 400 + [2] * 9
     source = answers(*[0] * 400, 2, 2, *[0] * 7)
     found = losses(source, answers(*[0] * 409), column(*truth), ["one"] * 409)
-    assert found["labels that its source finds and it never does"].passed
+    assert found["labels that the engine no longer finds"].passed
 
 
 SEGMENTS = Output(activation="none", labels=("tissue", "lesion"), positive=("lesion",))
@@ -261,7 +261,7 @@ def test_a_segmentation_that_never_finds_the_lesion_misses_though_most_pixels_ag
     assert {gate.name for gate in judged if not gate.passed} == {
         "change of Dice",
         "change of recall in the worst label (lesion)",
-        "labels that its source finds and it never does",
+        "labels that the engine no longer finds",
     }
 
 

@@ -227,8 +227,8 @@ def _reproduce(
     steps = Steps(quiet=as_json)
     try:
         found = reproduce(model, bundle, *data, steps)
-    except BaseException:
-        steps.end("failed")
+    except BaseException as exc:
+        steps.end("failed" if isinstance(exc, Exception) else "stopped")
         raise
     steps.end("done")
     if as_json:
@@ -284,8 +284,8 @@ def _convert_one(job: Conversion, as_json: bool, several: bool) -> Done:
         missed = exc.missed if not several else tuple(f"{name}: {one}" for one in exc.missed)
         advice = exc.advice if not several else tuple(f"{name}: {one}" for one in exc.advice)
         return Done(name, metric, exc.gates, None, missed, advice)
-    except BaseException:
-        steps.end("failed")
+    except BaseException as exc:
+        steps.end("failed" if isinstance(exc, Exception) else "stopped")
         raise
     steps.end("done")
     return Done(name, metric, converted.gates, converted)

@@ -107,8 +107,8 @@ def diagnose(
     steps = Steps(quiet=as_json)
     try:
         examined = examine(job, steps)
-    except BaseException:
-        steps.end("failed")
+    except BaseException as exc:
+        steps.end("failed" if isinstance(exc, Exception) else "stopped")
         raise
     steps.end("done")
     if output is not None:

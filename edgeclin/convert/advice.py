@@ -31,6 +31,7 @@ class Remedy(str, Enum):
     VALIDATION = "more validation data"
     CALIBRATION = "other calibration data"
     SPLIT = "split the output"
+    OFFSET = "take out the offset"
     EQUALISE = "equalise channels"
     TRAINING = "quantisation-aware training"
 
@@ -159,7 +160,16 @@ def _of_output(layers: Layers) -> Iterator[Advice]:
             Remedy.SPLIT,
             f"the output {output.title} mixes ranges: it reaches from {output.low:.3g} to "
             f"{output.high:.3g}, {output.mixture:,.0f} times as far as its narrowest part, and one "
-            "scale cannot serve both: split it into an output for each",
+            "scale cannot serve both: split it into a model for each, or scale its parts to one "
+            "range inside the model",
+        )
+    offset = max(abs(output.low), abs(output.high)) if output else 0.0
+    if output and 0 < output.high - output.low < offset / MIXED:
+        yield Advice(
+            Remedy.OFFSET,
+            f"all values of the output {output.title} lie between {output.low:.6g} and "
+            f"{output.high:.6g}, and its integers must represent 0 too: take the constant out of "
+            "the last layer's bias",
         )
 
 

@@ -90,8 +90,8 @@ def of_validation(calibration: Dataset, validation: Dataset, repeats: int) -> It
     if 0 < together < FEW_GROUPS:
         what = "groups" if validation.groups else "recordings"
         yield (
-            f"the validation samples are of {together} {what}: what the gates say of others "
-            "is little"
+            f"the validation samples are of {together} {what}: other patients may fare otherwise; "
+            f"{FEW_GROUPS} or more tell better"
         )
     if (calibration.groups is None) != (validation.groups is None):
         named = calibration if validation.groups is None else validation
@@ -177,12 +177,13 @@ def of_judging(judge: Judge, outputs: np.ndarray, confidence: Confidence) -> Ite
     bound, margin = judge.could_lose(outputs), judge.margins.loss.of(judge.description.metric)
     if bound is not None and bound > margin:
         yield (
-            f"on {len(judge.truth)} validation samples a loss of {bound:.1%} could look the same "
-            f"as what was measured (95 %); to rule out {margin:.1%} takes more of them"
+            f"on {len(judge.truth)} validation samples a true loss of up to {bound:.1%} cannot be "
+            f"excluded (95 %); the margin is {margin:.1%}, and takes more samples to prove"
         )
     if confidence.fitted and not confidence.coverage:
         yield (
             f"no threshold keeps {confidence.max_error:.0%} of errors among confident answers on "
-            "these samples: EVERY answer of this bundle will be in doubt. Is the preprocessing "
-            "that of training?"
+            "these samples: EVERY answer of this bundle will be in doubt. The model errs more "
+            "often than doubt.max_error allows, the samples are few, or their preprocessing is "
+            "another"
         )

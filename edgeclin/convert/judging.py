@@ -19,6 +19,7 @@ from edgeclin.gates.samples import (
     distinct_gate,
     judged_gate,
     label_gate,
+    label_weights,
     sample_gates,
 )
 from edgeclin.gates.source import source_gates
@@ -154,10 +155,13 @@ def judge_samples(
             [n, …].
         labels, wanted: the label of each, or None without labels.
     """
+    weights = None
+    if labels is not None and wanted is not None:
+        weights = label_weights(labels, wanted)
     found = [
         distinct_gate(judged, margins.decisions.least_samples),
         copies_gate(copied(judged, prepared), margins.calibration),
-        *sample_gates(prepared, judged, margins.calibration),
+        *sample_gates(prepared, judged, margins.calibration, weights),
     ]
     if labels is not None and wanted is not None:
         found.append(label_gate(labels, wanted, margins.calibration))

@@ -42,7 +42,6 @@ def run_converter(name: str, request: Request, progress: Callable[[str], None]) 
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONHASHSEED": "0",  # tf2onnx names nodes in the order of sets
         "TMPDIR": str(folder),
     }
     problem = None

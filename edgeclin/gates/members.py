@@ -30,7 +30,7 @@ def lost_labels_gate(trial: Trial) -> Gate:
     value = float(len(lost))
     return Gate.judge(
         trial.stage,
-        "labels that its source finds and it never does",
+        "labels that the engine no longer finds",
         "at most",
         value,
         (value, value),

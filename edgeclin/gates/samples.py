@@ -4,6 +4,7 @@ same order of colours, the same labels, and such that the model itself can judge
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,18 +24,24 @@ order of colours."""
 
 
 def sample_gates(
-    calibration: np.ndarray, validation: np.ndarray, margins: CalibrationMargins
+    calibration: np.ndarray,
+    validation: np.ndarray,
+    margins: CalibrationMargins,
+    weights: np.ndarray | None = None,
 ) -> Iterator[Gate]:
     """Judge values alone, with one sample in memory at a time.
 
     Args:
         calibration, validation: prepared samples, float32 [n, …].
+        weights: how often each calibration sample counts, float [n]; see `label_weights`.
     """
     ours, theirs = _some(calibration), _some(validation)
+    counts = np.ones(len(ours)) if weights is None else _some(weights)
     yield _ratio_gate(
         "roughness against validation (ratio)",
         _roughness(ours),
         _roughness(theirs),
+        counts,
         margins.roughness,
         "neighbouring values differ otherwise: noise, or data sampled otherwise?",
     )
@@ -42,12 +49,21 @@ def sample_gates(
         "spread against validation (ratio)",
         _spread(ours),
         _spread(theirs),
+        counts,
         margins.spread,
         "another unit or scale?",
     )
     axis = colour_axis(calibration.shape[1:])
     if axis is not None:
         yield _colour_gate(np.moveaxis(ours, axis, -1), np.moveaxis(theirs, axis, -1), margins)
+
+
+def label_weights(calibration: Sequence[str], validation: Sequence[str]) -> np.ndarray:
+    """How often each calibration sample has to count for the labels to have validation's shares,
+    float [n]: findings look otherwise than normal samples, and may be rarer in one set."""
+    ours, theirs = Counter(calibration), Counter(validation)
+    found = np.array([theirs[label] / ours[label] for label in calibration])
+    return found if found.any() else np.ones(len(calibration))
 
 
 def label_gate(
@@ -58,7 +74,7 @@ def label_gate(
     strange = np.isin(np.array(validation), missing).astype(np.float64)
     return Gate.judge(
         STAGE,
-        "share of validation samples whose label it lacks",
+        "share of validation samples with a label that calibration lacks",
         "at most",
         float(strange.mean()),
         Bootstrap(len(strange)).interval(mean_of(strange)),
@@ -77,13 +93,13 @@ def copies_gate(copied: NDArray[np.bool_], margins: CalibrationMargins) -> Gate:
     share = copied.astype(np.float64)
     return Gate.judge(
         STAGE,
-        "share of validation samples that it holds, but for noise of 1 %",
+        "share of validation samples that calibration holds too, up to noise of 1 %",
         "at most",
         float(share.mean()),
         Bootstrap(len(share)).interval(mean_of(share)),
         margins.copies,
         len(share),
-        hint="copies, saved again or augmented? split before copying, by patient",
+        hint="saved again or augmented? copy after the split by patient",
     )
 
 
@@ -123,7 +139,7 @@ def judged_gate(
     low, high = np.percentile(changes, [2.5, 97.5])
     return Gate.judge(
         STAGE,
-        "the float model's accuracy on it against validation",
+        "the float model's accuracy on calibration minus on validation",
         "upper bound at least",
         float(calibration.mean() - validation.mean()),
         (float(low), float(high)),
@@ -133,10 +149,26 @@ def judged_gate(
     )
 
 
-def _ratio_gate(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float, hint: str) -> Gate:
+def _ratio_gate(
+    name: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    counts: np.ndarray,
+    limit: float,
+    hint: str,
+) -> Gate:
+    """The larger median over the smaller, samples without the figure (NaN) left out."""
+    known = ~np.isnan(ours) & (counts > 0)
+    ours, shares, theirs = ours[known], counts[known], theirs[~np.isnan(theirs)]
+    if not len(ours) or not len(theirs):
+        return Gate.judge(STAGE, name, "at most", 1.0, (1.0, 1.0), limit, len(counts))
+    shares = shares / shares.sum()
     generator = np.random.default_rng(SEED)
     ratios = [
-        _apart(generator.choice(ours, len(ours)), generator.choice(theirs, len(theirs)))
+        _apart(
+            np.median(generator.choice(ours, len(ours), p=shares)),
+            np.median(generator.choice(theirs, len(theirs))),
+        )
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(ratios, [2.5, 97.5])
@@ -144,7 +176,7 @@ def _ratio_gate(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float, h
         STAGE,
         name,
         "at most",
-        _apart(ours, theirs),
+        _apart(_median(ours, shares), np.median(theirs)),
         (float(low), float(high)),
         limit,
         len(ours),
@@ -152,10 +184,17 @@ def _ratio_gate(name: str, ours: np.ndarray, theirs: np.ndarray, limit: float, h
     )
 
 
-def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The larger median over the smaller."""
-    one, other = float(np.median(ours)), float(np.median(theirs))
-    return max(one, other) / max(min(one, other), 1e-6 * max(one, other), 1e-30)
+def _median(values: np.ndarray, shares: np.ndarray) -> float:
+    """The middle value when each counts as its share says; of two in the middle their mean."""
+    order = np.argsort(values)
+    reached = np.cumsum(shares[order])
+    lower, upper = np.searchsorted(reached, [0.5 - 1e-9, 0.5 + 1e-9])
+    return float(values[order[[lower, min(upper, len(values) - 1)]]].mean())
+
+
+def _apart(one: float, other: float) -> float:
+    """The larger over the smaller."""
+    return float(max(one, other) / max(min(one, other), 1e-6 * max(one, other), 1e-30))
 
 
 def _some(samples: np.ndarray) -> np.ndarray:
@@ -171,15 +210,15 @@ def _roughness(samples: np.ndarray) -> np.ndarray:
     """Mean difference of neighbours along the longest axis, in standard deviations, a sample.
 
     It hardly varies between recordings or pictures of one kind; noise, shuffled or otherwise
-    sampled data differ.
+    sampled data differ. NaN where nothing varies.
     """
-    found = []
-    for sample in samples:
+    found = np.full(len(samples), np.nan)
+    for index, sample in enumerate(samples):
         axis = int(np.argmax(sample.shape))
         spread = float(sample.std())
         if spread and sample.shape[axis] > 1:
-            found.append(float(np.abs(np.diff(sample, axis=axis)).mean()) / spread)
-    return np.array(found or [1.0])
+            found[index] = float(np.abs(np.diff(sample, axis=axis)).mean()) / spread
+    return found
 
 
 def colour_axis(shape: tuple[int, ...]) -> int | None:
@@ -209,7 +248,7 @@ def _colour_gate(ours: np.ndarray, theirs: np.ndarray, margins: CalibrationMargi
         Bootstrap(len(as_they_are)).interval(mean_of(as_they_are)),
         margins.colours,
         len(as_they_are),
-        hint="other colours, such as red and blue changed over?",
+        hint="another white balance or stain, or red and blue changed over?",
     )
 
 

@@ -80,16 +80,15 @@ def _chance_gate(
     hits = [((source.decisions == truth) & (truth == label)).sum(axis=1) for label in labels]
 
     def recall(weights: np.ndarray) -> float:
-        shares = [
-            float(weights @ hit) / total
-            for hit, member in zip(hits, members, strict=True)
-            if (total := float(weights @ member))
-        ]
+        totals = [float(weights @ member) for member in members]
+        if not all(totals):
+            return float("nan")
+        shares = [float(weights @ hit) / total for hit, total in zip(hits, totals, strict=True)]
         return float(np.mean(shares))
 
     return Gate.judge(
         STAGE,
-        "mean recall of all labels, above that of a constant answer",
+        "mean recall of all labels, above a constant answer's",
         "lower bound above",
         recall(everyone(len(truth))),
         bootstrap.interval(recall),
