@@ -50,6 +50,7 @@ LAYERS = (
         "sources",
         "bedside",
         "verify",
+        "risk",
         "doctor",
         "sync",
         "cloud",

@@ -13,6 +13,7 @@ from edgeclin.cli.plans import print_plans, print_reproduction
 from edgeclin.cli.progress import Steps
 from edgeclin.cli.proofs import Done, print_all
 from edgeclin.cli.signals import stopping
+from edgeclin.cli.signing import signer_of, signing_options
 
 if TYPE_CHECKING:
     from edgeclin.convert import Conversion
@@ -98,8 +99,7 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     type=FILE,
     help="The bundle: NAME.edgeclin, or a folder. For several profiles the folder of the bundles.",
 )
-@click.option("--key", type=FILE, help="Private key (default: default.key of your key folder).")
-@click.option("--unsigned", is_flag=True, help="Do not sign; devices then refuse the bundle.")
+@signing_options
 @click.option(
     "--allow-failed-gates", is_flag=True, help="Write the bundle all the same, marked for good."
 )
@@ -174,7 +174,7 @@ def convert(
     path = description or beside(model, "model.toml")
     margins = load_margins(gates or beside(model, "gates.toml"))
     described = describe_or_guess(path, model.stem, facts)
-    signer = None if unsigned else _signer(key)
+    signer = signer_of(key, unsigned)
     several = len(devices) > 1
     jobs = [
         Conversion(
@@ -294,15 +294,3 @@ def _convert_one(job: Conversion, as_json: bool, several: bool) -> Done:
 def beside(model: Path, name: str) -> Path | None:
     path = model.with_name(name)
     return path if path.exists() else None
-
-
-def _signer(key: Path | None) -> object:
-    from edgeclin.errors import BadFile
-    from edgeclin.keys import default_folder, load_signer
-
-    path = key or default_folder() / "default.key"
-    if not path.exists():
-        raise BadFile(
-            path, "no signing key", "make one with `edgeclin keys new`, or give --unsigned"
-        )
-    return load_signer(path)

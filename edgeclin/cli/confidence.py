@@ -1,0 +1,108 @@
+"""`edgeclin confidence`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeclin.cli.bundles import open_bundle
+from edgeclin.cli.output import (
+    FILE,
+    Number,
+    json_option,
+    print_json,
+    print_table,
+    trust_options,
+)
+from edgeclin.cli.signing import signer_of, signing_options
+
+if TYPE_CHECKING:
+    from edgeclin.risk import Risk, Share
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@click.option(
+    "--validation",
+    type=FILE,
+    required=True,
+    help="Labelled samples that calibration has not seen, in any form of data set.",
+)
+@click.option(
+    "--max-error",
+    type=Number(0, 1, min_open=True, max_open=True),
+    required=True,
+    help="Share of wrong answers allowed among the confident ones, such as 0.02.",
+)
+@click.option("-o", "--output", type=FILE, help="Write the bundle with the new threshold here.")
+@signing_options
+@trust_options
+@json_option
+def confidence(
+    bundle: Path,
+    validation: Path,
+    max_error: float,
+    output: Path | None,
+    key: Path | None,
+    unsigned: bool,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    as_json: bool,
+) -> None:
+    """Choose a BUNDLE's threshold for a stated risk.
+
+    Fits temperature and threshold on labelled samples, and shows what they do. With -o a bundle
+    that holds them is written and signed anew; the old one stays as it is.
+    """
+    from edgeclin.bundle import write_bundle
+    from edgeclin.datasets import open_dataset
+    from edgeclin.errors import BadFile
+    from edgeclin.risk import measure_risk, rewritten
+    from edgeclin.runtime import Runtime
+
+    signer = None if output is None else signer_of(key, unsigned)
+    if output is not None and output.exists():
+        raise BadFile(output, "exists", "name another file with -o")
+    opened = open_bundle(bundle, trust, allow_unsigned)
+    risk = measure_risk(Runtime(opened), open_dataset(validation), max_error)
+    if as_json:
+        print_json(risk)
+    else:
+        _print(risk)
+    if output is not None:
+        write_bundle(output, *rewritten(opened, risk), signer)
+        if not as_json:
+            click.echo(f"{output} written{', NOT SIGNED' if unsigned else ''}")
+
+
+def _print(risk: Risk) -> None:
+    rows = [
+        (f"{point.threshold:.4f}", f"{point.coverage:.1%}", f"{point.error:.2%}",
+         f"{point.error_bound:.2%}")
+        for point in risk.curve
+    ]  # fmt: skip
+    print_table(("threshold", "coverage", "error", "bound (95 %, alone)"), rows)
+    head = ("samples", "confident", "wrong of these", "findings found", "confidently missed")
+    print_table(
+        head,
+        [
+            (part.name, _said(part.coverage), _said(part.error), _said(part.sensitivity),
+             _said(part.missed))
+            for part in (risk.overall, *risk.groups)
+        ],
+    )  # fmt: skip
+    found = risk.confidence
+    if found.coverage:
+        click.echo(
+            f"threshold {found.threshold:.4f} at temperature {found.temperature:.3f}: at most "
+            f"{found.error_bound:.2%} of the confident answers are wrong (95 %, allowed "
+            f"{found.max_error:.2%})"
+        )
+
+
+def _said(share: Share | None) -> str:
+    if share is None or not share.n:
+        return "none"
+    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] of {share.n}"

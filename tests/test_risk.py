@@ -1,0 +1,154 @@
+"""A threshold is chosen for a stated risk, on samples that calibration has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from scipy import stats
+
+from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.cli import main
+from edgeclin.datasets import Dataset
+from edgeclin.errors import BadFile
+from edgeclin.keys import KeyPair
+from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
+from edgeclin.runtime import Runtime
+
+LABELS = ("normal", "R-on-T PVC", "PVC", "supraventricular", "unclassified")
+FINDINGS = {"R-on-T PVC", "PVC", "supraventricular"}
+
+
+@pytest.fixture
+def judged(bundle: Bundle, beats: np.ndarray) -> Dataset:
+    """300 beats with what the engine says of each, but every twentieth is something else."""
+    runtime = Runtime(bundle)
+    samples = np.asarray(beats[:300])
+    said = [LABELS.index(str(runtime.predict(beat).label)) for beat in samples]
+    truth = [(at + 1) % 5 if index % 20 == 0 else at for index, at in enumerate(said)]
+    groups = tuple(f"p{index % 3}" for index in range(len(samples)))
+    return Dataset(Path("d.npz"), samples, tuple(LABELS[at] for at in truth), groups)
+
+
+def test_figures_are_those_of_a_plain_count(bundle: Bundle, judged: Dataset) -> None:
+    risk = measure_risk(Runtime(bundle), judged, max_error=0.2)
+    manifest = msgspec.structs.replace(bundle.manifest, confidence=risk.confidence)
+    bundle.manifest = manifest
+    answers = [Runtime(bundle).predict(beat) for beat in judged]
+    sure = np.array([answer.state.value == "final" for answer in answers])
+    wrong = np.array([a.label != t for a, t in zip(answers, judged.labels or (), strict=True)])
+    ill = np.array([label in FINDINGS for label in judged.labels or ()])
+    found = np.array([answer.label in FINDINGS for answer in answers])
+    assert risk.overall.coverage.value == pytest.approx(sure.mean())
+    assert risk.overall.error.value == pytest.approx(wrong[sure].mean())
+    assert risk.overall.sensitivity is not None
+    assert risk.overall.sensitivity.value == pytest.approx(found[ill].mean())
+    assert risk.overall.missed is not None
+    assert risk.overall.missed.value == pytest.approx((sure & ~found)[ill].mean())
+    known = stats.binomtest(int(wrong[sure].sum()), int(sure.sum())).proportion_ci(method="exact")
+    assert (risk.overall.error.low, risk.overall.error.high) == pytest.approx(tuple(known))
+    assert [part.name for part in risk.groups] == ["p0", "p1", "p2"]
+    assert sum(part.coverage.n for part in risk.groups) == 300
+
+
+def test_the_curve_ends_with_every_answer(bundle: Bundle, judged: Dataset) -> None:
+    curve = measure_risk(Runtime(bundle), judged, max_error=0.2).curve
+    assert curve[-1].coverage == 1.0
+    assert curve[-1].error == pytest.approx(15 / 300)
+    assert [point.coverage for point in curve] == sorted(point.coverage for point in curve)
+    assert all(point.error <= point.error_bound for point in curve)
+
+
+def test_samples_that_calibrated_the_engine_are_refused(
+    tmp_path: Path, bundle: Bundle, judged: Dataset
+) -> None:
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    record: dict[str, Any] = {
+        "dataset": "d", "samples": 1, "sample_sha256": judged.hashes()[:3],
+        "annotations_sha256": "", "consumed": 1, "consumed_sha256": "", "method": "mse",
+        "method_errors": {}, "instability": 0.0, "input_low": 0.0, "input_high": 1.0,
+        "validation_outside": 0.0, "labels": {}, "groups": None, "validation": "v",
+        "validation_samples": 1, "validation_sha256": "", "validation_annotations_sha256": "",
+        "left_out": 0, "warnings": [],
+    }  # fmt: skip
+    files["calibration.json"] = json.dumps(record).encode()
+    path = write_bundle(tmp_path / "x.edgeclin", bundle.manifest, files, None)
+    seen = Runtime(Bundle.open(path, allow_unsigned=True))
+    with pytest.raises(BadFile, match="holds 3 samples that calibrated the engine"):
+        measure_risk(seen, judged, 0.1)
+
+
+def test_without_labels_there_is_no_risk(bundle: Bundle, judged: Dataset) -> None:
+    with pytest.raises(BadFile, match="has no labels"):
+        measure_risk(Runtime(bundle), Dataset(judged.path, judged.samples), 0.1)
+
+
+def test_a_risk_that_no_threshold_keeps_writes_nothing(bundle: Bundle, judged: Dataset) -> None:
+    risk = measure_risk(Runtime(bundle), judged, max_error=0.001)
+    with pytest.raises(NoThreshold, match=r"keeps 0\.10% of errors .* on 300 samples of d\.npz"):
+        rewritten(bundle, risk)
+
+
+class Command:
+    """`edgeclin confidence` on the fake bundle."""
+
+    def __init__(self, folder: Path, bundle: Path, keys: KeyPair, data: Path) -> None:
+        self.runner = CliRunner(env={"EDGECLIN_KEYS": str(keys.public.parent)})
+        self.bundle, self.data, self.target = bundle, data, folder / "new.edgeclin"
+        self.key = keys.private
+
+    def __call__(self, *arguments: object, error: str = "0.2") -> Result:
+        command = ["confidence", self.bundle, "--validation", self.data, "--max-error", error]
+        return self.runner.invoke(main, list(map(str, (*command, *arguments))))
+
+
+@pytest.fixture
+def command(tmp_path: Path, bundle_path: Path, key_pair: KeyPair, judged: Dataset) -> Command:
+    samples = np.stack(list(judged))
+    groups, labels = np.array(judged.groups), np.array(judged.labels)
+    np.savez(tmp_path / "d.npz", X=samples, y=labels, group=groups)
+    return Command(tmp_path, bundle_path, key_pair, tmp_path / "d.npz")
+
+
+def test_the_new_bundle_is_signed_and_decides_by_the_new_threshold(
+    command: Command, trust: list[Any], bundle: Bundle
+) -> None:
+    done = command("-o", command.target, "--key", command.key)
+    assert done.exit_code == 0, done.output
+    assert "p2" in done.output
+    made = Bundle.open(command.target, trust)
+    risk = json.loads(made.read(FILE))
+    assert made.manifest.confidence.threshold == risk["confidence"]["threshold"]
+    assert made.manifest.confidence.max_error == 0.2
+    assert made.digest != bundle.digest
+    for name in bundle.manifest.files:
+        assert made.read(name) == bundle.read(name)
+
+
+def test_nothing_is_written_over_nor_for_a_risk_that_cannot_be_kept(command: Command) -> None:
+    refused = command("-o", command.target, "--key", command.key, error="0.001")
+    assert refused.exit_code == 3
+    assert "no threshold keeps 0.10%" in refused.stderr
+    assert not command.target.exists()
+    command.target.write_bytes(b"mine")
+    assert command("-o", command.target, "--key", command.key).exit_code == 1
+    assert command.target.read_bytes() == b"mine"
+
+
+def test_without_a_target_the_curve_is_shown_and_nothing_is_written(
+    command: Command, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    found = json.loads(command("--json").stdout)
+    assert found["samples"] == 300
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("error", ["0", "1", "-0.1", "nan", "2"])
+def test_a_share_of_errors_lies_between_none_and_all(command: Command, error: str) -> None:
+    assert command(error=error).exit_code == 2
