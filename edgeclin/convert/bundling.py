@@ -19,7 +19,7 @@ from edgeclin.convert.job import Conversion
 from edgeclin.convert.proving import Proof
 from edgeclin.convert.report import Report
 from edgeclin.convert.stages import Progress
-from edgeclin.convert.tolerance import between_kernels, tolerance
+from edgeclin.convert.tolerance import tolerance
 from edgeclin.convert.twins import Twin
 from edgeclin.description import Description
 from edgeclin.gates import Gate, Margins
@@ -87,7 +87,7 @@ def write(
 
     progress("writing the bundle")
     proven = proof.proven
-    kernels = between_kernels(proven.stage, proof.judged)
+    kernels = proof.kernels.difference
     golden, data = _golden(proof, kernels)
     deployed = deploy(
         job.profile, proven.stage, proven.precision, proven.float_layers, proof.finished

@@ -21,6 +21,7 @@ from edgeclin.convert.model_copies import copy_model, model_sha256
 from edgeclin.convert.planning import Plan
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
+from edgeclin.convert.tolerance import Kernels, between_kernels
 from edgeclin.errors import BadFile, ConversionFailed, GateMissed
 from edgeclin.gates import Gate
 from edgeclin.gates.gate import missed
@@ -69,6 +70,7 @@ class Proof:
     proven: Proven
     diagnosis: Diagnosis | None
     finished: Finished
+    kernels: Kernels
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -93,6 +95,7 @@ class Proof:
             *_of_floats(self.quantised),
             *_of_mixed(self.diagnosis),
             *self.finished.warnings,
+            *self.kernels.warnings,
         )
 
 
@@ -175,6 +178,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         proven,
         diagnosis,
         finished,
+        between_kernels(proven.stage, judged),
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from edgeclin.convert.stages import Stage
+from edgeclin.convert.stages import Stage, answers
+from edgeclin.errors import EngineUnavailable
 from edgeclin.golden import difference
 from edgeclin.manifest import Difference
 
@@ -17,20 +21,41 @@ _INT8 = Difference(worst=8 / 255, mean=1 / 255)
 _FLOAT = Difference(worst=1e-3, mean=1e-4)
 
 
-def between_kernels(engine: Stage, judged: np.ndarray) -> Difference | None:
-    """How far LiteRT's own kernels are from XNNPACK's on validation samples, float32 [n, …]; None
-    where this machine has one kind of kernels."""
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What other kernels of this machine make of an engine.
+
+    Attributes:
+        difference: how far their answers are from those judged; None where there are no others, or
+            they refuse it.
+        refused: why they do, if so.
+    """
+
+    difference: Difference | None = None
+    refused: str = ""
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        if self.refused:
+            yield (
+                "LiteRT's built-in kernels refuse the engine, so that a device whose LiteRT lacks "
+                f"XNNPACK cannot execute it: {self.refused}"
+            )
+
+
+def between_kernels(engine: Stage, judged: np.ndarray) -> Kernels:
+    """Ask LiteRT's built-in kernels beside XNNPACK's about validation samples, float32 [n, …]."""
     if engine.form != "tflite":
-        return None
+        return Kernels()
     from edgeclin.backends.tflite import TFLiteBackend
 
     assert engine.outputs is not None
-    builtin = TFLiteBackend(engine.path.read_bytes(), xnnpack=False)
     try:
-        rows = [builtin.run(np.ascontiguousarray(sample)).ravel() for sample in judged[:SAMPLES]]
-    finally:
-        builtin.close()
-    return difference(np.stack(rows), engine.outputs[:SAMPLES])
+        builtin = TFLiteBackend(engine.path.read_bytes(), xnnpack=False)
+    except EngineUnavailable as exc:
+        return Kernels(refused=str(exc))
+    found = answers(builtin, judged[:SAMPLES])
+    return Kernels(difference(found, engine.outputs[:SAMPLES]))
 
 
 def tolerance(outputs: np.ndarray, quantised: bool, kernels: Difference | None) -> Difference:
@@ -38,7 +63,7 @@ def tolerance(outputs: np.ndarray, quantised: bool, kernels: Difference | None) 
 
     Args:
         outputs: the engine's, float32 [n, outputs].
-        kernels: see `between_kernels`.
+        kernels: how far other kernels are, where that was measured.
     """
     spread = float(np.ptp(outputs)) or 1.0
     least = _INT8 if quantised else _FLOAT
