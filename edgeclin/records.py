@@ -41,21 +41,24 @@ class Tier(str, Enum):
 
 
 class Latency(Record, frozen=True):
-    """Milliseconds spent on one sample, by step."""
+    """Milliseconds spent on one sample, by step; `queue` is how long it waited to be taken."""
 
     preprocess: float
     engine: float
     postprocess: float
+    queue: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.preprocess + self.engine + self.postprocess
+        return self.queue + self.preprocess + self.engine + self.postprocess
 
 
 class Result(Record, frozen=True, omit_defaults=True):
     """One answer of an edge engine about one sample.
 
-    `probabilities` are calibrated and sum to one; `label` is None when the sample was rejected.
+    `probabilities` are calibrated and sum to one. A sample that cannot be judged is `rejected`: it
+    has no `label`, and `reason` says why. `degraded` says why another engine answered than the
+    bundle's primary one; empty when that one did.
     `made_at` is seconds since 1970 by the device's clock, which may be wrong: order is the
     queue's sequence number, never this. `position` is the sample's index in its source.
     """
@@ -74,6 +77,8 @@ class Result(Record, frozen=True, omit_defaults=True):
     probabilities: tuple[float, ...] = ()
     latency_ms: Latency | None = None
     audit: bool = False
+    rejected: bool = False
+    degraded: str = ""
     unsigned_bundle: bool = False
 
 

@@ -34,7 +34,8 @@ class Runtime:
         draw: a number in [0, 1) that decides which confident results are audited.
 
     Attributes:
-        engine: what answers, in words: backend, precision, version, and why it is the CPU twin.
+        engine: what answers, in words: backend, precision, version.
+        degraded: why it is the CPU twin; empty when the primary engine answers.
         off: how far its outputs were from the golden ones.
 
     Raises:
@@ -56,16 +57,14 @@ class Runtime:
             raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
         self.bundle = bundle
         self.preprocess = Preprocess(manifest.inputs[0])
-        engine, note = manifest.primary, ""
+        engine, self.degraded = manifest.primary, ""
         if backend is None:
             chosen = executable(bundle)
-            engine, note = chosen.engine, chosen.note
+            engine, self.degraded = chosen.engine, chosen.note
             backend = load_backend(engine.backend, chosen.model, threads)
         self.backend = backend
         self.engine = f"{engine.backend} {engine.precision}: {backend.version}"
         self._twin = engine.role == "cpu-twin"
-        if self._twin:
-            self.engine += f" (CPU twin: {note})"
         self._clock = clock
         self._draw = draw
         self.off = self.self_test()
@@ -112,6 +111,7 @@ class Runtime:
                 postprocess=_milliseconds(answered, finished),
             ),
             audit=audit,
+            degraded=self.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
@@ -153,6 +153,8 @@ class Runtime:
             state=State.UNREVIEWED,
             reason=f"rejected: {problem}",
             tier=Tier.ROUTINE,
+            rejected=True,
+            degraded=self.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
 

@@ -161,7 +161,7 @@ def test_an_engine_is_built_tested_kept_and_then_answers(
     after = Runtime(bundle)
     sample = np.load(ECG / "data" / "test.npz")["X"][7]
     one, other = before.predict(sample), after.predict(sample)
-    assert one.engine.endswith("(CPU twin: the primary engine is not compiled)")
+    assert one.degraded == "the primary engine is not compiled"
     assert other.engine == f"tensorrt int8: TensorRT {version} on Fake GPU (no GPU at all)"
     assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     after.close()
@@ -278,7 +278,7 @@ def test_a_changed_plan_is_refused_and_built_anew(gpu: Gpu, make: Make, engines:
     with pytest.raises(DamagedEngine, match="its bytes are not those that were built"):
         cache.find(made.build.identity)
     result = Runtime(bundle).predict(np.load(ECG / "data" / "test.npz")["X"][0])
-    assert "CPU twin: the engine built from the primary one cannot be used" in result.engine
+    assert "the engine built from the primary one cannot be used" in result.degraded
     assert build(bundle, cache).made
     assert Runtime(bundle).predict(np.zeros(140)).engine.startswith("tensorrt int8")
 
@@ -352,7 +352,7 @@ def test_an_engine_that_no_longer_passes_the_self_test_makes_way_for_another_or_
         build(bundle, cache, said.append)
     assert "off by up to 0.5" in said[1]
     assert not kept.exists()
-    assert "(CPU twin: " in Runtime(bundle).predict(np.zeros(140)).engine
+    assert Runtime(bundle).predict(np.zeros(140)).degraded
     monkeypatch.delenv("FAKE_TENSORRT_OFF")
     assert build(bundle, cache).made
 

@@ -255,7 +255,7 @@ def test_a_bundle_holds_the_compiled_engine_and_the_cpu_twin_answers_for_it(
         assert (primary.state, report["compilation"]) == ("not compiled", None)
         assert "Internal compiler error" in report["problem"]
         assert "warning: the Edge TPU compiler failed" in done.output
-        assert result.engine.endswith("(CPU twin: the primary engine is not compiled)")
+        assert result.degraded == "the primary engine is not compiled"
         return
     assert (primary.backend, primary.state) == ("tflite-edgetpu", "ready")
     assert bundle.read(primary.file) == compiled.read_bytes()
@@ -263,7 +263,7 @@ def test_a_bundle_holds_the_compiled_engine_and_the_cpu_twin_answers_for_it(
     assert "6 of 7 operators mapped" in done.output
     assert "disagree: FULLY_CONNECTED: 0 mapped, 1 predicted" in done.output
     assert result.engine.startswith("tflite int8: LiteRT")
-    assert result.engine.endswith("(CPU twin: this machine has no backend tflite-edgetpu)")
+    assert result.degraded == "this machine has no backend tflite-edgetpu"
     config = tmp_path / "device.toml"
     config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\nbundle = "{target}"\n'
                       f'[queue]\npath = "{tmp_path / "q.sqlite"}"\n')  # fmt: skip

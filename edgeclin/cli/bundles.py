@@ -111,10 +111,15 @@ def verify(
     measured = None if dataset is None else measure(runtime, dataset)
     if as_json:
         facts = {"digest": opened.digest, "signed_by": opened.signed_by, "self_test": "passed"}
-        print_json(facts | {"engine": runtime.engine, "measured": measured})
+        print_json(
+            facts | {"engine": runtime.engine, "degraded": runtime.degraded, "measured": measured}
+        )
     else:
         proof = "signed" if opened.signed_by else "listed, NOT SIGNED by a trusted key"
-        click.echo(f"{bundle}: every byte as {proof}; self-test passed with {runtime.engine}")
+        instead = f", instead of the primary engine ({runtime.degraded})" * bool(runtime.degraded)
+        click.echo(
+            f"{bundle}: every byte as {proof}; self-test passed with {runtime.engine}{instead}"
+        )
         if measured is not None:
             print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
     if measured is not None and not measured.holds:

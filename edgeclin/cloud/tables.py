@@ -46,7 +46,10 @@ SCHEMAS = {
             ("preprocess_ms", pa.float64()),
             ("engine_ms", pa.float64()),
             ("postprocess_ms", pa.float64()),
+            ("queue_ms", pa.float64()),
             ("audit", pa.bool_()),
+            ("rejected", pa.bool_()),
+            ("degraded", pa.string()),
             ("unsigned_bundle", pa.bool_()),
         ]
     ),
