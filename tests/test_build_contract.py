@@ -264,7 +264,7 @@ def test_another_tensorrt_gpu_or_driver_has_an_engine_of_its_own(
         assert EngineCache(engines).find(changed) is None
     gpu("10.7.0")
     result = Runtime(bundle).predict(np.load(ECG / "data" / "test.npz")["X"][0])
-    assert "the primary engine is not compiled for this TensorRT and GPU" in result.engine
+    assert "the primary engine is not compiled for this TensorRT and GPU" in result.degraded
 
 
 def test_a_changed_plan_is_refused_and_built_anew(gpu: Gpu, make: Make, engines: Path) -> None:

@@ -307,7 +307,7 @@ RESULTS = st.builds(
     label=st.none() | TEXT,
     confidence=FINITE,
     probabilities=st.lists(FINITE, max_size=3).map(tuple),
-    latency_ms=st.none() | st.builds(Latency, FINITE, FINITE, FINITE),
+    latency_ms=st.none() | st.builds(Latency, FINITE, FINITE, FINITE, FINITE),
     audit=st.booleans(),
     unsigned_bundle=st.booleans(),
 )
@@ -343,7 +343,7 @@ def test_the_tables_equal_what_was_added(
         columns = {name: getattr(record, name) for name in record.__struct_fields__}
         if isinstance(record, Result):
             latency = columns.pop("latency_ms")
-            for step in ("preprocess", "engine", "postprocess"):
+            for step in Latency.__struct_fields__:
                 columns[f"{step}_ms"] = None if latency is None else getattr(latency, step)
             columns["probabilities"] = list(record.probabilities)
         for name in {"state", "tier"} & columns.keys():
