@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from edgeclin.errors import BadInput, QueueFull
+from edgeclin.inbox import Arrival, Inbox
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State
 from edgeclin.runtime import Runtime
@@ -21,60 +21,76 @@ _RETRY_FULL_S = 1.0
 
 
 class Bedside:
-    """Judges what a source delivers and puts every answer into the queue.
+    """Judges what sources deliver and puts every answer into the queue.
+
+    Args:
+        deadline_s: powered-on seconds that a provisional answer waits for an opinion.
+        answer_s: seconds from a sample's arrival within which its answer must be stored; by default
+            the latency budget of the bundle's profile.
 
     Attributes:
-        start: the position at which the source goes on.
-        stop: set it to end the loop after the sample in hand.
+        inbox: what waits to be judged.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
+        late: answers that were stored after `answer_s`.
     """
 
     def __init__(
         self,
         runtime: Runtime,
-        source: Source,
         queue: OfflineQueue,
         deadline_s: float,
+        answer_s: float | None = None,
     ) -> None:
         self._runtime = runtime
-        self._source = source
         self._queue = queue
         self._deadline_s = deadline_s
-        self.start = queue.next_position(source.name, runtime.bundle.digest)
-        self.stop = threading.Event()
+        budget_ms = runtime.bundle.manifest.profile.latency_budget_ms
+        self.answer_s = budget_ms / 1000 if answer_s is None else answer_s
+        self.inbox = Inbox(lambda stream: queue.next_position(stream, runtime.bundle.digest))
         self.busy_since: float | None = None
+        self.late = 0
 
-    def run(self, on_result: Callable[[Stored, Result], None]) -> None:
-        """Go on at `start` until the source ends or `stop` is set."""
-        for position, arrival in self._source.arrivals(self.start):
-            if self.stop.is_set():
-                return
+    def run(self, sources: Iterable[Source], on_result: Callable[[Stored, Result], None]) -> None:
+        """Judge until all sources have ended or the inbox is stopped.
+
+        Raises:
+            EdgeclinError: a source ended so.
+        """
+        for source in sources:
+            self.inbox.feed(source)
+        while (arrival := self.inbox.take()) is not None:
             self.busy_since = time.monotonic()
-            result = self._judge(arrival, position)
-            asks = result.audit or result.state is State.PROVISIONAL
-            sample = arrival if asks and isinstance(arrival, np.ndarray) else None
-            stored = self._put(result, sample)
-            self.busy_since = None
+            result = self._judge(arrival)
+            stored = self._put(result, arrival)
             if stored is None:
                 return
+            self.late += time.monotonic() - arrival.at > self.answer_s
+            self.busy_since = None
+            if arrival.answered is not None:
+                arrival.answered(stored, result)
             on_result(stored, result)
 
-    def _judge(self, arrival: np.ndarray | BadInput, position: int) -> Result:
+    def _judge(self, arrival: Arrival) -> Result:
+        waited_ms = round((time.monotonic() - arrival.at) * 1000, 4)
         try:
-            if isinstance(arrival, BadInput):
-                raise arrival
-            return self._runtime.predict(arrival, self._source.name, position)
+            if isinstance(arrival.sample, BadInput):
+                raise arrival.sample
+            return self._runtime.predict(
+                arrival.sample, arrival.stream, arrival.position, waited_ms
+            )
         except BadInput as problem:
-            log.warning("sample %d of %s is rejected: %s", position, self._source.name, problem)
-            return self._runtime.reject(problem, self._source.name, position)
+            log.warning("%s: sample %d is rejected: %s", arrival.stream, arrival.position, problem)
+            return self._runtime.reject(problem, arrival.stream, arrival.position)
 
-    def _put(self, result: Result, sample: np.ndarray | None) -> Stored | None:
+    def _put(self, result: Result, arrival: Arrival) -> Stored | None:
         """Wait for room rather than lose an answer; None when told to stop meanwhile."""
+        asks = result.audit or result.state is State.PROVISIONAL
+        sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
                 return self._queue.put(result, sample, self._deadline_s)
             except QueueFull as exc:
                 log.error("ALARM: %s", exc)
                 self.busy_since = None
-                if self.stop.wait(_RETRY_FULL_S):
+                if self.inbox.stopped.wait(_RETRY_FULL_S):
                     return None

@@ -69,8 +69,13 @@ class Runtime:
         self._draw = draw
         self.off = self.self_test()
 
-    def predict(self, sample: np.ndarray, source: str = "", position: int = 0) -> Result:
+    def predict(
+        self, sample: np.ndarray, source: str = "", position: int = 0, waited_ms: float = 0.0
+    ) -> Result:
         """Answer about one raw sample.
+
+        Args:
+            source, position, waited_ms: where it came from and how long it waited, for the record.
 
         Raises:
             BadInput: the sample cannot be judged; see `reject`.
@@ -109,6 +114,7 @@ class Runtime:
                 preprocess=_milliseconds(started, ready),
                 engine=_milliseconds(ready, answered),
                 postprocess=_milliseconds(answered, finished),
+                queue=waited_ms,
             ),
             audit=audit,
             degraded=self.degraded,

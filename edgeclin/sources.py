@@ -6,39 +6,42 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadFile, BadInput
 from edgeclin.files import reading
+from edgeclin.inbox import Inbox, Sample
 from edgeclin.preprocess import Preprocess
 
 MAX_LINE = 64 << 20
 
-Arrival: TypeAlias = "tuple[int, np.ndarray | BadInput]"
-"""A position in the source and the raw sample there, or why there is none."""
-
 
 class Source(Protocol):
-    """A sequence of samples that can be taken up again after a crash.
+    """Something that delivers samples, from a thread of its own."""
 
-    A source that can go back yields from `start` on; one that cannot (a live one) numbers its
-    samples from there. It ends when there is nothing more to come. The queue remembers the
-    position under `name`, so that a recorded source has another name when it has other contents.
-    """
+    def deliver(self, inbox: Inbox) -> None:
+        """Add samples to lines of `inbox`, until no more come or it is stopped.
 
-    name: str
+        The queue remembers how far each stream was judged, under its name. A recorded source goes
+        on at `Line.start`, so that its stream has another name when it has other contents; a live
+        one's samples are numbered from there.
 
-    def arrivals(self, start: int) -> Iterator[Arrival]: ...
+        Raises:
+            EdgeclinError: nothing more can come, and somebody must look.
+        """
 
 
 class ReplaySource:
     """A recorded data set, played as if it arrived now.
 
+    Attributes:
+        name: of its stream; it tells the contents.
+
     Args:
-        rate_hz: samples a second, or None for as fast as they are taken.
+        rate_hz: samples a second, or None for as fast as they are judged.
     """
 
     def __init__(
@@ -54,17 +57,19 @@ class ReplaySource:
         self._interval = 1 / rate_hz if rate_hz else 0.0
         self._sleep = sleep
 
-    def arrivals(self, start: int) -> Iterator[Arrival]:
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line(self.name)
         began = time.monotonic()
         for position, window in enumerate(self._windows()):
-            if position < start:
+            if position < line.start:
                 continue
-            due = began + (position - start) * self._interval
+            due = began + (position - line.start) * self._interval
             if self._interval and due > (now := time.monotonic()):
                 self._sleep(due - now)
-            yield position, window
+            if not line.put(window):
+                return
 
-    def _windows(self) -> Iterator[np.ndarray | BadInput]:
+    def _windows(self) -> Iterator[Sample]:
         for index in range(len(self._dataset)):
             try:
                 yield from self._preprocess.windows(self._dataset[index])
@@ -73,17 +78,18 @@ class ReplaySource:
 
 
 class JsonLinesSource:
-    """Standard input: one JSON array of numbers a line, of at most `MAX_LINE` bytes."""
+    """A stream of bytes: one JSON array of numbers a line, of at most `MAX_LINE` bytes."""
 
-    name = "stdin"
-
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, name: str = "stdin") -> None:
+        self.name = name
         self._stream = stream
 
-    def arrivals(self, start: int) -> Iterator[Arrival]:
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line(self.name)
         with reading(Path(self.name)):
-            for offset, line in enumerate(line for line in self._lines() if line.strip()):
-                yield start + offset, _parse(line)
+            for text in self._lines():
+                if text.strip() and not line.put(_parse(text)):
+                    return
 
     def _lines(self) -> Iterator[bytes]:
         while line := self._stream.readline(MAX_LINE + 1):
@@ -92,7 +98,7 @@ class JsonLinesSource:
                 line = self._stream.readline(MAX_LINE + 1)
 
 
-def _parse(line: bytes) -> np.ndarray | BadInput:
+def _parse(line: bytes) -> Sample:
     if len(line) > MAX_LINE:
         return BadInput(f"a line of over {MAX_LINE >> 20} MiB")
     try:

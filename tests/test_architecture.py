@@ -47,6 +47,7 @@ LAYERS = (
         "executable",
         "runtime",
         "build",
+        "inbox",
         "sources",
         "bedside",
         "verify",
@@ -59,7 +60,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-APART = ({"runtime", "bedside", "sources"}, {"sync"})
+APART = ({"runtime", "bedside", "inbox", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}

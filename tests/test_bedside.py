@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,22 +17,23 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadInput
+from edgeclin.inbox import LINE, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
-from edgeclin.sources import Arrival, ReplaySource
+from edgeclin.sources import ReplaySource
 
 
 class Scripted:
-    """A source that yields what a test says."""
+    """A source that delivers what a test says."""
 
-    name = "scripted"
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
 
-    def __init__(self, arrivals: list[np.ndarray | BadInput]) -> None:
-        self._arrivals = arrivals
-
-    def arrivals(self, start: int) -> Iterator[Arrival]:
-        yield from list(enumerate(self._arrivals))[start:]
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line("scripted")
+        for sample in self._samples:
+            line.put(sample)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_every_sample_gets_one_stored_answer(
     runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:100]), runtime.preprocess)
     seen: list[int] = []
-    Bedside(runtime, source, queue, 60).run(lambda stored, result: seen.append(result.position))
+    Bedside(runtime, queue, 60).run([source], lambda stored, result: seen.append(result.position))
     assert seen == list(range(100))
     assert [result.position for result in stored_results(queue)] == seen
 
@@ -65,13 +67,12 @@ def test_a_second_run_goes_on_after_the_last_stored_answer(
 
     def end_at_twenty(_: Stored, result: Result) -> None:
         if result.position == 20:
-            first.stop.set()
+            first.inbox.stop()
 
-    first = Bedside(runtime, source, queue, 60)
-    first.run(end_at_twenty)
-    second = Bedside(runtime, source, queue, 60)
-    assert second.start == 21
-    second.run(lambda *_: None)
+    first = Bedside(runtime, queue, 60)
+    first.run([source], end_at_twenty)
+    assert queue.next_position(source.name, bundle.digest) == 21
+    Bedside(runtime, queue, 60).run([source], lambda *_: None)
     assert [result.position for result in stored_results(queue)] == list(range(50))
 
 
@@ -81,25 +82,24 @@ def test_other_contents_under_the_same_name_are_judged_from_their_start(
     runtime = Runtime(bundle)
     for contents in (beats[:50], beats[100:150], beats[100:149]):
         source = ReplaySource(Dataset(Path("beats"), contents), runtime.preprocess)
-        Bedside(runtime, source, queue, 60).run(lambda *_: None)
+        Bedside(runtime, queue, 60).run([source], lambda *_: None)
     results = stored_results(queue)
     assert len(results) == 149
     assert len({result.source for result in results}) == 3
     again = ReplaySource(Dataset(Path("beats"), beats[:50]), runtime.preprocess)
-    assert Bedside(runtime, again, queue, 60).start == 50
+    assert queue.next_position(again.name, bundle.digest) == 50
 
 
 def test_another_bundle_judges_the_same_data_from_its_start(
     bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
 ) -> None:
     source = ReplaySource(Dataset(Path("beats"), beats[:50]), Runtime(bundle).preprocess)
-    Bedside(Runtime(bundle), source, queue, 60).run(lambda *_: None)
+    Bedside(Runtime(bundle), queue, 60).run([source], lambda *_: None)
     newer_bundle = copy.copy(bundle)
     newer_bundle.digest = "n" * 64
     newer = Runtime(newer_bundle)
-    second = Bedside(newer, source, queue, 60)
-    assert second.start == 0
-    second.run(lambda *_: None)
+    assert queue.next_position(source.name, newer_bundle.digest) == 0
+    Bedside(newer, queue, 60).run([source], lambda *_: None)
     assert Counter(r.bundle for r in stored_results(queue)) == {bundle.digest: 50, "n" * 64: 50}
 
 
@@ -108,11 +108,11 @@ def test_a_broken_sample_is_recorded_and_the_stream_goes_on(
 ) -> None:
     arrivals = [beats[0], BadInput("lead off"), np.full(140, np.nan), np.zeros(3), beats[1]]
     runtime = Runtime(bundle)
-    Bedside(runtime, Scripted(arrivals), queue, 60).run(lambda *_: None)
+    Bedside(runtime, queue, 60).run([Scripted(arrivals)], lambda *_: None)
     results = stored_results(queue)
     assert [result.position for result in results] == [0, 1, 2, 3, 4]
     rejected = results[1:4]
-    assert {result.state for result in rejected} == {State.UNREVIEWED}
+    assert {(result.state, result.rejected) for result in rejected} == {(State.UNREVIEWED, True)}
     assert "lead off" in rejected[0].reason
     assert "not finite" in rejected[1].reason
     assert results[4].label is not None
@@ -123,7 +123,7 @@ def test_only_answers_in_doubt_or_under_audit_ask_for_an_opinion(
 ) -> None:
     runtime = Runtime(bundle, draw=lambda: 0.999)
     source = ReplaySource(Dataset(Path("beats"), beats[:200]), runtime.preprocess)
-    Bedside(runtime, source, queue, 60).run(lambda *_: None)
+    Bedside(runtime, queue, 60).run([source], lambda *_: None)
     unsure = [r for r in stored_results(queue) if r.state is State.PROVISIONAL]
     assert 0 < len(unsure) < 200
     assert len(queue.questions(limit=1000)) == len(unsure)
@@ -155,9 +155,42 @@ def test_a_full_queue_holds_the_source_back_and_loses_nothing(
 
         agent = threading.Thread(target=deliver)
         agent.start()
-        Bedside(runtime, source, queue, 60).run(lambda *_: None)
+        Bedside(runtime, queue, 60).run([source], lambda *_: None)
         done.set()
         agent.join()
         taken.extend(r.seq for t in Tier for r in queue.pending(t, limit=99) if r.kind == "result")
         assert len(set(taken)) == 60
         assert queue.next_position(source.name, bundle.digest) == 60
+
+
+def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60, answer_s=0.02)
+    waits: list[float] = []
+
+    def slow(_: Stored, result: Result) -> None:
+        assert result.latency_ms is not None
+        waits.append(result.latency_ms.queue)
+        time.sleep(0.01)
+
+    bedside.run([Scripted(list(beats[: LINE + 1]))], slow)
+    assert max(waits) > 20
+    assert 0 < bedside.late < LINE
+
+
+def test_an_answer_reaches_who_waits_for_it_after_it_is_stored(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    told: list[tuple[Stored, Result, int]] = []
+
+    class Asking:
+        def deliver(self, inbox: Inbox) -> None:
+            def answered(stored: Stored, result: Result) -> None:
+                told.append((stored, result, len(stored_results(queue))))
+
+            assert inbox.line("http").offer(beats[0], answered)
+
+    Bedside(Runtime(bundle), queue, 60).run([Asking()], lambda *_: None)
+    ((stored, result, rows),) = told
+    assert (stored.seq, result.source, rows) == (1, "http", 1)

@@ -400,24 +400,28 @@ def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None
     assert status["last_seq"] == 150
 
 
-def test_run_reads_json_lines_and_prints_results_as_lines(run: Run, config: Path) -> None:
+def fed(config: Path, key_pair: KeyPair, text: bytes) -> bytes:
+    """What `run` prints for lines on a real standard input."""
+    command = [sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--source", "-"]
+    command += ["--json", "--trust", str(key_pair.public)]
+    return subprocess.run(command, input=text, capture_output=True, check=True).stdout
+
+
+def test_run_reads_json_lines_and_prints_results_as_lines(config: Path, key_pair: KeyPair) -> None:
     beat = json.dumps([float(value) for value in range(140)])
-    done = run("run", "--config", config, "--source", "-", "--json", text=f"{beat}\noops\n{beat}\n")
-    results = [json.loads(line) for line in done.stdout.splitlines()]
+    done = fed(config, key_pair, f"{beat}\noops\n{beat}\n".encode())
+    results = [json.loads(line) for line in done.splitlines()]
     assert [line["result"]["position"] for line in results] == [0, 1, 2]
     assert results[1]["result"]["state"] == "unreviewed"
     assert "rejected" in results[1]["result"]["reason"]
 
 
-def test_a_line_that_is_no_text_is_a_sample_that_cannot_be_judged(run: Run, config: Path) -> None:
+def test_a_line_that_is_no_text_is_a_sample_that_cannot_be_judged(
+    config: Path, key_pair: KeyPair
+) -> None:
     beat = json.dumps([0.0] * 140).encode()
-    done = CliRunner().invoke(
-        main,
-        ["run", "--config", str(config), "--source", "-", "--json"],
-        input=beat + b"\n\xff\xfe\x00\n" + beat + b"\n",
-    )
-    assert done.exit_code == 0, done.exception
-    states = [json.loads(line)["result"]["state"] for line in done.stdout.splitlines()]
+    done = fed(config, key_pair, beat + b"\n\xff\xfe\x00\n" + beat + b"\n")
+    states = [json.loads(line)["result"]["state"] for line in done.splitlines()]
     assert states[1] == "unreviewed"
     assert len(states) == 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ECG
+from delivered import delivered
 
 from edgeclin.datasets import Dataset, open_dataset
 from edgeclin.description import Input
@@ -22,10 +23,10 @@ PLAIN = Preprocess(Input(name="beat", kind="signal", shape=(140, 1)))
 @pytest.mark.parametrize("start", [0, 1, 4_499, 4_500])
 def test_a_replay_goes_on_where_it_was_left(start: int, beats: np.ndarray) -> None:
     source = ReplaySource(open_dataset(ECG / "data" / "test.npz"), PLAIN)
-    arrivals = list(source.arrivals(start))
-    assert [position for position, _ in arrivals] == list(range(start, 4_500))
-    for position, sample in arrivals[:2]:
-        np.testing.assert_array_equal(sample, beats[position])
+    arrivals = delivered(source, start)
+    assert [arrival.position for arrival in arrivals] == list(range(start, 4_500))
+    for arrival in arrivals[:2]:
+        np.testing.assert_array_equal(arrival.sample, beats[arrival.position])
 
 
 def test_windows_of_all_recordings_are_numbered_through() -> None:
@@ -34,7 +35,7 @@ def test_windows_of_all_recordings_are_numbered_through() -> None:
     )
     recordings = [np.arange(10), np.arange(100, 107)]
     source = ReplaySource(Dataset(Path("two"), recordings), preprocess)
-    got = [(position, list(sample)) for position, sample in source.arrivals(2)]
+    got = [(arrival.position, list(arrival.sample)) for arrival in delivered(source, 2)]
     assert got == [
         (2, [4, 5, 6, 7]),
         (3, [6, 7, 8, 9]),
@@ -48,10 +49,10 @@ def test_a_recording_shorter_than_a_window_is_an_arrival_that_cannot_be_judged()
         Input(name="ecg", kind="signal", shape=(4,), preprocessing=(Window(length=4, hop=2),))
     )
     recordings = [np.arange(4), np.arange(3), np.arange(4)]
-    arrivals = list(ReplaySource(Dataset(Path("three"), recordings), preprocess).arrivals(0))
-    assert [position for position, _ in arrivals] == [0, 1, 2]
+    arrivals = delivered(ReplaySource(Dataset(Path("three"), recordings), preprocess))
+    assert [arrival.position for arrival in arrivals] == [0, 1, 2]
     with pytest.raises(BadInput, match="3 samples, expected a window of 4"):
-        preprocess(arrivals[1][1])  # type: ignore[arg-type]
+        preprocess(arrivals[1].sample)  # type: ignore[arg-type]
 
 
 def test_an_image_that_vanishes_is_an_arrival_that_says_so(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_an_image_that_vanishes_is_an_arrival_that_says_so(tmp_path: Path) -> No
         (tmp_path / f"{name}.png").write_bytes(name.encode())
     source = ReplaySource(open_dataset(tmp_path), PLAIN)
     (tmp_path / "b.png").unlink()
-    found = [sample for _, sample in source.arrivals(0)]
+    found = [arrival.sample for arrival in delivered(source)]
     assert [type(sample) for sample in found] == [np.ndarray, BadInput, np.ndarray]
     assert "b.png: no such file" in str(found[1])
 
@@ -80,14 +81,14 @@ def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
     source = ReplaySource(
         Dataset(Path("ten"), np.zeros((10, 140))), PLAIN, rate_hz=1000.0, sleep=slept.append
     )
-    assert len(list(source.arrivals(5))) == 5
+    assert len(delivered(source, 5)) == 5
     assert len(slept) == 4
     assert max(slept) <= 4 / 1000
 
 
 def test_lines_are_numbered_on_from_the_start() -> None:
     source = JsonLinesSource(io.BytesIO(b"[1, 2]\n\n[3]\n"))
-    assert [position for position, _ in source.arrivals(7)] == [7, 8]
+    assert [arrival.position for arrival in delivered(source, 7)] == [7, 8]
 
 
 @pytest.mark.parametrize(
@@ -95,15 +96,16 @@ def test_lines_are_numbered_on_from_the_start() -> None:
     ["{}", "[", "null", "3", '["a"]', '["1.5"]', "[true]", "[[1], [2, 3]]", "[1,]", "[1e999999]x"],
 )
 def test_a_line_that_is_no_sample_is_an_arrival_that_says_why(line: str) -> None:
-    arrivals = list(JsonLinesSource(io.BytesIO(f"[1]\n{line}\n[2]\n".encode())).arrivals(0))
-    assert isinstance(arrivals[1][1], BadInput)
-    assert isinstance(arrivals[2][1], np.ndarray)
+    arrivals = delivered(JsonLinesSource(io.BytesIO(f"[1]\n{line}\n[2]\n".encode())))
+    assert isinstance(arrivals[1].sample, BadInput)
+    assert isinstance(arrivals[2].sample, np.ndarray)
 
 
 def test_a_number_beyond_float32_is_infinite_without_a_word(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    ((_, sample),) = JsonLinesSource(io.BytesIO(b"[1e300, -1e300, 1]\n")).arrivals(0)
+    (arrival,) = delivered(JsonLinesSource(io.BytesIO(b"[1e300, -1e300, 1]\n")))
+    sample = arrival.sample
     assert isinstance(sample, np.ndarray)
     assert sample.tolist() == [float("inf"), float("-inf"), 1.0]
     assert not recwarn.list
@@ -114,8 +116,8 @@ def test_a_line_without_end_takes_no_more_memory_than_the_longest(
 ) -> None:
     monkeypatch.setattr("edgeclin.sources.MAX_LINE", 100)
     lines = b"[" + b" " * 1000 + b"1]\n[2]\n" + b"[" + b"1," * 500
-    first, second, third = JsonLinesSource(io.BytesIO(lines)).arrivals(0)
-    assert isinstance(first[1], BadInput)
-    assert isinstance(second[1], np.ndarray)
-    assert isinstance(third[1], BadInput)
-    assert [position for position, _ in (first, second, third)] == [0, 1, 2]
+    first, second, third = delivered(JsonLinesSource(io.BytesIO(lines)))
+    assert isinstance(first.sample, BadInput)
+    assert isinstance(second.sample, np.ndarray)
+    assert isinstance(third.sample, BadInput)
+    assert [arrival.position for arrival in (first, second, third)] == [0, 1, 2]

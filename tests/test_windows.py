@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from delivered import delivered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ def recordings(*lengths: int, **facts: Any) -> Dataset:
 @given(lengths=st.lists(st.integers(1, 15), min_size=1, max_size=6))
 def test_windows_are_the_ones_that_run_judges(lengths: list[int]) -> None:
     dataset, preprocess = recordings(*lengths), Preprocess(CUT)
-    replayed = [sample for _, sample in ReplaySource(dataset, preprocess).arrivals(0)]
+    replayed = [arrival.sample for arrival in delivered(ReplaySource(dataset, preprocess))]
     cut = windowed(dataset, preprocess)
     assert len(cut) == len(replayed)
     for index in reversed(range(len(cut))):  # in any order

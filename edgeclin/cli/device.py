@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from edgeclin.offline_queue import OfflineQueue, Stored
     from edgeclin.records import Result
     from edgeclin.runtime import Runtime
-    from edgeclin.sources import Source
+    from edgeclin.sources import JsonLinesSource, ReplaySource
 
 _STUCK_S = 10.0
 """A service whose loop has not moved for so long does not feed the watchdog."""
@@ -83,7 +82,7 @@ def run(
     """
     from edgeclin.bedside import Bedside
     from edgeclin.cli.bundles import open_bundle
-    from edgeclin.cli.signals import stop_event
+    from edgeclin.cli.signals import on_stop
     from edgeclin.config import load_config
     from edgeclin.runtime import Runtime
     from edgeclin.watchdog import Watchdog
@@ -96,21 +95,21 @@ def run(
     origin = _open_source(where, runtime, rate)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
-        bedside = Bedside(runtime, origin, queue, config.opinions.deadline_s)
-        if bedside.start and where != "-":
+        start = queue.next_position(origin.name, runtime.bundle.digest)
+        if start and where != "-":
             click.echo(
-                f"{origin.name} goes on at sample {bedside.start}; this bundle has judged those "
-                "before it",
+                f"{origin.name} goes on at sample {start}; this bundle has judged those before it",
                 err=True,
             )
+        bedside = Bedside(runtime, queue, config.opinions.deadline_s)
 
         def alive() -> bool:
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
-        bedside.stop = stop_event(waiting=lambda: bedside.busy_since is None)
-        with Watchdog(alive), suppress(KeyboardInterrupt):
-            bedside.run(tally.count)
+        on_stop(bedside.inbox.stop)
+        with Watchdog(alive):
+            bedside.run([origin], tally.count)
     runtime.close()
     if not as_json:
         tally.print()
@@ -124,7 +123,9 @@ def _required(value: Path | str | None, what: str, config_path: Path) -> Path | 
     return value
 
 
-def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
+def _open_source(
+    where: str, runtime: Runtime, rate: float | None
+) -> ReplaySource | JsonLinesSource:
     from edgeclin.datasets import open_dataset
     from edgeclin.errors import EdgeclinError
     from edgeclin.sources import JsonLinesSource, ReplaySource
@@ -132,7 +133,9 @@ def _open_source(where: str, runtime: Runtime, rate: float | None) -> Source:
     if where == "-":
         if sys.stdin is None:
             raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
-        return JsonLinesSource(sys.stdin.buffer)  # bytes: one that is no text spoils one line only
+        # Bytes: one that is no text spoils one line only. And a reader of its own: Python locks
+        # sys.stdin when it ends, while a thread may still wait there.
+        return JsonLinesSource(open(sys.stdin.fileno(), "rb", closefd=False))
     dataset = open_dataset(Path(where))
     runtime.require_fit(dataset)
     return ReplaySource(dataset, runtime.preprocess, rate)

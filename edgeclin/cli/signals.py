@@ -13,23 +13,21 @@ import click
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
-def stop_event(waiting: Callable[[], bool] = lambda: False) -> threading.Event:
-    """An event that SIGINT and SIGTERM set; after that both have their usual effect again.
-
-    Args:
-        waiting: whether the main thread waits for something that no event can end, such as
-            standard input; then the signal also raises KeyboardInterrupt there.
-    """
-    stop = threading.Event()
+def on_stop(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGINT and SIGTERM; after that both have their usual effect again."""
 
     def ask(number: int, _: FrameType | None) -> None:
-        stop.set()
         signal.signal(number, signal.SIG_DFL)
-        if waiting():
-            raise KeyboardInterrupt
+        stop()
 
     for number in _BOTH:
         signal.signal(number, ask)
+
+
+def stop_event() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, as in `on_stop`."""
+    stop = threading.Event()
+    on_stop(stop.set)
     return stop
 
 

@@ -1,0 +1,220 @@
+"""Samples that wait to be judged: a bounded line for each stream, taken in turn.
+
+Threads deliver, one judges. A stream that can wait uses `put`; a live one cannot and uses `push`:
+when its line is full the oldest sample goes, since the newest says most about the patient, and what
+went is told in one arrival. One that somebody waits for uses `offer`, which says no instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from edgeclin.errors import BadInput
+from edgeclin.offline_queue import Stored
+from edgeclin.records import Result
+
+if TYPE_CHECKING:
+    from edgeclin.sources import Source
+
+Sample: TypeAlias = "np.ndarray | BadInput"
+"""A raw sample, or why there is none."""
+Answered: TypeAlias = Callable[[Stored, Result], None]
+"""Told an answer once it is stored, in the thread that judges."""
+
+LINE = 8
+"""Samples of one stream that may wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One sample of one stream.
+
+    Attributes:
+        position: its number in the stream.
+        at: monotonic seconds when it arrived.
+    """
+
+    stream: str
+    position: int
+    sample: Sample
+    at: float
+    answered: Answered | None = None
+
+
+class Inbox:
+    """The lines of all streams.
+
+    Args:
+        start: where a stream of that name goes on.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[str], int] = lambda name: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start = start
+        self._clock = clock
+        self._lock = threading.RLock()  # a signal may stop the thread that holds it
+        self._arrived = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._lines: dict[str, Line] = {}
+        self._turns: deque[Line] = deque()
+        self._feeders = 0
+        self._failure: BaseException | None = None
+        self.stopped = threading.Event()
+
+    def feed(self, source: Source) -> None:
+        """Let a source deliver from a thread of its own."""
+        self._feeders += 1
+        threading.Thread(target=self._deliver, args=(source,), daemon=True).start()
+
+    def line(self, stream: str) -> Line:
+        """The line of a stream, a new one when it has none yet."""
+        with self._lock:
+            if stream not in self._lines:
+                self._lines[stream] = Line(self, stream, self._start(stream))
+            return self._lines[stream]
+
+    def take(self) -> Arrival | None:
+        """Wait for the next sample: streams take turns, and each gives its oldest.
+
+        Returns:
+            None when all sources have ended and nothing waits, or after `stop`.
+
+        Raises:
+            BaseException: what ended a source, once nothing waits.
+        """
+        with self._lock:
+            while not self._turns and not self.stopped.is_set():
+                if self._failure is not None:
+                    raise self._failure
+                if not self._feeders:
+                    return None
+                self._arrived.wait()
+            if self.stopped.is_set():
+                return None
+            line = self._turns.popleft()
+            arrival = line._take()
+            if line.waiting:
+                self._turns.append(line)
+            self._room.notify_all()
+            return arrival
+
+    def stop(self) -> None:
+        """End `take` and every `put` now; what waits is left."""
+        self.stopped.set()
+        with self._lock:
+            self._arrived.notify_all()
+            self._room.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Samples in all lines."""
+        with self._lock:
+            return sum(line.waiting for line in self._turns)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Samples that found no room since the start, by stream."""
+        with self._lock:
+            return {name: line.dropped for name, line in self._lines.items() if line.dropped}
+
+    def _deliver(self, source: Source) -> None:
+        failure = None
+        try:
+            source.deliver(self)
+        except BaseException as exc:
+            failure = exc
+        with self._lock:
+            self._feeders -= 1
+            self._failure = self._failure or failure
+            self._arrived.notify_all()
+
+
+class Line:
+    """Where the samples of one stream wait; made by `Inbox.line`.
+
+    Attributes:
+        start: the position of the first sample that it takes.
+        dropped: samples that found no room.
+    """
+
+    def __init__(self, inbox: Inbox, stream: str, start: int) -> None:
+        self.stream, self.start, self.dropped = stream, start, 0
+        self._inbox = inbox
+        self._position = start
+        self._samples: deque[Arrival] = deque()
+        self._lost: list[Arrival] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._samples) + bool(self._lost)
+
+    def put(self, sample: Sample) -> bool:
+        """Add a sample, once there is room.
+
+        Returns:
+            whether the source may go on: False after `Inbox.stop`.
+        """
+        inbox = self._inbox
+        with inbox._lock:
+            while len(self._samples) >= LINE and not inbox.stopped.is_set():
+                inbox._room.wait()
+            self._add(sample, None)
+        return not inbox.stopped.is_set()
+
+    def push(self, sample: Sample) -> bool:
+        """Add a sample at once; the oldest that waits makes room for it.
+
+        Returns:
+            as `put`.
+        """
+        with self._inbox._lock:
+            if len(self._samples) >= LINE:
+                gone = self._samples.popleft()
+                self.dropped += 1
+                self._lost = [*self._lost[:1], gone]
+            self._add(sample, None)
+        return not self._inbox.stopped.is_set()
+
+    def offer(self, sample: Sample, answered: Answered) -> bool:
+        """Add a sample that somebody waits for.
+
+        Returns:
+            False when there is no room, or after `Inbox.stop`; then it was not added.
+        """
+        with self._inbox._lock:
+            if len(self._samples) >= LINE or self._inbox.stopped.is_set():
+                return False
+            self._add(sample, answered)
+            return True
+
+    def _add(self, sample: Sample, answered: Answered | None) -> None:
+        inbox = self._inbox
+        if not self.waiting:
+            inbox._turns.append(self)
+        arrival = Arrival(self.stream, self._position, sample, inbox._clock(), answered)
+        self._position += 1
+        self._samples.append(arrival)
+        inbox._arrived.notify()
+
+    def _take(self) -> Arrival:
+        """The oldest sample, or before it one arrival that tells of all that were dropped."""
+        if not self._lost:
+            return self._samples.popleft()
+        first, last, self._lost = self._lost[0], self._lost[-1], []
+        count = last.position - first.position + 1
+        problem = BadInput(
+            f"dropped: {count} samples from number {first.position} came faster than they were "
+            "judged, and a live stream cannot wait"
+        )
+        return Arrival(self.stream, last.position, problem, first.at)
