@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin.bundle import Bundle
-from edgeclin.confidence import error_bound, fit_confidence, probabilities, scipy_part, to_logits
+from edgeclin.confidence import error_bound, fit, is_sure, probabilities, scipy_part, to_logits
 from edgeclin.datasets import Dataset, windowed
+from edgeclin.description import Doubt, check_doubt
 from edgeclin.errors import BadFile, BadInput, EdgeclinError
 from edgeclin.manifest import Confidence, Manifest
 from edgeclin.records import Record, load_json
@@ -21,6 +22,7 @@ SCHEMA = 1
 FILE = "confidence.json"
 _POINTS = 40
 _CALIBRATION = "calibration.json"
+_FEW_GROUPS = 30
 
 
 class Share(Record, frozen=True):
@@ -60,10 +62,25 @@ class Part(Record, frozen=True):
     missed: Share | None
 
 
-class Risk(Record, frozen=True):
-    """`confidence.json`: how temperature and threshold were chosen, and what they do.
+class Answered(Record, frozen=True):
+    """The answers with one label, where each label has its own threshold.
 
-    The figures are of the samples that they were chosen on; `confidence` holds the bound that is
+    Attributes:
+        coverage: confident ones.
+        error: wrong ones among these.
+        curve: what every other threshold would do.
+    """
+
+    label: str
+    coverage: Share
+    error: Share
+    curve: tuple[Point, ...]
+
+
+class Risk(Record, frozen=True):
+    """`confidence.json`: how temperature and thresholds were chosen, and what they do.
+
+    The figures are of the samples that they were chosen on; `confidence` holds the bounds that are
     promised of others.
     """
 
@@ -76,6 +93,8 @@ class Risk(Record, frozen=True):
     curve: tuple[Point, ...]
     overall: Part
     groups: tuple[Part, ...]
+    answered: tuple[Answered, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class NoThreshold(EdgeclinError, ValueError):
@@ -86,22 +105,29 @@ class NoThreshold(EdgeclinError, ValueError):
     def __init__(self, risk: Risk) -> None:
         self.risk = risk
         super().__init__(
-            f"no threshold keeps {risk.confidence.max_error:.2%} of errors among confident answers "
+            f"no threshold keeps {_allowed(risk.confidence)} of errors among confident answers "
             f"on {risk.samples} samples of {risk.dataset}: give more samples, or allow more errors"
         )
 
 
-def measure_risk(runtime: Runtime, dataset: Dataset, max_error: float) -> Risk:
+def _allowed(confidence: Confidence) -> str:
+    shares = dict.fromkeys(own.max_error for own in confidence.by_label) or [confidence.max_error]
+    return " or ".join(f"{share:.2%}" for share in shares)
+
+
+def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
     """Fit confidence anew on a labelled data set that calibration has not seen.
 
     Args:
-        max_error: share of wrong answers allowed among the confident ones.
+        doubt: which thresholds, and the share of wrong answers allowed among the confident ones.
 
     Raises:
+        EdgeclinError: the thresholds do not fit the bundle's labels.
         BadFile: no labels, other ones than the bundle's, samples that calibrated the engine, or
             none that it can judge.
     """
     manifest = runtime.bundle.manifest
+    check_doubt(doubt, manifest.output)
     runtime.require_fit(dataset)
     _refuse_calibration(runtime.bundle, dataset)
     dataset = windowed(dataset, runtime.preprocess)
@@ -110,7 +136,7 @@ def measure_risk(runtime: Runtime, dataset: Dataset, max_error: float) -> Risk:
         raise BadFile(dataset.path, "has no labels", "a risk is the share of wrong answers")
     logits, judged = _logits(runtime, dataset)
     truth = known[judged]
-    confidence = fit_confidence(logits, truth, max_error, manifest.confidence.audit_share)
+    confidence = fit(logits, truth, manifest.output, doubt)
     scores = probabilities(logits, confidence.temperature)
     groups = ("",) * len(truth) if dataset.groups is None else _at(dataset.groups, judged)
     answers = _Answers(
@@ -118,7 +144,7 @@ def measure_risk(runtime: Runtime, dataset: Dataset, max_error: float) -> Risk:
         decision=scores.argmax(axis=1),
         truth=truth,
         group=np.array(groups),
-        threshold=confidence.threshold,
+        confidence=confidence,
         positive=[manifest.output.labels.index(label) for label in manifest.output.positive],
     )
     named = [] if dataset.groups is None else np.unique(answers.group).tolist()
@@ -132,7 +158,23 @@ def measure_risk(runtime: Runtime, dataset: Dataset, max_error: float) -> Risk:
         curve=tuple(answers.curve()),
         overall=answers.part("all", np.ones(len(truth), dtype=bool)),
         groups=tuple(answers.part(name, answers.group == name) for name in named),
+        answered=tuple(answers.by_label()),
+        warnings=tuple(_warnings(confidence, len(named))),
     )
+
+
+def _warnings(confidence: Confidence, groups: int) -> Iterator[str]:
+    if 0 < groups < _FEW_GROUPS:
+        yield (
+            f"the samples are of {groups} patients or subjects: what is promised holds for samples "
+            f"like these, and of other people it takes {_FEW_GROUPS} and more to tell"
+        )
+    for own in confidence.by_label:
+        if not own.coverage:
+            yield (
+                f"no threshold keeps {own.max_error:.2%} of errors among the {own.answers} answers "
+                f"{own.label!r}: each of them will be in doubt"
+            )
 
 
 def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:
@@ -193,16 +235,23 @@ class _Answers:
     decision: NDArray[np.int64]
     truth: NDArray[np.int64]
     group: NDArray[np.str_]
-    threshold: float
+    confidence: Confidence
     positive: Sequence[int]
 
-    def curve(self) -> Iterator[Point]:
-        """From the most confident answers to all, at most `_POINTS` thresholds."""
-        order = np.argsort(-self.certainty, kind="stable")
+    @property
+    def sure(self) -> NDArray[np.bool_]:
+        return is_sure(self.certainty, self.decision, self.confidence)
+
+    def curve(self, members: NDArray[np.bool_] | None = None) -> Iterator[Point]:
+        """Of all answers or of some, from the most confident ones to all of them, at most `_POINTS`
+        thresholds."""
+        chosen = np.flatnonzero(np.ones(len(self.truth), bool) if members is None else members)
+        order = chosen[np.argsort(-self.certainty[chosen], kind="stable")]
         certainty, wrong = self.certainty[order], (self.decision != self.truth)[order]
         ends = np.flatnonzero(np.diff(certainty, append=-1.0)) + 1
-        chosen = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))]
-        for end in chosen.tolist():
+        if not len(ends):
+            return
+        for end in ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))].tolist():
             errors = int(wrong[:end].sum())
             yield Point(
                 threshold=float(certainty[end - 1]),
@@ -213,7 +262,7 @@ class _Answers:
 
     def part(self, name: str, members: NDArray[np.bool_]) -> Part:
         """The figures of some samples."""
-        sure = self.certainty >= self.threshold
+        sure = self.sure
         wrong = self.decision != self.truth
         finding = np.isin(self.truth, self.positive) & members
         found = np.isin(self.decision, self.positive)
@@ -224,6 +273,18 @@ class _Answers:
             sensitivity=_share(found, finding) if finding.any() else None,
             missed=_share(sure & ~found, finding) if finding.any() else None,
         )
+
+    def by_label(self) -> Iterator[Answered]:
+        """The answers with each label that has a threshold of its own."""
+        wrong = self.decision != self.truth
+        for index, own in enumerate(self.confidence.by_label):
+            members = self.decision == index
+            yield Answered(
+                label=own.label,
+                coverage=_share(self.sure, members),
+                error=_share(wrong, members & self.sure),
+                curve=tuple(self.curve(members)),
+            )
 
 
 def _share(what: NDArray[np.bool_], among: NDArray[np.bool_]) -> Share:

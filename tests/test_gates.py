@@ -15,7 +15,7 @@ from edgeclin.gates.bootstrap import Bootstrap
 from edgeclin.gates.engines import (
     agreement_gate,
     calibration_error_gate,
-    confident_gate,
+    confident_gates,
     error_gate,
     loss_gates,
     metric_gate,
@@ -42,13 +42,13 @@ def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> No
     outputs = np.concatenate([logits(0, 0, 0, 1) * 3, logits(1, 1) * 0.1])
     given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
     truth = np.zeros((6, 1), np.int64)
-    gate = confident_gate("twin", given, truth, confidence)
+    (gate,) = confident_gates("twin", given, truth, confidence)
     assert (gate.value, gate.n, gate.passed) == (0.25, 4, False)
     assert gate.high == pytest.approx(0.751395)  # scipy.stats.beta.ppf(0.95, 2, 3)
     loose = msgspec.structs.replace(confidence, max_error=0.76)
-    assert confident_gate("twin", given, truth, loose).passed
+    assert confident_gates("twin", given, truth, loose)[0].passed
     silent = msgspec.structs.replace(confidence, threshold=1.01)
-    assert confident_gate("twin", given, truth, silent).n == 0
+    assert confident_gates("twin", given, truth, silent)[0].n == 0
 
 
 def read(outputs: np.ndarray) -> Answers:

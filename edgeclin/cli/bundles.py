@@ -67,7 +67,7 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             or "none",
             "labels": ", ".join(manifest.output.labels),
             "urgent": ", ".join(manifest.output.urgent) or "none",
-            "confidence": f"threshold {confidence.threshold:.3f}, temperature "
+            "confidence": f"{confidence.said(manifest.output)}, temperature "
             f"{confidence.temperature:.3f}, coverage {confidence.coverage:.1%} of "
             f"{confidence.samples}, error bound {confidence.error_bound:.2%}"
             if confidence.fitted

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from edgeclin.bundle import Bundle
 from edgeclin.convert.bundling import Verification
 from edgeclin.convert.calibration import CalibrationRecord, hash_of
@@ -130,9 +132,22 @@ def _description(manifest: Manifest) -> Description:
         output=manifest.output,
         provenance=Provenance(licence=manifest.licence, source=manifest.source),
         metric=manifest.metric,
-        doubt=Doubt(
-            max_error=manifest.confidence.max_error, audit_share=manifest.confidence.audit_share
-        ),
+        doubt=_doubt(manifest),
+    )
+
+
+def _doubt(manifest: Manifest) -> Doubt:
+    then = manifest.confidence
+    doubt = Doubt(
+        max_error=then.max_error, audit_share=then.audit_share, thresholds=then.thresholds
+    )
+    if then.thresholds != "dual":
+        return doubt
+    at = manifest.output.dual_positive
+    return msgspec.structs.replace(
+        doubt,
+        max_error_positive=then.by_label[at].max_error,
+        max_error_negative=then.by_label[1 - at].max_error,
     )
 
 
