@@ -112,6 +112,69 @@ def _bound(word: str, score: float) -> str:
     return f"{word} {score:.3f}" if 0 <= score <= 1 else "never"
 
 
+MEASURES = {
+    "signal": ("lowest", "highest", "spread", "roughness", "stretch", "rails"),
+    "image": (
+        "lowest",
+        "highest",
+        "brightness",
+        "contrast",
+        "sharpness",
+        "darkest",
+        "brightest",
+        "tint",
+    ),
+    "array": ("lowest", "highest"),
+}
+"""What a guard measures of each kind of input, in this order; `edgeclin.guards` says how."""
+
+
+class Limit(Record, frozen=True):
+    """Between which values a measure lay in every sample that a guard was fitted on.
+
+    `share` of the validation samples lay beyond the limits of the calibration samples alone: so
+    often samples of the same kind are flagged.
+    """
+
+    measure: str
+    low: float
+    high: float
+    share: float
+
+
+class ScoreLimit(Record, frozen=True):
+    """How far logits may be from those of the validation samples.
+
+    The squared distance is Mahalanobis' to the mean of those with the same answer, with `whitening`
+    for one covariance of all (Lee et al. 2018, arXiv 1807.03888); `means` are by label, empty for
+    one that was not answered twice, and an answer that is such a one is beyond any limit. `share`
+    of the samples lay beyond the limit of the others, by fifths.
+    """
+
+    means: tuple[tuple[float, ...], ...]
+    whitening: tuple[tuple[float, ...], ...]
+    high: float
+    samples: int
+    share: float
+
+
+class GuardLimits(Record, frozen=True):
+    """What a sample must be like for its answer to be sure: as all of `samples` were, raw but
+    decoded, from calibration and validation.
+
+    Attributes:
+        flat_leads: the most leads without any variation in one of them.
+        share: of the validation samples, those beyond any limit of the calibration samples alone.
+        scores: of a classifier's logits.
+    """
+
+    samples: int
+    flat_leads: int
+    limits: tuple[Limit, ...]
+    share: float
+    scores: ScoreLimit | None = None
+
+
 class Difference(Record, frozen=True):
     """How far outputs are apart, in their unit: any one of them at most, and all in the mean."""
 
@@ -160,6 +223,7 @@ class Manifest(Record, frozen=True):
     licence: str
     source: str
     files: dict[str, FileEntry]
+    guard: GuardLimits | None = None
 
     @property
     def primary(self) -> Engine:
@@ -222,6 +286,24 @@ def _check(manifest: Manifest) -> None:
     check_inputs(manifest.inputs)
     check_output(manifest.output)
     _check_confidence(manifest.confidence, manifest.output.labels)
+    if manifest.guard is not None:
+        _check_guard(manifest.guard, manifest.inputs[0].kind, len(manifest.output.labels))
+
+
+def _check_guard(guard: GuardLimits, kind: str, labels: int) -> None:
+    if tuple(limit.measure for limit in guard.limits) != MEASURES[kind]:
+        raise EdgeclinError(f"its guard does not limit {', '.join(MEASURES[kind])}, in this order")
+    for limit in guard.limits:
+        if not limit.low <= limit.high:
+            raise EdgeclinError(f"its guard's {limit.measure} is from {limit.low} to {limit.high}")
+    scores = guard.scores
+    if scores is None:
+        return
+    rows = (*filter(None, scores.means), *scores.whitening)
+    if len(scores.means) != labels or any(len(row) != labels for row in rows):
+        raise EdgeclinError(f"its guard's scores are not of {labels} labels")
+    if not scores.whitening:
+        raise EdgeclinError("its guard's scores have no whitening")
 
 
 def _check_confidence(confidence: Confidence, labels: tuple[str, ...]) -> None:
