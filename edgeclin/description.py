@@ -363,6 +363,7 @@ margin = 0.02                    # how much INT8 may cost
 [doubt]
 max_error = 0.05                 # errors allowed among confident answers
 audit_share = 0.02               # share of confident answers judged again, at random
+# thresholds = "per-class"       # or "dual" for two labels: each keeps its own share of errors
 
 [provenance]
 licence = "FILL IN"

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeclin.errors import EdgeclinError
-from edgeclin.manifest import FileEntry, Manifest, check_file_name, parse_manifest
+from edgeclin.manifest import (
+    MEASURES,
+    FileEntry,
+    GuardLimits,
+    Limit,
+    Manifest,
+    ScoreLimit,
+    check_file_name,
+    parse_manifest,
+)
 
 ENTRY = FileEntry(sha256="0" * 64, size=1)
 
@@ -53,7 +62,7 @@ def test_equal_manifests_are_equal_bytes_whatever_the_order(manifest: Manifest) 
 
 
 def test_every_part_is_required_and_an_unknown_one_is_an_error(manifest: Manifest) -> None:
-    for key in Manifest.__struct_fields__:
+    for key in set(Manifest.__struct_fields__) - {"guard"}:
         plain = json.loads(manifest.to_json())
         del plain[key]
         with pytest.raises(EdgeclinError, match=key):
@@ -110,10 +119,13 @@ def by_label(*entries: tuple[str, float, float, int]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def test_a_manifest_from_before_there_were_other_thresholds_is_read(manifest: Manifest) -> None:
+def test_a_manifest_from_before_there_were_other_thresholds_or_guards_is_read(
+    manifest: Manifest,
+) -> None:
     plain = json.loads(manifest.to_json())
     for key in ("thresholds", "by_label"):
         del plain["confidence"][key]
+    del plain["guard"]
     read = parse_manifest(json.dumps(plain).encode())
     assert read == manifest
     assert [read.confidence.threshold_of(label) for label in (0, 4)] == [0.9, 0.9]
@@ -161,6 +173,38 @@ def test_dual_thresholds_take_two_labels(manifest: Manifest) -> None:
         parse_manifest(json.dumps(plain).encode())
     plain["confidence"]["thresholds"] = "per-class"
     assert parse_manifest(json.dumps(plain).encode()).confidence.threshold_of(4) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("share",), 0.02, None),
+        (("limits", 0, "measure"), "blur", "does not limit lowest, highest, spread"),
+        (("limits",), [], "does not limit"),
+        (("limits", 2, "low"), 2.0, "spread is from 2.0 to 1.0"),
+        (("scores", "means"), [[0.0] * 5] * 4, "not of 5 labels"),
+        (("scores", "means", 1), [0.0] * 4, "not of 5 labels"),
+        (("scores", "means", 1), [], None),
+        (("scores", "whitening"), [], "no whitening"),
+        (("scores", "whitening", 0), [1.0], "not of 5 labels"),
+        (("scores",), None, None),
+        (("sharpness",), 1.0, "sharpness"),
+    ],
+)
+def test_the_limits_of_a_guard_fit_the_input_and_the_labels(
+    manifest: Manifest, path: tuple[str | int, ...], value: Any, problem: str | None
+) -> None:
+    limits = tuple(Limit(measure, 0.0, 1.0, 0.01) for measure in MEASURES["signal"])
+    scores = ScoreLimit(((0.0,) * 5,) * 5, ((1.0,) * 5,), 9.0, 100, 0.01)
+    guard = GuardLimits(500, 0, limits, 0.01, scores)
+    guarded = msgspec.structs.replace(manifest, guard=guard)
+    assert parse_manifest(guarded.to_json()) == guarded
+    data = changed(guarded, "guard", *path, to=value)
+    if problem is None:
+        parse_manifest(data)
+        return
+    with pytest.raises(EdgeclinError, match=problem):
+        parse_manifest(data)
 
 
 def test_two_primaries_are_one_too_many_and_a_twin_is_none(manifest: Manifest) -> None:

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy import stats
 
+from edgeclin import drift
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
 from edgeclin.description import Doubt
 from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
 from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
 from edgeclin.runtime import Runtime
@@ -115,11 +117,74 @@ def test_each_label_is_reported_by_its_own_threshold(bundle: Bundle, judged: Dat
     assert sure == set(LABELS) - set(silent)
 
 
+def test_what_is_unlike_calibration_is_in_doubt_and_chooses_nothing(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    """Twenty beats are a hundred times too large; the engine's preprocessing hides it."""
+    limits, _ = fit_inputs(list(judged), list(judged), bundle.manifest.inputs[0])
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, guard=limits)
+    samples = np.stack(list(judged)).astype(float)
+    samples[10:30] *= 100
+    samples[40] = 0.0
+    risk = measure_risk(
+        Runtime(bundle), Dataset(judged.path, samples, judged.labels), Doubt(max_error=0.3)
+    )
+    assert (risk.samples, risk.unlike, risk.rejected) == (299, 20, 1)
+    assert risk.confidence.samples == 279
+    assert risk.curve[-1].coverage == pytest.approx(279 / 299)
+    assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 279 / 299)
+    with pytest.raises(BadFile, match="unlike those of calibration"):
+        measure_risk(Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels), Doubt())
+
+
 def test_few_patients_are_warned_of(bundle: Bundle, judged: Dataset) -> None:
     risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
     assert any("of 3 patients or subjects" in warning for warning in risk.warnings)
     alone = Dataset(judged.path, judged.samples, judged.labels)
     assert not measure_risk(Runtime(bundle), alone, Doubt(max_error=0.2)).warnings
+
+
+def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Dataset) -> None:
+    """The engine is right but for one in four about p2: on p0 and p1 any confidence is enough."""
+    runtime = Runtime(bundle)
+    said = [LABELS.index(str(runtime.predict(beat).label)) for beat in judged]
+    wrong = [index % 12 == 2 for index in range(300)]
+    truth = [LABELS[(at + off) % 5] for at, off in zip(said, wrong, strict=True)]
+    data = Dataset(judged.path, judged.samples, tuple(truth), judged.groups)
+    risk = measure_risk(runtime, data, Doubt(max_error=0.2))
+    left = risk.left_out
+    assert left is not None
+    assert (left.worst, left.worst_error.value, left.worst_error.n) == ("p2", 0.25, 100)
+    assert left.coverage.value == 1.0
+    assert left.error.value == 25 / 300
+    assert not any("chosen without each" in warning for warning in risk.warnings)
+    strict = measure_risk(runtime, data, Doubt(max_error=0.05))
+    assert strict.confidence.coverage < 0.6
+    assert any("25.00% about p2; 5.00% is allowed" in warning for warning in strict.warnings)
+    own = measure_risk(runtime, data, Doubt(max_error=0.2, thresholds="per-class")).left_out
+    assert own is not None
+    assert sum(share.n for share in own.labels) == own.error.n
+    alone = Dataset(judged.path, judged.samples, tuple(truth))
+    assert measure_risk(runtime, alone, Doubt(max_error=0.1)).left_out is None
+
+
+def test_drift_is_held_against_confidence_by_the_new_temperature(
+    bundle: Bundle, judged: Dataset, tmp_path: Path
+) -> None:
+    old = drift.Reference(
+        1, 9, (drift.Histogram("x", (9,)), drift.Histogram("confidence", (9, 0), (2.0,)))
+    )
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    files[drift.FILE] = msgspec.json.encode(old)
+    opened = Bundle.open(
+        write_bundle(tmp_path / "x.edgeclin", bundle.manifest, files, None), allow_unsigned=True
+    )
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
+    _, written = rewritten(opened, risk)
+    new = msgspec.json.decode(written[drift.FILE], type=drift.Reference)
+    assert new.histograms[0] == old.histograms[0]
+    assert new.histograms[1] == risk.scores
+    assert sum(risk.scores.counts) == 300
 
 
 def test_dual_thresholds_take_two_labels(bundle: Bundle, judged: Dataset) -> None:

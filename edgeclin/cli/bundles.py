@@ -72,6 +72,11 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             f"{confidence.samples}, error bound {confidence.error_bound:.2%}"
             if confidence.fitted
             else "not fitted: every answer is in doubt",
+            "guard": "none"
+            if manifest.guard is None
+            else f"{', '.join(limit.measure for limit in manifest.guard.limits)} as in "
+            f"{manifest.guard.samples} samples; {manifest.guard.share:.1%} of the validation "
+            "samples were beyond calibration's",
             "self-test": f"{manifest.golden.samples} samples, which may be off by up to "
             f"{manifest.golden.tolerance}",
             "gates missed": "; ".join(manifest.gates_missed) or "none",

@@ -19,8 +19,9 @@ from edgeclin.cli.output import (
 from edgeclin.cli.signing import signer_of, signing_options
 
 if TYPE_CHECKING:
+    from edgeclin.answered import Share
     from edgeclin.description import Output, Thresholds
-    from edgeclin.risk import Risk, Share
+    from edgeclin.risk import Risk
 
 SHARE = Number(0, 1, min_open=True, max_open=True)
 
@@ -103,6 +104,8 @@ def confidence(
         print_json(risk)
     else:
         _print(risk, opened.manifest.output)
+        if risk.unlike:
+            click.echo(f"{risk.unlike} of {risk.samples} samples are unlike calibration: in doubt")
         for warning in risk.warnings:
             click.echo(f"warning: {warning}")
     if output is not None:
@@ -127,6 +130,12 @@ def _print(risk: Risk, output: Output) -> None:
             for part in (risk.overall, *risk.groups)
         ],
     )  # fmt: skip
+    if risk.left_out is not None:
+        left = risk.left_out
+        click.echo(
+            f"each judged by a threshold chosen without them: {_said(left.coverage)} confident, "
+            f"{_said(left.error)} wrong of these; worst {left.worst}: {_said(left.worst_error)}"
+        )
     found = risk.confidence
     if found.by_label:
         _print_labels(risk, output)

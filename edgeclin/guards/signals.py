@@ -95,4 +95,4 @@ def _plateaus(
     inner = int((changes[1:] - changes[:-1]).max()) if len(changes) > 1 else 0
     longest = max(inner, int(changes[0]) + 1, value.size - 1 - int(changes[-1]))
     rails = np.count_nonzero(value == low) + np.count_nonzero(value == high)
-    return longest / value.size, rails / value.size
+    return longest / value.size, float(rails / value.size)
