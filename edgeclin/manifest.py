@@ -9,6 +9,7 @@ import msgspec
 import rfc8785
 
 from edgeclin.description import (
+    Doubt,
     Input,
     Metric,
     Output,
@@ -90,6 +91,18 @@ class Confidence(Record, frozen=True):
     def threshold_of(self, label: int) -> float:
         """The confidence from which the answer with that index is sure."""
         return self.by_label[label].threshold if self.by_label else self.threshold
+
+    def doubt(self, output: Output) -> Doubt:
+        """What was asked for when it was fitted."""
+        doubt = Doubt(self.max_error, self.audit_share, self.thresholds)
+        if self.thresholds != "dual":
+            return doubt
+        at = output.dual_positive
+        return msgspec.structs.replace(
+            doubt,
+            max_error_positive=self.by_label[at].max_error,
+            max_error_negative=self.by_label[1 - at].max_error,
+        )
 
     def said(self, output: Output) -> str:
         """The thresholds in words."""

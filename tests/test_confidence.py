@@ -276,6 +276,22 @@ def test_dual_thresholds_hold_each_side_to_its_own_share_of_errors() -> None:
     assert positive.coverage == 1.0
 
 
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        Doubt(max_error=0.03, audit_share=0.1),
+        Doubt(max_error=0.03, thresholds="per-class"),
+        Doubt(0.1, thresholds="dual", max_error_positive=0.1, max_error_negative=0.02),
+        Doubt(0.1, thresholds="dual", max_error_positive=0.04, max_error_negative=0.1),
+    ],
+)
+@pytest.mark.parametrize("positive", ["a", "b"])
+def test_what_was_asked_for_can_be_asked_for_again(doubt: Doubt, positive: str) -> None:
+    output = Output(activation="none", labels=("a", "b"), positive=(positive,))
+    logits, truth = flat_world(np.random.default_rng(7), [0.0, 0.0], 50)
+    assert fit(logits, truth, output, doubt).doubt(output) == doubt
+
+
 def test_a_label_that_nobody_was_answered_with_is_in_doubt() -> None:
     output = Output(activation="none", labels=("a", "b", "c"))
     logits = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]] * 200)

