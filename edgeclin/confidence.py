@@ -6,13 +6,16 @@ INT8 moves.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeclin.description import Doubt, Output
 from edgeclin.errors import MissingExtra
-from edgeclin.manifest import Confidence
+from edgeclin.manifest import Confidence, LabelThreshold
 
 Activation: TypeAlias = Literal["none", "softmax", "sigmoid"]
 _LEAST_PROBABILITY = 1e-7
@@ -20,7 +23,7 @@ _TEMPERATURES = (0.05, 20.0)
 ALWAYS_IN_DOUBT = 1.01
 """A threshold that no confidence reaches."""
 _RISK = 0.05
-"""Of a threshold that breaks its promise."""
+"""Of a threshold that breaks its promise, or of any of several."""
 _STARTS = 2
 """Sequences of tests; more of them share the risk and prove less on a few hundred samples."""
 
@@ -90,26 +93,123 @@ def fit_confidence(
     """
     temperature = fit_temperature(logits, truth)
     scores = probabilities(logits, temperature)
-    confidence = scores.max(axis=-1)
-    order = np.argsort(-confidence, kind="stable")
-    errors = np.cumsum((scores.argmax(axis=-1) != truth)[order])
-    ends = np.flatnonzero(np.diff(confidence[order], append=-1.0)) + 1
-    sure = _proven(errors, ends, max_error)
-    failed = int(errors[sure - 1]) if sure else 0
+    found = _proven(scores.max(axis=-1), scores.argmax(axis=-1) != truth, max_error, _RISK)
     return Confidence(
         temperature=temperature,
-        threshold=float(confidence[order[sure - 1]]) if sure else ALWAYS_IN_DOUBT,
+        threshold=found.threshold,
         max_error=max_error,
         fitted=True,
         samples=len(truth),
-        coverage=sure / len(order),
-        error=failed / sure if sure else 0.0,
-        error_bound=error_bound(failed, sure, 1 - _RISK / _STARTS),
+        coverage=found.sure / len(truth),
+        error=found.error,
+        error_bound=found.bound,
         audit_share=audit_share,
     )
 
 
-def _proven(errors: np.ndarray, ends: np.ndarray, max_error: float) -> int:
+def fit_by_label(logits: np.ndarray, truth: np.ndarray, output: Output, doubt: Doubt) -> Confidence:
+    """Fit the temperature, and a threshold for each label that is answered.
+
+    Among the confident answers with each label at most its own share is wrong, for all labels at
+    once: of K labels each takes 1/K of the risk that a promise is broken (Bonferroni), so that with
+    risk 0.05 and two starts every single test is at the level 1 - 0.05 / (2 K). An answer is always
+    the label of the highest score, so that of two labels the upper threshold of the positive one's
+    score is at least a half, and the lower at most.
+
+    Args:
+        logits: float [n, labels] of the engine that will be deployed.
+        truth: int [n].
+        doubt: which kind of thresholds, the errors allowed, and the share of audits.
+    """
+    temperature = fit_temperature(logits, truth)
+    scores = probabilities(logits, temperature)
+    answer, certainty = scores.argmax(axis=-1), scores.max(axis=-1)
+    wrong = answer != truth
+    allowed = doubt.max_errors(output)
+    own: list[LabelThreshold] = []
+    sure, failed = 0, 0
+    for index, label in enumerate(output.labels):
+        members = answer == index
+        risk = _RISK / len(output.labels)
+        found = _proven(certainty[members], wrong[members], allowed[index], risk)
+        sure, failed = sure + found.sure, failed + found.wrong
+        own.append(
+            LabelThreshold(
+                label=label,
+                threshold=found.threshold,
+                max_error=allowed[index],
+                answers=int(members.sum()),
+                coverage=found.sure / max(int(members.sum()), 1),
+                error=found.error,
+                error_bound=found.bound,
+            )
+        )
+    return Confidence(
+        temperature=temperature,
+        threshold=max(entry.threshold for entry in own),
+        max_error=max(allowed),
+        fitted=True,
+        samples=len(truth),
+        coverage=sure / len(truth),
+        error=failed / sure if sure else 0.0,
+        error_bound=max((entry.error_bound for entry in own if entry.coverage), default=1.0),
+        audit_share=doubt.audit_share,
+        thresholds=doubt.thresholds,
+        by_label=tuple(own),
+    )
+
+
+def fit(logits: np.ndarray, truth: np.ndarray, output: Output, doubt: Doubt) -> Confidence:
+    """Fit the temperature and the kind of thresholds that `doubt` names."""
+    if doubt.thresholds == "one":
+        return fit_confidence(logits, truth, doubt.max_error, doubt.audit_share)
+    return fit_by_label(logits, truth, output, doubt)
+
+
+def is_sure(
+    certainty: np.ndarray, answer: NDArray[np.int64], confidence: Confidence
+) -> NDArray[np.bool_]:
+    """Which answers, indices of labels [n] with their confidence [n], reach their threshold."""
+    if not confidence.by_label:
+        return np.asarray(certainty >= confidence.threshold)
+    own = np.array([entry.threshold for entry in confidence.by_label])
+    return np.asarray(certainty >= own[answer])
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """The lowest threshold that keeps a share of errors, how many answers reach it, how many of
+    these are wrong, and the bound on their share."""
+
+    threshold: float = ALWAYS_IN_DOUBT
+    sure: int = 0
+    wrong: int = 0
+    bound: float = 1.0
+
+    @property
+    def error(self) -> float:
+        return self.wrong / self.sure if self.sure else 0.0
+
+
+def _proven(
+    certainty: np.ndarray, wrong: NDArray[np.bool_], max_error: float, risk: float
+) -> _Proven:
+    """Of some answers with their confidence; `risk` is that of a threshold that breaks its
+    promise."""
+    order = np.argsort(-certainty, kind="stable")
+    errors = np.cumsum(wrong[order])
+    ends = np.flatnonzero(np.diff(certainty[order], append=-1.0)) + 1
+    level = 1 - risk / _STARTS
+    sure = _most(errors, ends, max_error, level) if len(order) else 0
+    if not sure:
+        return _Proven()
+    failed = int(errors[sure - 1])
+    return _Proven(
+        float(certainty[order[sure - 1]]), sure, failed, error_bound(failed, sure, level)
+    )
+
+
+def _most(errors: np.ndarray, ends: np.ndarray, max_error: float, level: float) -> int:
     """How many of the most confident answers keep `max_error`; 0 where no number of them does.
 
     Taking the largest number whose own bound holds would be many tests for the price of one. A
@@ -120,8 +220,8 @@ def _proven(errors: np.ndarray, ends: np.ndarray, max_error: float) -> int:
     Args:
         errors: wrong answers among the first 1 … n, the most confident first.
         ends: numbers of answers that a threshold can tell from the rest (ties stay together).
+        level: of each test.
     """
-    level = 1 - _RISK / _STARTS
     wrong = errors[ends - 1]
     bounds = scipy_part("stats").beta.ppf(level, wrong + 1, np.maximum(ends - wrong, 1e-9))
     holds = (bounds <= max_error) & (wrong < ends)

@@ -7,7 +7,7 @@ import re
 from enum import Enum
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from edgeclin.errors import BadFile, EdgeclinError
 from edgeclin.model_files import ModelFacts
@@ -54,6 +54,11 @@ class Output(Record, frozen=True):
     axis: Literal["first", "last"] = "last"
     """Where the labels stand in the output of a segmentation model: NCHW is `first`."""
 
+    @property
+    def dual_positive(self) -> int:
+        """Which of two labels dual thresholds call positive: the only finding, else the second."""
+        return 0 if self.positive == self.labels[:1] else 1
+
 
 class Metric(Record, frozen=True):
     """The figure that must not get worse, and by how much it may."""
@@ -67,6 +72,11 @@ class Metric(Record, frozen=True):
     """What the trained model reached where it was validated."""
 
 
+Thresholds: TypeAlias = Literal["one", "per-class", "dual"]
+"""One for all answers, one for each label that is answered, or of two labels an upper one for the
+score of the positive label and a lower one."""
+
+
 class Doubt(Record, frozen=True):
     """When the device asks for a second opinion."""
 
@@ -74,6 +84,23 @@ class Doubt(Record, frozen=True):
     """Error allowed among confident answers, as an upper confidence bound on held-out samples."""
     audit_share: float = 0.02
     """Share of confident results that are judged again all the same, at random."""
+    thresholds: Thresholds = "one"
+    """Among which answers `max_error` is kept: all, those with each label, or (`dual`) the
+    positive and the negative ones."""
+    max_error_positive: float | None = None
+    """Of dual thresholds, among positive answers; None is `max_error`."""
+    max_error_negative: float | None = None
+
+    def max_errors(self, output: Output) -> tuple[float, ...]:
+        """The error allowed among the answers with each label."""
+        allowed = [self.max_error] * len(output.labels)
+        if self.thresholds == "dual":
+            for index, own in (
+                (output.dual_positive, self.max_error_positive),
+                (1 - output.dual_positive, self.max_error_negative),
+            ):
+                allowed[index] = self.max_error if own is None else own
+        return tuple(allowed)
 
 
 class Provenance(Record, frozen=True):
@@ -124,10 +151,13 @@ def _check(description: Description) -> None:
         ("metric.expected", metric.expected),
         ("doubt.max_error", description.doubt.max_error),
         ("doubt.audit_share", description.doubt.audit_share),
+        ("doubt.max_error_positive", description.doubt.max_error_positive),
+        ("doubt.max_error_negative", description.doubt.max_error_negative),
     ):
         if share is not None and not 0 <= share <= 1:
             raise EdgeclinError(f"{key} is {share}; it is a share between 0 and 1")
     _check_metric(description)
+    check_doubt(description.doubt, description.output)
 
 
 def _check_metric(description: Description) -> None:
@@ -159,6 +189,24 @@ def check_output(output: Output) -> None:
             raise EdgeclinError(
                 f"output.{key} names {', '.join(sorted(strangers))}, which output.labels does not"
             )
+
+
+def check_doubt(doubt: Doubt, output: Output) -> None:
+    """Refuse thresholds that do not fit the labels.
+
+    Raises:
+        EdgeclinError: dual ones for more than two labels, or errors of theirs without them.
+    """
+    if doubt.thresholds == "dual":
+        if len(output.labels) != 2:
+            raise EdgeclinError(
+                f"dual thresholds take two labels, output.labels has {len(output.labels)}: "
+                "per-class ones fit"
+            )
+    elif doubt.max_error_positive is not None or doubt.max_error_negative is not None:
+        raise EdgeclinError(
+            "max_error_positive and max_error_negative take dual thresholds: set doubt.thresholds"
+        )
 
 
 def check_inputs(inputs: tuple[Input, ...]) -> None:
@@ -315,6 +363,7 @@ margin = 0.02                    # how much INT8 may cost
 [doubt]
 max_error = 0.05                 # errors allowed among confident answers
 audit_share = 0.02               # share of confident answers judged again, at random
+# thresholds = "per-class"       # or "dual" for two labels: each keeps its own share of errors
 
 [provenance]
 licence = "FILL IN"

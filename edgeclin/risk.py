@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeclin import drift
+from edgeclin.answered import Answered, Answers, Part, Point, Share, share_of
 from edgeclin.bundle import Bundle
-from edgeclin.confidence import error_bound, fit_confidence, probabilities, scipy_part, to_logits
+from edgeclin.confidence import fit, is_sure, probabilities, to_logits
 from edgeclin.datasets import Dataset, windowed
+from edgeclin.description import Doubt, Output, check_doubt
+from edgeclin.drift import Histogram, histogram
 from edgeclin.errors import BadFile, BadInput, EdgeclinError
 from edgeclin.manifest import Confidence, Manifest
 from edgeclin.records import Record, load_json
@@ -19,63 +22,49 @@ from edgeclin.runtime import Runtime
 
 SCHEMA = 1
 FILE = "confidence.json"
-_POINTS = 40
 _CALIBRATION = "calibration.json"
+_FEW_GROUPS = 30
 
 
-class Share(Record, frozen=True):
-    """A share of n samples, with its two-sided 95 % Clopper-Pearson interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-class Point(Record, frozen=True):
-    """One threshold: the share of answers that reach it, the share of these that is wrong, and the
-    one-sided 95 % Clopper-Pearson bound on it, for this threshold alone."""
-
-    threshold: float
-    coverage: float
-    error: float
-    error_bound: float
-
-
-class Part(Record, frozen=True):
-    """All samples, or those of one patient or subject.
+class LeftOut(Record, frozen=True):
+    """Each patient or subject judged by thresholds that were chosen without them.
 
     Attributes:
         coverage: confident answers.
-        error: wrong ones among these.
-        sensitivity: of samples with a finding, those answered with one, confident or not; None
-            without findings.
-        missed: of samples with a finding, those confidently answered without one.
+        error: wrong ones among these; of `labels` those among the answers with each label, where
+            each has its own threshold.
+        worst: who has the largest share of wrong confident answers, `worst_error`.
     """
 
-    name: str
     coverage: Share
     error: Share
-    sensitivity: Share | None
-    missed: Share | None
+    labels: tuple[Share, ...]
+    worst: str
+    worst_error: Share
 
 
 class Risk(Record, frozen=True):
-    """`confidence.json`: how temperature and threshold were chosen, and what they do.
+    """`confidence.json`: how temperature and thresholds were chosen, and what they do.
 
-    The figures are of the samples that they were chosen on; `confidence` holds the bound that is
-    promised of others.
+    The figures are of the samples that they were chosen on; `confidence` holds the bounds that are
+    promised of others. `unlike` samples are in doubt whatever their confidence, by the bundle's
+    guard, and nothing was chosen on them. `scores` is how the confidence is distributed, for drift.
     """
 
     schema: int
     dataset: str
     samples: int
     rejected: int
+    unlike: int
     engine: str
     confidence: Confidence
     curve: tuple[Point, ...]
     overall: Part
     groups: tuple[Part, ...]
+    scores: Histogram
+    answered: tuple[Answered, ...] = ()
+    left_out: LeftOut | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class NoThreshold(EdgeclinError, ValueError):
@@ -86,53 +75,125 @@ class NoThreshold(EdgeclinError, ValueError):
     def __init__(self, risk: Risk) -> None:
         self.risk = risk
         super().__init__(
-            f"no threshold keeps {risk.confidence.max_error:.2%} of errors among confident answers "
+            f"no threshold keeps {_allowed(risk.confidence)} of errors among confident answers "
             f"on {risk.samples} samples of {risk.dataset}: give more samples, or allow more errors"
         )
 
 
-def measure_risk(runtime: Runtime, dataset: Dataset, max_error: float) -> Risk:
+def _allowed(confidence: Confidence) -> str:
+    shares = dict.fromkeys(own.max_error for own in confidence.by_label) or [confidence.max_error]
+    return " or ".join(f"{share:.2%}" for share in shares)
+
+
+def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
     """Fit confidence anew on a labelled data set that calibration has not seen.
 
     Args:
-        max_error: share of wrong answers allowed among the confident ones.
+        doubt: which thresholds, and the share of wrong answers allowed among the confident ones.
 
     Raises:
+        EdgeclinError: the thresholds do not fit the bundle's labels.
         BadFile: no labels, other ones than the bundle's, samples that calibrated the engine, or
             none that it can judge.
     """
     manifest = runtime.bundle.manifest
+    check_doubt(doubt, manifest.output)
     runtime.require_fit(dataset)
     _refuse_calibration(runtime.bundle, dataset)
     dataset = windowed(dataset, runtime.preprocess)
     known = dataset.truth(manifest.output.labels)
     if known is None:
         raise BadFile(dataset.path, "has no labels", "a risk is the share of wrong answers")
-    logits, judged = _logits(runtime, dataset)
+    logits, judged, unlike = _logits(runtime, dataset)
     truth = known[judged]
-    confidence = fit_confidence(logits, truth, max_error, manifest.confidence.audit_share)
+    confidence = fit(logits[~unlike], truth[~unlike], manifest.output, doubt)
     scores = probabilities(logits, confidence.temperature)
     groups = ("",) * len(truth) if dataset.groups is None else _at(dataset.groups, judged)
-    answers = _Answers(
+    answers = Answers(
         certainty=scores.max(axis=1),
         decision=scores.argmax(axis=1),
         truth=truth,
         group=np.array(groups),
-        threshold=confidence.threshold,
+        unlike=unlike,
+        confidence=confidence,
         positive=[manifest.output.labels.index(label) for label in manifest.output.positive],
     )
     named = [] if dataset.groups is None else np.unique(answers.group).tolist()
+    left_out = None
+    if len(named) > 1:
+        left_out = _left_out(logits, answers, manifest.output, doubt)
     return Risk(
         schema=SCHEMA,
         dataset=dataset.name,
         samples=len(truth),
         rejected=len(dataset) - len(truth),
+        unlike=int(unlike.sum()),
         engine=runtime.engine,
         confidence=confidence,
         curve=tuple(answers.curve()),
         overall=answers.part("all", np.ones(len(truth), dtype=bool)),
         groups=tuple(answers.part(name, answers.group == name) for name in named),
+        scores=histogram("confidence", answers.certainty),
+        answered=tuple(answers.by_label()),
+        left_out=left_out,
+        warnings=tuple(_warnings(confidence, len(named), left_out)),
     )
+
+
+def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt) -> LeftOut:
+    """Choose again without each group."""
+    names, whose = np.unique(answers.group, return_inverse=True)
+    sure, wrong = np.zeros(len(whose), bool), np.zeros(len(whose), bool)
+    decision = logits.argmax(axis=1)
+    errors: list[Share] = []
+    for index in range(len(names)):
+        own = whose == index
+        known = ~own & ~answers.unlike
+        if not known.any():
+            errors.append(share_of(wrong, own & sure))
+            continue
+        found = fit(logits[known], answers.truth[known], output, doubt)
+        certainty = probabilities(logits[own], found.temperature).max(axis=1)
+        sure[own] = is_sure(certainty, decision[own], found) & ~answers.unlike[own]
+        wrong[own] = decision[own] != answers.truth[own]
+        errors.append(share_of(wrong, own & sure))
+    everyone = np.ones(len(whose), bool)
+    labels = range(len(answers.confidence.by_label))
+    worst = max(range(len(names)), key=lambda index: errors[index].value)
+    return LeftOut(
+        coverage=share_of(sure, everyone),
+        error=share_of(wrong, sure),
+        labels=tuple(share_of(wrong, sure & (decision == label)) for label in labels),
+        worst=str(names[worst]),
+        worst_error=errors[worst],
+    )
+
+
+def _warnings(confidence: Confidence, groups: int, left_out: LeftOut | None) -> Iterator[str]:
+    if 0 < groups < _FEW_GROUPS:
+        yield (
+            f"the samples are of {groups} patients or subjects: what is promised holds for samples "
+            f"like these, and of other people it takes {_FEW_GROUPS} and more to tell"
+        )
+    if left_out is not None and _broken(confidence, left_out):
+        yield (
+            f"chosen without each of them, thresholds err in {left_out.error.value:.2%} of the "
+            f"confident answers about them, and in {left_out.worst_error.value:.2%} about "
+            f"{left_out.worst}; {_allowed(confidence)} is allowed: expect more errors of others"
+        )
+    for own in confidence.by_label:
+        if not own.coverage:
+            yield (
+                f"no threshold keeps {own.max_error:.2%} of errors among the {own.answers} answers "
+                f"{own.label!r}: each of them will be in doubt"
+            )
+
+
+def _broken(confidence: Confidence, left_out: LeftOut) -> bool:
+    if not confidence.by_label:
+        return left_out.error.value > confidence.max_error
+    pairs = zip(left_out.labels, confidence.by_label, strict=True)
+    return any(share.n and share.value > own.max_error for share, own in pairs)
 
 
 def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:
@@ -144,8 +205,23 @@ def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:
     if not risk.confidence.coverage:
         raise NoThreshold(risk)
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    files[FILE] = msgspec.json.format(msgspec.json.encode(risk), indent=1) + b"\n"
+    files[FILE] = _json(risk)
+    if drift.FILE in files:
+        reference = load_json(files[drift.FILE], drift.Reference, bundle.path)
+        files[drift.FILE] = _json(_with(reference, risk.scores))
     return msgspec.structs.replace(bundle.manifest, confidence=risk.confidence), files
+
+
+def _with(reference: drift.Reference, scores: Histogram) -> drift.Reference:
+    """A reference whose confidence is by the new temperature."""
+    histograms = tuple(
+        scores if one.quantity == scores.quantity else one for one in reference.histograms
+    )
+    return msgspec.structs.replace(reference, histograms=histograms)
+
+
+def _json(record: Record) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
 
 
 def _refuse_calibration(bundle: Bundle, dataset: Dataset) -> None:
@@ -163,74 +239,29 @@ def _refuse_calibration(bundle: Bundle, dataset: Dataset) -> None:
         )
 
 
-def _logits(runtime: Runtime, dataset: Dataset) -> tuple[np.ndarray, list[int]]:
-    """Of the samples that can be judged, float [n, labels], and which these are."""
-    rows, judged = [], []
+def _logits(runtime: Runtime, dataset: Dataset) -> tuple[np.ndarray, list[int], NDArray[np.bool_]]:
+    """Of the samples that can be judged, float [n, labels], which these are, and which of them are
+    unlike those of calibration."""
+    rows, judged, unlike = [], [], []
     for index, sample in enumerate(dataset):
         try:
-            rows.append(runtime.backend.run(runtime.preprocess(sample)))
+            seen = runtime.preprocess.decoded(sample)
+            prepared = runtime.preprocess(seen)
+            measures = runtime.guard.measure(seen)
         except BadInput:
             continue
+        outputs = runtime.backend.run(prepared)
+        logits = to_logits(outputs, runtime.bundle.manifest.output.activation)
+        rows.append(logits)
         judged.append(index)
-    if not rows:
-        raise BadFile(dataset.path, f"all {len(dataset)} samples are rejected")
-    return to_logits(np.stack(rows), runtime.bundle.manifest.output.activation), judged
+        unlike.append(bool(runtime.guard.unlike(measures, logits, int(logits.argmax()))))
+    if all(unlike):
+        raise BadFile(
+            dataset.path,
+            f"all {len(dataset)} samples are rejected, or unlike those of calibration",
+        )
+    return np.stack(rows), judged, np.array(unlike)
 
 
 def _at(column: Sequence[str], places: Sequence[int]) -> tuple[str, ...]:
     return tuple(column[place] for place in places)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What was answered and what was true, a sample.
-
-    Attributes:
-        positive: indices of the labels that are findings.
-    """
-
-    certainty: np.ndarray
-    decision: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    group: NDArray[np.str_]
-    threshold: float
-    positive: Sequence[int]
-
-    def curve(self) -> Iterator[Point]:
-        """From the most confident answers to all, at most `_POINTS` thresholds."""
-        order = np.argsort(-self.certainty, kind="stable")
-        certainty, wrong = self.certainty[order], (self.decision != self.truth)[order]
-        ends = np.flatnonzero(np.diff(certainty, append=-1.0)) + 1
-        chosen = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))]
-        for end in chosen.tolist():
-            errors = int(wrong[:end].sum())
-            yield Point(
-                threshold=float(certainty[end - 1]),
-                coverage=end / len(order),
-                error=errors / end,
-                error_bound=error_bound(errors, end),
-            )
-
-    def part(self, name: str, members: NDArray[np.bool_]) -> Part:
-        """The figures of some samples."""
-        sure = self.certainty >= self.threshold
-        wrong = self.decision != self.truth
-        finding = np.isin(self.truth, self.positive) & members
-        found = np.isin(self.decision, self.positive)
-        return Part(
-            name=name,
-            coverage=_share(sure, members),
-            error=_share(wrong, members & sure),
-            sensitivity=_share(found, finding) if finding.any() else None,
-            missed=_share(sure & ~found, finding) if finding.any() else None,
-        )
-
-
-def _share(what: NDArray[np.bool_], among: NDArray[np.bool_]) -> Share:
-    n, hits = int(among.sum()), int((what & among).sum())
-    if not n:
-        return Share(value=0.0, low=0.0, high=1.0, n=0)
-    ppf = scipy_part("stats").beta.ppf
-    low = float(ppf(0.025, hits, n - hits + 1)) if hits else 0.0
-    high = float(ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
-    return Share(value=hits / n, low=low, high=high, n=n)

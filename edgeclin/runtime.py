@@ -13,9 +13,11 @@ from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
 from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
+from edgeclin.drift import FILE, Drift, Reference, read_reference
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
 from edgeclin.executable import executable
 from edgeclin.golden import difference, read_golden
+from edgeclin.guards import Guard
 from edgeclin.manifest import Difference
 from edgeclin.preprocess import Preprocess
 from edgeclin.records import Latency, Result, State, Tier
@@ -37,6 +39,8 @@ class Runtime:
         engine: what answers, in words: backend, precision, version.
         degraded: why it is the CPU twin; empty when the primary engine answers.
         off: how far its outputs were from the golden ones.
+        guard: what puts answers in doubt about samples unlike those of calibration.
+        drift: how far what was answered is from what was validated.
 
     Raises:
         SelfTestFailed: the engine does not reproduce the bundle's golden outputs here.
@@ -57,6 +61,8 @@ class Runtime:
             raise BadBundle(bundle.path, f"{len(manifest.inputs)} inputs; one is supported")
         self.bundle = bundle
         self.preprocess = Preprocess(manifest.inputs[0])
+        self.guard = Guard(manifest.guard, manifest.inputs[0])
+        self.drift = Drift(self._reference())
         engine, self.degraded = manifest.primary, ""
         if backend is None:
             chosen = executable(bundle)
@@ -78,7 +84,8 @@ class Runtime:
             source, position, waited_ms: where it came from and how long it waited, for the record.
 
         Raises:
-            BadInput: the sample cannot be judged; see `reject`.
+            BadInput: the sample cannot be judged, or there is nothing to judge in it; see
+                `reject`.
             EngineUnavailable: the bundle's task is another than classification.
         """
         manifest = self.bundle.manifest
@@ -88,15 +95,21 @@ class Runtime:
                 f"{manifest.task.value}"
             )
         started = time.perf_counter()
-        prepared = self.preprocess(sample)
+        seen = self.preprocess.decoded(sample)
+        prepared = self.preprocess(seen)
+        measures = self.guard.measure(seen)
         ready = time.perf_counter()
         outputs = self.backend.run(prepared)
         answered = time.perf_counter()
         logits = to_logits(outputs, manifest.output.activation)
         scores = probabilities(logits, manifest.confidence.temperature)
-        decision = decide(scores, manifest.output, manifest.confidence)
+        answer = int(scores.argmax())
+        unlike = self.guard.unlike(measures, logits, answer)
+        decision = decide(scores, manifest.output, manifest.confidence, unlike)
         audit = decision.state is State.FINAL and self._draw() < manifest.confidence.audit_share
         finished = time.perf_counter()
+        if self.drift.due(finished - started):
+            self.drift.observe(seen, measures, decision.confidence, answer)
         return Result(
             bundle=self.bundle.digest,
             engine=self.engine,
@@ -163,6 +176,13 @@ class Runtime:
             degraded=self.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
+
+    def _reference(self) -> Reference | None:
+        manifest = self.bundle.manifest
+        if FILE not in manifest.files:
+            return None
+        data, (spec,) = self.bundle.read(FILE), manifest.inputs
+        return read_reference(data, self.bundle.path, spec.kind, len(manifest.output.labels))
 
     def self_test(self) -> Difference:
         """Compare this machine's answers with the golden ones, through the whole preprocessing.

@@ -32,21 +32,28 @@ class Decision:
     reason: str
 
 
-def decide(scores: np.ndarray, output: Output, confidence: Confidence) -> Decision:
+def decide(
+    scores: np.ndarray, output: Output, confidence: Confidence, unlike: str = ""
+) -> Decision:
     """Turn calibrated probabilities into an answer.
 
     Args:
         scores: float [labels], summing to one.
+        unlike: how the sample or its scores differ from those that the bundle was calibrated on;
+            whatever does is in doubt, however high its confidence.
     """
     best = int(scores.argmax())
     label, certainty = output.labels[best], float(scores[best])
-    sure = certainty >= confidence.threshold
-    if sure:
-        reason = f"confidence {certainty:.3f} reaches {confidence.threshold:.3f}"
-    elif not confidence.fitted:
+    threshold = confidence.threshold_of(best)
+    sure = not unlike and certainty >= threshold
+    if unlike:
+        reason = unlike
+    elif not confidence.fitted and not sure:
         reason = "no threshold was fitted, so every answer is in doubt"
     else:
-        reason = f"confidence {certainty:.3f} is below {confidence.threshold:.3f}"
+        reason = f"confidence {certainty:.3f} {'reaches' if sure else 'is below'} {threshold:.3f}"
+        if confidence.by_label:
+            reason += f", the threshold of {label}"
     return Decision(
         label=label,
         confidence=certainty,

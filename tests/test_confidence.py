@@ -11,12 +11,15 @@ from scipy import special, stats
 from edgeclin.confidence import (
     ALWAYS_IN_DOUBT,
     error_bound,
+    fit,
     fit_confidence,
     fit_temperature,
+    is_sure,
     probabilities,
     to_logits,
     unfitted_confidence,
 )
+from edgeclin.description import Doubt, Output
 from edgeclin.errors import MissingExtra
 from edgeclin.manifest import Confidence
 
@@ -200,6 +203,101 @@ def test_a_threshold_is_promised_against_the_truth_in_one_of_twenty_data_sets_at
         truth = (generator.random(n) < 0.0501).astype(int)
         promised += fit_confidence(logits, truth, 0.05, 0.0).threshold < ALWAYS_IN_DOUBT
     assert promised / 400 <= 0.05
+
+
+def flat_world(
+    generator: np.random.Generator, errors: list[float], each: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence that says nothing: of the answers with each label a share is wrong."""
+    answer = np.repeat(np.arange(len(errors)), each)
+    logits = np.zeros((len(answer), len(errors)))
+    logits[np.arange(len(answer)), answer] = generator.uniform(1, 5, len(answer))
+    wrong = generator.random(len(answer)) < np.array(errors)[answer]
+    return logits, np.where(wrong, (answer + 1) % len(errors), answer)
+
+
+@pytest.mark.parametrize(
+    ("doubt", "errors", "each"),
+    [
+        (Doubt(max_error=0.05, thresholds="per-class"), [0.0501] * 4, 300),
+        (
+            Doubt(thresholds="dual", max_error_positive=0.1, max_error_negative=0.03),
+            [0.0301, 0.1001],
+            400,
+        ),
+    ],
+    ids=["per-class", "dual"],
+)
+def test_thresholds_of_labels_all_keep_their_promise_in_nineteen_of_twenty_data_sets(
+    doubt: Doubt, errors: list[float], each: int
+) -> None:
+    """Any threshold that is given here breaks its promise; one of several is enough to count."""
+    generator = np.random.default_rng(each)
+    output = Output(activation="none", labels=("a", "b", "c", "d")[: len(errors)])
+    broken = 0
+    runs = 1000
+    for _ in range(runs):
+        fitted = fit(*flat_world(generator, errors, each), output, doubt)
+        broken += any(own.coverage > 0 for own in fitted.by_label)
+    assert broken <= stats.binom.ppf(0.99, runs, 0.05)
+
+
+def test_each_label_gets_the_threshold_that_its_own_answers_need() -> None:
+    """An answer `a` is right throughout, of `b` only the confident half."""
+    generator = np.random.default_rng(5)
+    logits, truth = flat_world(generator, [0.0, 0.0], 600)
+    unsure = (logits[:, 1] > 0) & (logits[:, 1] < 3)
+    truth[unsure & (generator.random(len(truth)) < 0.4)] = 0
+    output = Output(activation="none", labels=("a", "b"))
+    fitted = fit(logits, truth, output, Doubt(max_error=0.05, thresholds="per-class"))
+    one, other = fitted.by_label
+    assert one.coverage == 1.0
+    assert 0.3 < other.coverage < 0.7
+    assert max(one.error_bound, other.error_bound) <= 0.05
+    assert fitted.threshold == other.threshold
+    scores = probabilities(logits, fitted.temperature)
+    sure = is_sure(scores.max(axis=1), scores.argmax(axis=1), fitted)
+    assert fitted.coverage == pytest.approx(sure.mean())
+    assert fitted.error == pytest.approx((scores.argmax(axis=1) != truth)[sure].mean())
+    assert (one.answers, other.answers) == (600, 600)
+
+
+def test_dual_thresholds_hold_each_side_to_its_own_share_of_errors() -> None:
+    logits, truth = flat_world(np.random.default_rng(6), [0.0, 0.03], 1000)
+    output = Output(activation="none", labels=("well", "ill"), positive=("ill",))
+    strict = Doubt(thresholds="dual", max_error_positive=0.02, max_error_negative=0.05)
+    negative, positive = fit(logits, truth, output, strict).by_label
+    assert (negative.max_error, positive.max_error) == (0.05, 0.02)
+    assert negative.coverage == 1.0
+    assert positive.threshold == ALWAYS_IN_DOUBT
+    turned = Output(activation="none", labels=("well", "ill"), positive=("well",))
+    positive, negative = fit(logits, truth, turned, strict).by_label
+    assert (negative.max_error, positive.max_error) == (0.05, 0.02)
+    assert positive.coverage == 1.0
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        Doubt(max_error=0.03, audit_share=0.1),
+        Doubt(max_error=0.03, thresholds="per-class"),
+        Doubt(0.1, thresholds="dual", max_error_positive=0.1, max_error_negative=0.02),
+        Doubt(0.1, thresholds="dual", max_error_positive=0.04, max_error_negative=0.1),
+    ],
+)
+@pytest.mark.parametrize("positive", ["a", "b"])
+def test_what_was_asked_for_can_be_asked_for_again(doubt: Doubt, positive: str) -> None:
+    output = Output(activation="none", labels=("a", "b"), positive=(positive,))
+    logits, truth = flat_world(np.random.default_rng(7), [0.0, 0.0], 50)
+    assert fit(logits, truth, output, doubt).doubt(output) == doubt
+
+
+def test_a_label_that_nobody_was_answered_with_is_in_doubt() -> None:
+    output = Output(activation="none", labels=("a", "b", "c"))
+    logits = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]] * 200)
+    fitted = fit(logits, logits.argmax(axis=1), output, Doubt(thresholds="per-class"))
+    assert [own.coverage for own in fitted.by_label] == [1.0, 1.0, 0.0]
+    assert [own.threshold == ALWAYS_IN_DOUBT for own in fitted.by_label] == [False, False, True]
 
 
 def test_an_error_at_the_top_does_not_put_all_others_in_doubt() -> None:

@@ -30,6 +30,7 @@ from edgeclin.convert.worker import run_converter
 from edgeclin.datasets import open_dataset
 from edgeclin.errors import ConversionFailed, EdgeclinError, EngineUnavailable
 from edgeclin.keys import KeyPair
+from edgeclin.manifest import MEASURES
 from edgeclin.profiles import load_profile
 from edgeclin.runtime import Runtime
 from edgeclin.verify import measure
@@ -103,6 +104,35 @@ def test_int8_stays_within_half_a_point_on_the_4500_test_beats(
     assert measured.samples == 4_500
     assert abs(measured.accuracy - source) <= 0.005
     assert measured.holds
+
+
+@pytest.mark.convert
+def test_the_bundle_knows_what_its_samples_were_like(
+    converted: tuple[Path, Any], trust: list[Any], beats: np.ndarray
+) -> None:
+    """Beats of the same heart are hardly ever unlike, noise always, and neither gain nor noise goes
+    unnoticed where each answer is."""
+    bundle = Bundle.open(converted[0], trust)
+    guard = bundle.manifest.guard
+    assert guard is not None
+    assert (guard.samples, guard.flat_leads) == (500, 0)
+    assert guard.scores is not None
+    assert max(guard.share, guard.scores.share) < 0.05
+
+    def unlike(samples: np.ndarray) -> float:
+        runtime = Runtime(bundle)
+        answers = [runtime.predict(sample) for sample in samples]
+        report = runtime.drift.report()
+        assert report is not None
+        assert report.answered == len(samples)
+        seen.append({shift.quantity for shift in report.since_start})
+        return float(np.mean([answer.reason.startswith("unlike") for answer in answers]))
+
+    seen: list[set[str]] = []
+    assert unlike(beats[::5]) < 0.035
+    assert unlike(np.random.default_rng(0).normal(size=(200, 140))) > 0.98
+    assert unlike(beats[:200].astype(float) * 2) > 0.95
+    assert seen[0] == {*MEASURES["signal"], "value", "confidence", "label"}
 
 
 @pytest.mark.convert

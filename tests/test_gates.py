@@ -15,14 +15,14 @@ from edgeclin.gates.bootstrap import Bootstrap
 from edgeclin.gates.engines import (
     agreement_gate,
     calibration_error_gate,
-    confident_gate,
+    confident_gates,
     error_gate,
     loss_gates,
     metric_gate,
 )
 from edgeclin.gates.margins import DecisionMargins, LossMargins
 from edgeclin.gates.trial import Trial
-from edgeclin.manifest import Confidence
+from edgeclin.manifest import Confidence, LabelThreshold
 
 EYE = np.eye(3)
 OUTPUT = Output(activation="none", labels=("a", "b", "c"))
@@ -42,13 +42,28 @@ def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> No
     outputs = np.concatenate([logits(0, 0, 0, 1) * 3, logits(1, 1) * 0.1])
     given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
     truth = np.zeros((6, 1), np.int64)
-    gate = confident_gate("twin", given, truth, confidence)
+    (gate,) = confident_gates("twin", given, truth, confidence)
     assert (gate.value, gate.n, gate.passed) == (0.25, 4, False)
     assert gate.high == pytest.approx(0.751395)  # scipy.stats.beta.ppf(0.95, 2, 3)
     loose = msgspec.structs.replace(confidence, max_error=0.76)
-    assert confident_gate("twin", given, truth, loose).passed
+    assert confident_gates("twin", given, truth, loose)[0].passed
     silent = msgspec.structs.replace(confidence, threshold=1.01)
-    assert confident_gate("twin", given, truth, silent).n == 0
+    assert confident_gates("twin", given, truth, silent)[0].n == 0
+
+
+def test_each_label_has_a_gate_where_it_has_a_threshold() -> None:
+    own = tuple(
+        LabelThreshold(label, threshold, 0.8, 2, 0.5, 0.0, 0.8)
+        for label, threshold in zip(OUTPUT.labels, (0.9, 0.5, 1.01), strict=True)
+    )
+    confidence = Confidence(0.5, 1.01, 0.8, True, thresholds="per-class", by_label=own)
+    outputs = np.concatenate([logits(0, 0, 1, 2) * 3, logits(0, 1) * 0.5])
+    given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
+    gates = confident_gates("twin", given, np.array([[0], [0], [1], [2], [0], [0]]), confidence)
+    assert [gate.name for gate in gates] == [
+        f"error of the confident answers {label!r}" for label in OUTPUT.labels
+    ]
+    assert [(gate.value, gate.n) for gate in gates] == [(0.0, 2), (0.5, 2), (0.0, 0)]
 
 
 def read(outputs: np.ndarray) -> Answers:

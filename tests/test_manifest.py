@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeclin.errors import EdgeclinError
-from edgeclin.manifest import FileEntry, Manifest, check_file_name, parse_manifest
+from edgeclin.manifest import (
+    MEASURES,
+    FileEntry,
+    GuardLimits,
+    Limit,
+    Manifest,
+    ScoreLimit,
+    check_file_name,
+    parse_manifest,
+)
 
 ENTRY = FileEntry(sha256="0" * 64, size=1)
 
@@ -43,7 +52,7 @@ def test_its_bytes_are_canonical(manifest: Manifest) -> None:
     assert json.loads(text) == json.loads(msgspec.json.encode(manifest))
     assert rfc8785.dumps(json.loads(text)) == text
     assert b'"temperature":1,' in text  # 1.0 in Python
-    assert b'"threshold":0.9}' in text
+    assert b'"threshold":0.9,' in text
 
 
 def test_equal_manifests_are_equal_bytes_whatever_the_order(manifest: Manifest) -> None:
@@ -53,7 +62,7 @@ def test_equal_manifests_are_equal_bytes_whatever_the_order(manifest: Manifest) 
 
 
 def test_every_part_is_required_and_an_unknown_one_is_an_error(manifest: Manifest) -> None:
-    for key in Manifest.__struct_fields__:
+    for key in set(Manifest.__struct_fields__) - {"guard"}:
         plain = json.loads(manifest.to_json())
         del plain[key]
         with pytest.raises(EdgeclinError, match=key):
@@ -100,6 +109,102 @@ def test_a_contradiction_is_refused_and_named(
 ) -> None:
     with pytest.raises(EdgeclinError, match=problem):
         parse_manifest(changed(manifest, *path, to=value))
+
+
+def by_label(*entries: tuple[str, float, float, int]) -> list[dict[str, Any]]:
+    return [
+        {"label": label, "threshold": threshold, "max_error": allowed, "answers": answers,
+         "coverage": 0.5, "error": 0.0, "error_bound": allowed}
+        for label, threshold, allowed, answers in entries
+    ]  # fmt: skip
+
+
+def test_a_manifest_from_before_there_were_other_thresholds_or_guards_is_read(
+    manifest: Manifest,
+) -> None:
+    plain = json.loads(manifest.to_json())
+    for key in ("thresholds", "by_label"):
+        del plain["confidence"][key]
+    del plain["guard"]
+    read = parse_manifest(json.dumps(plain).encode())
+    assert read == manifest
+    assert [read.confidence.threshold_of(label) for label in (0, 4)] == [0.9, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"thresholds": "one"}, "says that there is one for all"),
+        ({"by_label": by_label(("b", 0.9, 0.05, 70), ("a", 0.7, 0.02, 30))}, "in their order"),
+        ({"by_label": []}, "in their order"),
+        ({"threshold": 0.7}, "not the highest"),
+        ({"max_error": 0.02}, "not the highest"),
+        ({"samples": 99}, "not as many as its samples"),
+        ({"thresholds": "three"}, "three"),
+    ],
+)
+def test_thresholds_of_labels_agree_with_the_labels_and_with_each_other(
+    manifest: Manifest, changes: dict[str, Any], problem: str | None
+) -> None:
+    plain = json.loads(manifest.to_json())
+    plain["output"] |= {"labels": ["a", "b"], "positive": ["b"], "urgent": []}
+    plain["confidence"] |= {
+        "thresholds": "dual", "threshold": 0.9, "max_error": 0.05, "samples": 100,
+        "by_label": by_label(("a", 0.7, 0.02, 70), ("b", 0.9, 0.05, 30)),
+    }  # fmt: skip
+    plain["confidence"] |= changes
+    data = json.dumps(plain).encode()
+    if problem is None:
+        confidence = parse_manifest(data).confidence
+        assert [confidence.threshold_of(label) for label in (0, 1)] == [0.7, 0.9]
+        said = confidence.said(parse_manifest(data).output)
+        assert said == "b from 0.900, a up to 0.300 of its score, in doubt between"
+        return
+    with pytest.raises(EdgeclinError, match=problem):
+        parse_manifest(data)
+
+
+def test_dual_thresholds_take_two_labels(manifest: Manifest) -> None:
+    plain = json.loads(manifest.to_json())
+    labels = [(label, 0.9, 0.05, 20) for label in plain["output"]["labels"]]
+    plain["confidence"] |= {"thresholds": "dual", "by_label": by_label(*labels)}
+    with pytest.raises(EdgeclinError, match="dual thresholds for 5 labels"):
+        parse_manifest(json.dumps(plain).encode())
+    plain["confidence"]["thresholds"] = "per-class"
+    assert parse_manifest(json.dumps(plain).encode()).confidence.threshold_of(4) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("share",), 0.02, None),
+        (("limits", 0, "measure"), "blur", "does not limit lowest, highest, spread"),
+        (("limits",), [], "does not limit"),
+        (("limits", 2, "low"), 2.0, "spread is from 2.0 to 1.0"),
+        (("scores", "means"), [[0.0] * 5] * 4, "not of 5 labels"),
+        (("scores", "means", 1), [0.0] * 4, "not of 5 labels"),
+        (("scores", "means", 1), [], None),
+        (("scores", "whitening"), [], "no whitening"),
+        (("scores", "whitening", 0), [1.0], "not of 5 labels"),
+        (("scores",), None, None),
+        (("sharpness",), 1.0, "sharpness"),
+    ],
+)
+def test_the_limits_of_a_guard_fit_the_input_and_the_labels(
+    manifest: Manifest, path: tuple[str | int, ...], value: Any, problem: str | None
+) -> None:
+    limits = tuple(Limit(measure, 0.0, 1.0, 0.01) for measure in MEASURES["signal"])
+    scores = ScoreLimit(((0.0,) * 5,) * 5, ((1.0,) * 5,), 9.0, 100, 0.01)
+    guard = GuardLimits(500, 0, limits, 0.01, scores)
+    guarded = msgspec.structs.replace(manifest, guard=guard)
+    assert parse_manifest(guarded.to_json()) == guarded
+    data = changed(guarded, "guard", *path, to=value)
+    if problem is None:
+        parse_manifest(data)
+        return
+    with pytest.raises(EdgeclinError, match=problem):
+        parse_manifest(data)
 
 
 def test_two_primaries_are_one_too_many_and_a_twin_is_none(manifest: Manifest) -> None:

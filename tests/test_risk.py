@@ -12,13 +12,17 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy import stats
 
+from edgeclin import drift
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
-from edgeclin.errors import BadFile
+from edgeclin.description import Doubt
+from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
 from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
 from edgeclin.runtime import Runtime
+from edgeclin.verify import measure
 
 LABELS = ("normal", "R-on-T PVC", "PVC", "supraventricular", "unclassified")
 FINDINGS = {"R-on-T PVC", "PVC", "supraventricular"}
@@ -36,7 +40,7 @@ def judged(bundle: Bundle, beats: np.ndarray) -> Dataset:
 
 
 def test_figures_are_those_of_a_plain_count(bundle: Bundle, judged: Dataset) -> None:
-    risk = measure_risk(Runtime(bundle), judged, max_error=0.2)
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
     manifest = msgspec.structs.replace(bundle.manifest, confidence=risk.confidence)
     bundle.manifest = manifest
     answers = [Runtime(bundle).predict(beat) for beat in judged]
@@ -57,7 +61,7 @@ def test_figures_are_those_of_a_plain_count(bundle: Bundle, judged: Dataset) -> 
 
 
 def test_the_curve_ends_with_every_answer(bundle: Bundle, judged: Dataset) -> None:
-    curve = measure_risk(Runtime(bundle), judged, max_error=0.2).curve
+    curve = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2)).curve
     assert curve[-1].coverage == 1.0
     assert curve[-1].error == pytest.approx(15 / 300)
     assert [point.coverage for point in curve] == sorted(point.coverage for point in curve)
@@ -80,18 +84,130 @@ def test_samples_that_calibrated_the_engine_are_refused(
     path = write_bundle(tmp_path / "x.edgeclin", bundle.manifest, files, None)
     seen = Runtime(Bundle.open(path, allow_unsigned=True))
     with pytest.raises(BadFile, match="holds 3 samples that calibrated the engine"):
-        measure_risk(seen, judged, 0.1)
+        measure_risk(seen, judged, Doubt(max_error=0.1))
 
 
 def test_without_labels_there_is_no_risk(bundle: Bundle, judged: Dataset) -> None:
     with pytest.raises(BadFile, match="has no labels"):
-        measure_risk(Runtime(bundle), Dataset(judged.path, judged.samples), 0.1)
+        measure_risk(Runtime(bundle), Dataset(judged.path, judged.samples), Doubt())
 
 
 def test_a_risk_that_no_threshold_keeps_writes_nothing(bundle: Bundle, judged: Dataset) -> None:
-    risk = measure_risk(Runtime(bundle), judged, max_error=0.001)
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.001))
     with pytest.raises(NoThreshold, match=r"keeps 0\.10% of errors .* on 300 samples of d\.npz"):
         rewritten(bundle, risk)
+
+
+def test_each_label_is_reported_by_its_own_threshold(bundle: Bundle, judged: Dataset) -> None:
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.3, thresholds="per-class"))
+    own = risk.confidence.by_label
+    assert [answers.label for answers in risk.answered] == list(LABELS)
+    assert sum(answers.coverage.n for answers in risk.answered) == 300
+    for threshold, answers in zip(own, risk.answered, strict=True):
+        assert answers.coverage.value == pytest.approx(threshold.coverage)
+        assert answers.error.value == pytest.approx(threshold.error)
+        assert not answers.curve or answers.curve[-1].coverage == 1.0
+    silent = [entry.label for entry in own if not entry.coverage]
+    assert silent
+    assert silent != list(LABELS)
+    for label in silent:
+        assert any(repr(label) in warning for warning in risk.warnings)
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=risk.confidence)
+    said = [Runtime(bundle).predict(beat) for beat in judged]
+    sure = {str(answer.label) for answer in said if answer.state.value == "final"}
+    assert sure == set(LABELS) - set(silent)
+
+
+def test_what_is_unlike_calibration_is_in_doubt_and_chooses_nothing(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    """Twenty beats are a hundred times too large; the engine's preprocessing hides it."""
+    limits, _ = fit_inputs(list(judged), list(judged), bundle.manifest.inputs[0])
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, guard=limits)
+    samples = np.stack(list(judged)).astype(float)
+    samples[10:30] *= 100
+    samples[40] = 0.0
+    risk = measure_risk(
+        Runtime(bundle), Dataset(judged.path, samples, judged.labels), Doubt(max_error=0.3)
+    )
+    assert (risk.samples, risk.unlike, risk.rejected) == (299, 20, 1)
+    assert risk.confidence.samples == 279
+    assert risk.curve[-1].coverage == pytest.approx(279 / 299)
+    assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 279 / 299)
+    with pytest.raises(BadFile, match="unlike those of calibration"):
+        measure_risk(Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels), Doubt())
+
+
+def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    """All answers together err as often as before; those with one label more often."""
+    doubt = Doubt(max_error=0.3, thresholds="per-class")
+    confidence = measure_risk(Runtime(bundle), judged, doubt).confidence
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=confidence)
+    assert measure(Runtime(bundle), judged).holds
+    tight = tuple(
+        msgspec.structs.replace(own, max_error=0.001 if own.coverage else 0.9)
+        for own in confidence.by_label
+    )
+    changed = msgspec.structs.replace(confidence, by_label=tight, max_error=0.9)
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=changed)
+    assert not measure(Runtime(bundle), judged).holds
+
+
+def test_few_patients_are_warned_of(bundle: Bundle, judged: Dataset) -> None:
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
+    assert any("of 3 patients or subjects" in warning for warning in risk.warnings)
+    alone = Dataset(judged.path, judged.samples, judged.labels)
+    assert not measure_risk(Runtime(bundle), alone, Doubt(max_error=0.2)).warnings
+
+
+def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Dataset) -> None:
+    """The engine is right but for one in four about p2: on p0 and p1 any confidence is enough."""
+    runtime = Runtime(bundle)
+    said = [LABELS.index(str(runtime.predict(beat).label)) for beat in judged]
+    wrong = [index % 12 == 2 for index in range(300)]
+    truth = [LABELS[(at + off) % 5] for at, off in zip(said, wrong, strict=True)]
+    data = Dataset(judged.path, judged.samples, tuple(truth), judged.groups)
+    risk = measure_risk(runtime, data, Doubt(max_error=0.2))
+    left = risk.left_out
+    assert left is not None
+    assert (left.worst, left.worst_error.value, left.worst_error.n) == ("p2", 0.25, 100)
+    assert left.coverage.n == 300
+    assert left.error.value == pytest.approx(25 / left.error.n)
+    assert not any("chosen without each" in warning for warning in risk.warnings)
+    strict = measure_risk(runtime, data, Doubt(max_error=0.05))
+    assert strict.confidence.coverage < 0.6
+    assert any("25.00% about p2; 5.00% is allowed" in warning for warning in strict.warnings)
+    own = measure_risk(runtime, data, Doubt(max_error=0.2, thresholds="per-class")).left_out
+    assert own is not None
+    assert sum(share.n for share in own.labels) == own.error.n
+    alone = Dataset(judged.path, judged.samples, tuple(truth))
+    assert measure_risk(runtime, alone, Doubt(max_error=0.1)).left_out is None
+
+
+def test_drift_is_held_against_confidence_by_the_new_temperature(
+    bundle: Bundle, judged: Dataset, tmp_path: Path
+) -> None:
+    old = drift.Reference(
+        1, 9, (drift.Histogram("x", (9,)), drift.Histogram("confidence", (9, 0), (2.0,)))
+    )
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    files[drift.FILE] = msgspec.json.encode(old)
+    opened = Bundle.open(
+        write_bundle(tmp_path / "x.edgeclin", bundle.manifest, files, None), allow_unsigned=True
+    )
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
+    _, written = rewritten(opened, risk)
+    new = msgspec.json.decode(written[drift.FILE], type=drift.Reference)
+    assert new.histograms[0] == old.histograms[0]
+    assert new.histograms[1] == risk.scores
+    assert sum(risk.scores.counts) == 300
+
+
+def test_dual_thresholds_take_two_labels(bundle: Bundle, judged: Dataset) -> None:
+    with pytest.raises(EdgeclinError, match=r"dual thresholds take two labels.* has 5"):
+        measure_risk(Runtime(bundle), judged, Doubt(thresholds="dual"))
 
 
 class Command:
@@ -102,8 +218,9 @@ class Command:
         self.bundle, self.data, self.target = bundle, data, folder / "new.edgeclin"
         self.key = keys.private
 
-    def __call__(self, *arguments: object, error: str = "0.2") -> Result:
-        command = ["confidence", self.bundle, "--validation", self.data, "--max-error", error]
+    def __call__(self, *arguments: object, error: str | None = "0.2") -> Result:
+        command = ["confidence", self.bundle, "--validation", self.data]
+        command += [] if error is None else ["--max-error", error]
         return self.runner.invoke(main, list(map(str, (*command, *arguments))))
 
 
@@ -152,3 +269,22 @@ def test_without_a_target_the_curve_is_shown_and_nothing_is_written(
 @pytest.mark.parametrize("error", ["0", "1", "-0.1", "nan", "2"])
 def test_a_share_of_errors_lies_between_none_and_all(command: Command, error: str) -> None:
     assert command(error=error).exit_code == 2
+
+
+def test_thresholds_of_labels_are_written_and_read_back(command: Command, trust: list[Any]) -> None:
+    done = command("--per-class", "-o", command.target, "--key", command.key, error="0.3")
+    assert done.exit_code == 0, done.output
+    assert "thresholds normal none" in done.output
+    confidence = Bundle.open(command.target, trust).manifest.confidence
+    assert confidence.thresholds == "per-class"
+    assert [own.label for own in confidence.by_label] == list(LABELS)
+
+
+def test_dual_thresholds_are_asked_for_with_an_error_for_each_side(command: Command) -> None:
+    sides = ("--max-error-positive", "0.1", "--max-error-negative", "0.02")
+    refused = command("--dual", *sides, error=None)
+    assert refused.exit_code == 1
+    assert "dual thresholds take two labels" in refused.stderr
+    assert command("--dual", *sides[:2], error=None).exit_code == 2
+    assert command(error=None).exit_code == 2
+    assert "take dual thresholds" in command(*sides).stderr

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeclin.confidence import ALWAYS_IN_DOUBT
-from edgeclin.description import Output
+from edgeclin.description import Output, Thresholds
 from edgeclin.errors import EdgeclinError
-from edgeclin.manifest import Confidence
+from edgeclin.manifest import Confidence, LabelThreshold
 from edgeclin.records import State, Tier
 from edgeclin.states import advance, decide, review
 
@@ -66,6 +66,57 @@ def test_an_urgent_finding_goes_first_sure_or_not(scores: tuple[float, ...], tie
 def test_scores_that_are_not_numbers_are_never_sure() -> None:
     for scores in ([np.nan] * 3, [np.nan, 1.0, 0.0]):
         assert decide(np.array(scores), OUTPUT, fitted(0.0)).state is not State.FINAL
+
+
+TWO = Output(activation="softmax", labels=("normal", "flutter"), urgent=("flutter",))
+
+
+def own(output: Output, *thresholds: float) -> Confidence:
+    """A threshold for each label."""
+    by_label = tuple(
+        LabelThreshold(label, threshold, 0.05, 10, 0.5, 0.0, 0.05)
+        for label, threshold in zip(output.labels, thresholds, strict=True)
+    )
+    kind: Thresholds = "dual" if len(thresholds) == 2 else "per-class"
+    return Confidence(1.0, max(thresholds), 0.05, True, thresholds=kind, by_label=by_label)
+
+
+@pytest.mark.parametrize(
+    ("flutter", "label", "state"),
+    [
+        (0.95, "flutter", State.FINAL),
+        (0.9, "flutter", State.FINAL),
+        (0.89, "flutter", State.PROVISIONAL),
+        (0.5001, "flutter", State.PROVISIONAL),
+        (0.31, "normal", State.PROVISIONAL),
+        (0.3, "normal", State.FINAL),
+        (0.0, "normal", State.FINAL),
+    ],
+)
+def test_between_a_lower_and_an_upper_threshold_an_answer_is_in_doubt(
+    flutter: float, label: str, state: State
+) -> None:
+    decision = decide(np.array([1 - flutter, flutter]), TWO, own(TWO, 0.7, 0.9))
+    assert (decision.label, decision.state) == (label, state)
+    assert decision.tier is (Tier.URGENT if label == "flutter" else Tier.ROUTINE)
+
+
+def test_each_answer_is_held_to_the_threshold_of_its_label() -> None:
+    confidence = own(OUTPUT, 0.6, 0.9, ALWAYS_IN_DOUBT)
+    for scores, state, reason in (
+        ((0.7, 0.2, 0.1), State.FINAL, "confidence 0.700 reaches 0.600, the threshold of normal"),
+        ((0.1, 0.8, 0.1), State.PROVISIONAL, "confidence 0.800 is below 0.900, the threshold of"),
+        ((0.0, 0.0, 1.0), State.PROVISIONAL, "confidence 1.000 is below 1.010, the threshold of"),
+    ):
+        decision = decide(np.array(scores), OUTPUT, confidence)
+        assert decision.state is state
+        assert decision.reason.startswith(reason)
+
+
+def test_what_is_unlike_calibration_is_never_sure_and_an_urgent_finding_still_urgent() -> None:
+    decision = decide(np.array([0.0, 0.0, 1.0]), OUTPUT, fitted(0.5), "spread 9 is above 2")
+    assert (decision.state, decision.tier) == (State.PROVISIONAL, Tier.URGENT)
+    assert (decision.reason, decision.confidence) == ("spread 9 is above 2", 1.0)
 
 
 @pytest.mark.parametrize(("state", "to"), list(itertools.product(State, State)))

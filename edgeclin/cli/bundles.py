@@ -67,11 +67,16 @@ def inspect(bundle: Path, trust: tuple[Path, ...], allow_unsigned: bool, as_json
             or "none",
             "labels": ", ".join(manifest.output.labels),
             "urgent": ", ".join(manifest.output.urgent) or "none",
-            "confidence": f"threshold {confidence.threshold:.3f}, temperature "
+            "confidence": f"{confidence.said(manifest.output)}, temperature "
             f"{confidence.temperature:.3f}, coverage {confidence.coverage:.1%} of "
             f"{confidence.samples}, error bound {confidence.error_bound:.2%}"
             if confidence.fitted
             else "not fitted: every answer is in doubt",
+            "guard": "none"
+            if manifest.guard is None
+            else f"{', '.join(limit.measure for limit in manifest.guard.limits)} as in "
+            f"{manifest.guard.samples} samples; {manifest.guard.share:.1%} of the validation "
+            "samples were beyond calibration's",
             "self-test": f"{manifest.golden.samples} samples, which may be off by up to "
             f"{manifest.golden.tolerance}",
             "gates missed": "; ".join(manifest.gates_missed) or "none",

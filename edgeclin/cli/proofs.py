@@ -132,10 +132,11 @@ def _print(converted: Converted, signed: bool) -> None:
         )
     elif confidence.fitted:
         click.echo(
-            f"confidence: temperature {confidence.temperature:.3f}, threshold "
-            f"{confidence.threshold:.3f}: {confidence.coverage:.1%} of {confidence.samples} "
-            f"held-out samples reach it, with {confidence.error:.2%} errors (95 % bound "
-            f"{confidence.error_bound:.2%}, allowed {confidence.max_error:.2%})"
+            f"confidence: temperature {confidence.temperature:.3f}, "
+            f"{confidence.said(converted.manifest.output)}: {confidence.coverage:.1%} of "
+            f"{confidence.samples} held-out samples are confident, with "
+            f"{confidence.error:.2%} errors (95 % bound {confidence.error_bound:.2%}, allowed "
+            f"{confidence.max_error:.2%})"
         )
     else:
         click.echo(

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeclin import drift
 from edgeclin.bundle import SUFFIX, write_bundle
 from edgeclin.convert.diagnosis import Diagnosis
 from edgeclin.convert.engines import deploy
@@ -116,6 +117,7 @@ def write(
         "report.json": report,
         "layers.json": proof.diagnosis,
         "edgetpu.json": proof.finished.mapping,
+        drift.FILE: proof.guarded.reference,
     }
     files = {
         **deployed.files,
@@ -191,6 +193,7 @@ def _manifest(
         licence=description.provenance.licence,
         source=description.provenance.source,
         files={},
+        guard=proof.guarded.limits,
     )
 
 

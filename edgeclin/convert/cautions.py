@@ -187,3 +187,8 @@ def of_judging(judge: Judge, outputs: np.ndarray, confidence: Confidence) -> Ite
             "often than doubt.max_error allows, the samples are few, or their preprocessing is "
             "another"
         )
+    elif silent := [own.label for own in confidence.by_label if not own.coverage]:
+        yield (
+            f"no threshold keeps the allowed errors among the answers {', '.join(silent)}: each of "
+            "them will be in doubt"
+        )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.confidence import fit_confidence, unfitted_confidence
+from edgeclin.confidence import fit, unfitted_confidence
 from edgeclin.convert.copies import copied
 from edgeclin.description import Description, Task
 from edgeclin.gates import Answers, Gate, Margins, metrics
 from edgeclin.gates.bootstrap import Bootstrap, paired_interval
-from edgeclin.gates.engines import agreement_gate, confident_gate, error_gate, loss_gates
+from edgeclin.gates.engines import agreement_gate, confident_gates, error_gate, loss_gates
 from edgeclin.gates.samples import (
     copies_gate,
     distinct_gate,
@@ -113,7 +113,7 @@ class Judge:
         """Whether an engine keeps what a threshold promises that was fitted on another one."""
         if self.truth is None or not confidence.fitted:
             return []
-        return [confident_gate(stage, self.answers(outputs), self.truth, confidence)]
+        return confident_gates(stage, self.answers(outputs), self.truth, confidence)
 
     def confidence(self, outputs: np.ndarray) -> Confidence:
         """Temperature and threshold, fitted on the engine that is deployed."""
@@ -121,7 +121,7 @@ class Judge:
         if self.truth is None or self.description.task is not Task.CLASSIFICATION:
             return unfitted_confidence(doubt.max_error, doubt.audit_share)
         logits = self.answers(outputs).logits[:, 0]
-        return fit_confidence(logits, self.truth[:, 0], doubt.max_error, doubt.audit_share)
+        return fit(logits, self.truth[:, 0], self.description.output, doubt)
 
     def could_lose(self, outputs: np.ndarray) -> float | None:
         """How much of the metric an engine could have lost without its showing on these samples:

@@ -15,6 +15,7 @@ from edgeclin.convert import cautions
 from edgeclin.convert.colours import judge_colours
 from edgeclin.convert.diagnosis import Case, Diagnosis, diagnose
 from edgeclin.convert.engines import Finished, finish
+from edgeclin.convert.guarding import Guarded, guarded
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
 from edgeclin.convert.model_copies import copy_model, model_sha256
@@ -71,6 +72,7 @@ class Proof:
     diagnosis: Diagnosis | None
     finished: Finished
     kernels: Kernels
+    guarded: Guarded
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -96,6 +98,7 @@ class Proof:
             *_of_mixed(self.diagnosis),
             *self.finished.warnings,
             *self.kernels.warnings,
+            *self.guarded.warnings,
         )
 
 
@@ -179,6 +182,7 @@ def prove(folder: Path, job: Conversion, plan: Plan, progress: Progress, *, leni
         diagnosis,
         finished,
         between_kernels(proven.stage, judged),
+        guarded(judge, calibration, validation, proven.outputs, proven.confidence),
     )
 
 

@@ -17,7 +17,7 @@ from edgeclin.convert.scratch import scratch_folder
 from edgeclin.convert.stages import Progress
 from edgeclin.convert.twins import TITLE as TWIN
 from edgeclin.datasets import Dataset
-from edgeclin.description import SCHEMA, Description, Doubt, Provenance
+from edgeclin.description import SCHEMA, Description, Provenance
 from edgeclin.errors import BadFile
 from edgeclin.gates import Gate
 from edgeclin.golden import difference, read_golden
@@ -130,9 +130,7 @@ def _description(manifest: Manifest) -> Description:
         output=manifest.output,
         provenance=Provenance(licence=manifest.licence, source=manifest.source),
         metric=manifest.metric,
-        doubt=Doubt(
-            max_error=manifest.confidence.max_error, audit_share=manifest.confidence.audit_share
-        ),
+        doubt=manifest.confidence.doubt(manifest.output),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.confidence import error_bound, fit_temperature
+from edgeclin.confidence import error_bound, fit_temperature, is_sure
 from edgeclin.gates import metrics
 from edgeclin.gates.answers import Answers
 from edgeclin.gates.bootstrap import Bootstrap, Statistic, change_of, mean_of
@@ -105,26 +105,33 @@ def _calibration_error(answers: Answers, truth: NDArray[np.int64]) -> Statistic:
     return metrics.calibration_error(answers.confidence(temperature)[:, 0], right)
 
 
-def confident_gate(
+def confident_gates(
     stage: str, answers: Answers, truth: NDArray[np.int64], confidence: Confidence
-) -> Gate:
-    """Wrong answers among the confident ones, by a threshold fitted on another engine: their
-    one-sided Clopper-Pearson bound keeps what the threshold promises.
+) -> list[Gate]:
+    """Wrong answers among the confident ones, by thresholds fitted on another engine: their
+    one-sided Clopper-Pearson bound keeps what the thresholds promise, of each label where each has
+    its own.
 
     Args:
         truth: label indices, int [n, 1].
     """
-    sure = answers.confidence(confidence.temperature)[:, 0] >= confidence.threshold
-    wrong = (answers.decisions != truth)[sure, 0]
+    decisions = answers.decisions[:, 0]
+    sure = is_sure(answers.confidence(confidence.temperature)[:, 0], decisions, confidence)
+    wrong = decisions != truth[:, 0]
+    what = "error of the confident answers"
+    if not confidence.by_label:
+        return [_confident_gate(stage, what, wrong[sure], confidence.max_error)]
+    return [
+        _confident_gate(
+            stage, f"{what} {own.label!r}", wrong[sure & (decisions == index)], own.max_error
+        )
+        for index, own in enumerate(confidence.by_label)
+    ]
+
+
+def _confident_gate(stage: str, what: str, wrong: NDArray[np.bool_], allowed: float) -> Gate:
     share = float(wrong.mean()) if len(wrong) else 0.0
     bound = error_bound(int(wrong.sum()), len(wrong)) if len(wrong) else 0.0
     return Gate.judge(
-        stage,
-        "error of the confident answers",
-        "upper bound at most",
-        share,
-        (0.0, bound),
-        confidence.max_error,
-        len(wrong),
-        least=0,
+        stage, what, "upper bound at most", share, (0.0, bound), allowed, len(wrong), least=0
     )

@@ -49,7 +49,18 @@ class Preprocess:
         first = spec.preprocessing[0] if spec.preprocessing else None
         self.window = first if isinstance(first, steps.Window) else None
         rest = spec.preprocessing[1:] if self.window else spec.preprocessing
+        self._decode = first if isinstance(first, steps.Decode) else None
         self._steps = [(_STEPS[type(step)], step) for step in rest]
+
+    def decoded(self, sample: Sample) -> Sample:
+        """A sample as numbers: an encoded image decoded, anything else as it is.
+
+        Raises:
+            BadInput: an image that cannot be decoded.
+        """
+        if self._decode is None:
+            return np.asarray(sample)
+        return image.decode(np.asarray(sample), self._decode)
 
     def windows(self, recording: Sample) -> Iterator[Sample]:
         """The samples in a recording: its windows, or itself when no step cuts it.
