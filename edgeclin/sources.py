@@ -6,17 +6,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Annotated, Any, BinaryIO, Protocol
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadFile, BadInput
 from edgeclin.files import reading
-from edgeclin.inbox import Inbox, Sample
+from edgeclin.inbox import Inbox, Line, Sample
 from edgeclin.preprocess import Preprocess
+from edgeclin.records import Record
+from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
+MAX_STREAMS = 1024
 
 
 class Source(Protocol):
@@ -78,18 +83,57 @@ class ReplaySource:
 
 
 class JsonLinesSource:
-    """A stream of bytes: one JSON array of numbers a line, of at most `MAX_LINE` bytes."""
+    """A stream of bytes, one JSON value a line of at most `MAX_LINE` bytes.
 
-    def __init__(self, stream: BinaryIO, name: str = "stdin") -> None:
+    An array of numbers is a sample. An object {"stream": NAME, "samples": ARRAY} holds what came of
+    a signal, one sample or many; its windows are judged as the stream `stdin/NAME`.
+
+    Args:
+        live: whoever writes cannot wait: when too many samples of a stream do, the oldest goes.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        preprocess: Preprocess,
+        *,
+        live: bool = False,
+        name: str = "stdin",
+    ) -> None:
         self.name = name
         self._stream = stream
+        self._preprocess = preprocess
+        self._live = live
+        self._signals: dict[str, SignalStream] = {}
 
     def deliver(self, inbox: Inbox) -> None:
-        line = inbox.line(self.name)
         with reading(Path(self.name)):
             for text in self._lines():
-                if text.strip() and not line.put(_parse(text)):
+                if text.strip() and not self._take(text, inbox):
                     return
+
+    def _take(self, text: bytes, inbox: Inbox) -> bool:
+        stream = self.name
+        try:
+            value = _parse(text)
+            if not isinstance(value, _Chunk):
+                return self._add(value, inbox.line(stream))
+            signal = self._signal(value.stream)
+            stream = f"{self.name}/{value.stream}"
+            line = inbox.line(stream)
+            return all(self._add(window, line) for window in signal.feed(_array(value.samples)))
+        except BadInput as problem:
+            return self._add(problem, inbox.line(stream))
+
+    def _add(self, sample: Sample, line: Line) -> bool:
+        return line.push(sample) if self._live else line.put(sample)
+
+    def _signal(self, name: str) -> SignalStream:
+        if name not in self._signals:
+            if len(self._signals) == MAX_STREAMS:
+                raise BadInput(f"{name!r} would be more than {MAX_STREAMS} streams")
+            self._signals[name] = SignalStream(self._preprocess.window)
+        return self._signals[name]
 
     def _lines(self) -> Iterator[bytes]:
         while line := self._stream.readline(MAX_LINE + 1):
@@ -98,14 +142,33 @@ class JsonLinesSource:
                 line = self._stream.readline(MAX_LINE + 1)
 
 
-def _parse(line: bytes) -> Sample:
+class _Chunk(Record, frozen=True):
+    """What came of one signal."""
+
+    stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
+    samples: Any
+
+
+def _parse(line: bytes) -> np.ndarray | _Chunk:
     if len(line) > MAX_LINE:
-        return BadInput(f"a line of over {MAX_LINE >> 20} MiB")
+        raise BadInput(f"a line of over {MAX_LINE >> 20} MiB")
+    if line.lstrip().startswith(b"{"):
+        try:
+            return msgspec.json.decode(line, type=_Chunk)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise BadInput(f"not what came of a stream ({exc})") from exc
     try:
-        sample = np.asarray(json.loads(line))
-    except (ValueError, TypeError, RecursionError) as exc:
-        return BadInput(f"not a JSON array of numbers ({exc})")
+        return _array(json.loads(line))
+    except (ValueError, RecursionError) as exc:
+        raise BadInput(f"not a JSON array of numbers ({exc})") from exc
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        sample = np.asarray(value)
+    except (ValueError, TypeError) as exc:
+        raise BadInput(f"not a JSON array of numbers ({exc})") from exc
     if not sample.ndim or sample.dtype.kind not in "iuf":
-        return BadInput("not a JSON array of numbers")
+        raise BadInput("not a JSON array of numbers")
     with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
         return sample.astype(np.float32)

@@ -50,6 +50,7 @@ LAYERS = (
         "runtime",
         "build",
         "inbox",
+        "streams",
         "sources",
         "bedside",
         "verify",
@@ -63,7 +64,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-APART = ({"runtime", "bedside", "inbox", "sources"}, {"sync"})
+APART = ({"runtime", "bedside", "inbox", "streams", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}

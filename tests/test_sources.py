@@ -87,7 +87,7 @@ def test_a_rate_is_kept_by_sleeping_until_each_sample_is_due() -> None:
 
 
 def test_lines_are_numbered_on_from_the_start() -> None:
-    source = JsonLinesSource(io.BytesIO(b"[1, 2]\n\n[3]\n"))
+    source = JsonLinesSource(io.BytesIO(b"[1, 2]\n\n[3]\n"), PLAIN)
     assert [arrival.position for arrival in delivered(source, 7)] == [7, 8]
 
 
@@ -96,7 +96,7 @@ def test_lines_are_numbered_on_from_the_start() -> None:
     ["{}", "[", "null", "3", '["a"]', '["1.5"]', "[true]", "[[1], [2, 3]]", "[1,]", "[1e999999]x"],
 )
 def test_a_line_that_is_no_sample_is_an_arrival_that_says_why(line: str) -> None:
-    arrivals = delivered(JsonLinesSource(io.BytesIO(f"[1]\n{line}\n[2]\n".encode())))
+    arrivals = delivered(JsonLinesSource(io.BytesIO(f"[1]\n{line}\n[2]\n".encode()), PLAIN))
     assert isinstance(arrivals[1].sample, BadInput)
     assert isinstance(arrivals[2].sample, np.ndarray)
 
@@ -104,7 +104,7 @@ def test_a_line_that_is_no_sample_is_an_arrival_that_says_why(line: str) -> None
 def test_a_number_beyond_float32_is_infinite_without_a_word(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    (arrival,) = delivered(JsonLinesSource(io.BytesIO(b"[1e300, -1e300, 1]\n")))
+    (arrival,) = delivered(JsonLinesSource(io.BytesIO(b"[1e300, -1e300, 1]\n"), PLAIN))
     sample = arrival.sample
     assert isinstance(sample, np.ndarray)
     assert sample.tolist() == [float("inf"), float("-inf"), 1.0]
@@ -116,7 +116,7 @@ def test_a_line_without_end_takes_no_more_memory_than_the_longest(
 ) -> None:
     monkeypatch.setattr("edgeclin.sources.MAX_LINE", 100)
     lines = b"[" + b" " * 1000 + b"1]\n[2]\n" + b"[" + b"1," * 500
-    first, second, third = delivered(JsonLinesSource(io.BytesIO(lines)))
+    first, second, third = delivered(JsonLinesSource(io.BytesIO(lines), PLAIN))
     assert isinstance(first.sample, BadInput)
     assert isinstance(second.sample, np.ndarray)
     assert isinstance(third.sample, BadInput)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections import Counter
@@ -56,6 +57,11 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     help="Replay this many samples a second (default: all speed).",
 )
 @click.option(
+    "--live",
+    is_flag=True,
+    help="What writes to standard input cannot wait: the oldest sample of a full stream goes.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=1,
@@ -69,6 +75,7 @@ def run(
     bundle: Path | None,
     source: str | None,
     rate: float | None,
+    live: bool,
     threads: int,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
@@ -92,7 +99,7 @@ def run(
     where = str(_required(source or config.source, "source", config_path))
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
-    origin = _open_source(where, runtime, rate)
+    origin = _open_source(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
         start = queue.next_position(origin.name, runtime.bundle.digest)
@@ -124,7 +131,7 @@ def _required(value: Path | str | None, what: str, config_path: Path) -> Path | 
 
 
 def _open_source(
-    where: str, runtime: Runtime, rate: float | None
+    where: str, runtime: Runtime, rate: float | None, live: bool
 ) -> ReplaySource | JsonLinesSource:
     from edgeclin.datasets import open_dataset
     from edgeclin.errors import EdgeclinError
@@ -135,7 +142,8 @@ def _open_source(
             raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
         # Bytes: one that is no text spoils one line only. And a reader of its own: Python locks
         # sys.stdin when it ends, while a thread may still wait there.
-        return JsonLinesSource(open(sys.stdin.fileno(), "rb", closefd=False))
+        lines = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+        return JsonLinesSource(lines, runtime.preprocess, live=live)
     dataset = open_dataset(Path(where))
     runtime.require_fit(dataset)
     return ReplaySource(dataset, runtime.preprocess, rate)
