@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,31 @@ def test_the_sample_is_left_as_it_was(backend: Backend) -> None:
     np.testing.assert_array_equal(sample, before)
 
 
+def test_a_sample_in_the_engine_s_own_type_is_taken_as_it_is(backend: Backend) -> None:
+    spec = backend.input
+    draw = np.random.default_rng(3)
+    if spec.scale is None:
+        own = real = draw.normal(size=spec.shape).astype(spec.dtype)
+    else:
+        own = draw.integers(-128, 128, spec.shape).astype(spec.dtype)
+        real = (own.astype(np.float32) - spec.zero_point) * np.float32(spec.scale)
+    np.testing.assert_array_equal(backend.run(own), backend.run(real))
+
+
+def test_calls_leave_no_memory_behind(backend: Backend) -> None:
+    sample = np.ones((140, 1), dtype=np.float32)
+    backend.run(sample)
+    tracemalloc.start()
+    for _ in range(50):
+        backend.run(sample)
+    first, _ = tracemalloc.get_traced_memory()
+    for _ in range(500):
+        backend.run(sample)
+    last, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert last - first < 2_000
+
+
 @pytest.mark.parametrize("name", ["fake", "tflite"])
 @pytest.mark.parametrize("make", [lambda: b"", lambda: b"\0" * 64, lambda: b"not a model" * 9])
 def test_bytes_that_are_no_engine_are_refused(name: str, make: Callable[[], bytes]) -> None:
@@ -130,6 +156,7 @@ def test_values_beyond_the_input_range_saturate_instead_of_wrapping(
 
 TINY_RUN = """
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 import numpy as np

@@ -45,7 +45,8 @@ class Backend(Protocol):
         """Execute the engine on one sample.
 
         Args:
-            sample: float32 of `input.shape`; an integer engine quantises it here.
+            sample: of `input.shape`, float32, which an integer engine quantises here, or of
+                `input.dtype`, which is what the engine takes.
 
         Returns:
             float32 of `output.shape`, dequantised; the caller owns it.
