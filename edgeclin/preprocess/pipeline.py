@@ -13,6 +13,7 @@ from edgeclin import steps
 from edgeclin.description import Input
 from edgeclin.errors import BadInput
 from edgeclin.preprocess import image, signal
+from edgeclin.preprocess.lookup import split
 
 Sample: TypeAlias = np.ndarray
 """A raw sample: numbers as the source delivers them, or an encoded image as uint8 [bytes]."""
@@ -50,7 +51,8 @@ class Preprocess:
         self.window = first if isinstance(first, steps.Window) else None
         rest = spec.preprocessing[1:] if self.window else spec.preprocessing
         self._decode = first if isinstance(first, steps.Decode) else None
-        self._steps = [(_STEPS[type(step)], step) for step in rest]
+        applied = [(_STEPS[type(step)], step) for step in rest]
+        self._before, self._lookup, self._after = split(applied)
 
     def decoded(self, sample: Sample) -> Sample:
         """A sample as numbers: an encoded image decoded, anything else as it is.
@@ -100,7 +102,11 @@ class Preprocess:
         if self.window is not None and len(value) != self.window.length:
             raise BadInput(f"{len(value)} samples, expected a window of {self.window.length}")
         _require_finite(value)  # before a step such as `clip` can hide an infinite value
-        for apply, step in self._steps:
+        for apply, step in self._before:
+            value = apply(value, step)
+        if self._lookup is not None:
+            value = self._lookup(value)
+        for apply, step in self._after:
             value = apply(value, step)
         if _squeezed(value.shape) != _squeezed(self.shape):
             raise BadInput(
@@ -117,6 +123,8 @@ class Preprocess:
 
 
 def _require_finite(value: np.ndarray) -> None:
+    if value.dtype.kind in "bui":
+        return
     finite = np.isfinite(value)
     if not finite.all():
         raise BadInput(f"{int((~finite).sum())} of {value.size} values are not finite")
