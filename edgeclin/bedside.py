@@ -18,6 +18,7 @@ from edgeclin.sources import Source
 log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
+_TELL_AGAIN_S = 10.0
 
 
 class Bedside:
@@ -49,6 +50,7 @@ class Bedside:
         self.inbox = Inbox(lambda stream: queue.next_position(stream, runtime.bundle.digest))
         self.busy_since: float | None = None
         self.late = 0
+        self._told: dict[str, tuple[float, int]] = {}
 
     def run(self, sources: Iterable[Source], on_result: Callable[[Stored, Result], None]) -> None:
         """Judge until all sources have ended or the inbox is stopped.
@@ -79,8 +81,21 @@ class Bedside:
                 arrival.sample, arrival.stream, arrival.position, waited_ms
             )
         except BadInput as problem:
-            log.warning("%s: sample %d is rejected: %s", arrival.stream, arrival.position, problem)
+            self._tell(arrival, problem)
             return self._runtime.reject(problem, arrival.stream, arrival.position)
+
+    def _tell(self, arrival: Arrival, problem: BadInput) -> None:
+        """Log a rejection, one a stream every `_TELL_AGAIN_S`: a lead that is off stays off."""
+        now = time.monotonic()
+        due, untold = self._told.get(arrival.stream, (now, 0))
+        if now < due:
+            self._told[arrival.stream] = due, untold + 1
+            return
+        self._told[arrival.stream] = now + _TELL_AGAIN_S, 0
+        more = f" (and {untold} before it, which were not logged)" if untold else ""
+        log.warning(
+            "%s: sample %d is rejected: %s%s", arrival.stream, arrival.position, problem, more
+        )
 
     def _put(self, result: Result, arrival: Arrival) -> Stored | None:
         """Wait for room rather than lose an answer; None when told to stop meanwhile."""

@@ -194,3 +194,21 @@ def test_an_answer_reaches_who_waits_for_it_after_it_is_stored(
     Bedside(Runtime(bundle), queue, 60).run([Asking()], lambda *_: None)
     ((stored, result, rows),) = told
     assert (stored.seq, result.source, rows) == (1, "http", 1)
+
+
+def test_a_lead_that_stays_off_is_logged_now_and_then_and_recorded_each_time(
+    bundle: Bundle,
+    queue: OfflineQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    off: list[Sample] = [BadInput("lead off")] * 30
+    bedside.run([Scripted(off)], lambda *_: None)
+    assert len(caplog.messages) == 1
+    assert len(stored_results(queue)) == 30
+    later = time.monotonic() + 11
+    monkeypatch.setattr("edgeclin.bedside.time.monotonic", lambda: later)
+    bedside.run([Scripted(off)], lambda *_: None)
+    assert len(caplog.messages) == 2
+    assert "lead off (and 29 before it, which were not logged)" in caplog.messages[1]
