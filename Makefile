@@ -17,7 +17,7 @@ export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
 	$(wildcard /usr/bin/python$(v) /usr/local/bin/python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 
-.PHONY: help demo test toolchain test-core test-pythons bench-convert lint types wheel constraints system clean
+.PHONY: help demo test toolchain test-core test-pythons bench-convert bench-runtime lint types wheel constraints system clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -53,6 +53,9 @@ types: $(READY)
 
 bench-convert: $(READY)  ## Measure conversion against the bare tools (MODELS="ecg MobileNetV2")
 	$(BIN)/python tests/benchmarks/convert.py $(MODELS)
+
+bench-runtime: $(READY)  ## Measure runtime and queue, each figure beside its target (PARTS="predict day")
+	$(BIN)/python tests/benchmarks/runtime.py $(PARTS)
 
 wheel: $(READY)  ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist .

@@ -121,7 +121,7 @@ class Runtime:
             tier=decision.tier,
             label=decision.label,
             confidence=round(decision.confidence, 6),
-            probabilities=tuple(round(float(score), 6) for score in scores),
+            probabilities=tuple(scores.round(6).tolist()),
             latency_ms=Latency(
                 preprocess=_milliseconds(started, ready),
                 engine=_milliseconds(ready, answered),

@@ -53,6 +53,7 @@ LAYERS = (
         "streams",
         "sources",
         "bedside",
+        "benchmark",
         "verify",
         "answered",
         "risk",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgeclin.cli import (
+    benchmark,
     build,
     bundles,
     cloud,
@@ -79,6 +80,7 @@ for command in (
     confidence.confidence,
     bundles.predict,
     build.build,
+    benchmark.benchmark,
     bundles.keys,
     device.run,
     device.queue,
