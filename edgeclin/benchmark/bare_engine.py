@@ -8,7 +8,6 @@ edgeclin may be imported here.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -62,10 +61,14 @@ BARE: dict[str, Callable[[bytes, np.ndarray, int], Call]] = {
 
 
 def memory_mb() -> tuple[float, float]:
-    """This process' resident memory now, and its most so far."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    now = pages * resource.getpagesize() / 2**20
-    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """This program's resident memory now, and its most so far.
+
+    Not getrusage(2): its most is that of the process, so of what started this program too.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    facts = dict(line.split(":", 1) for line in lines)
+    now, most = (int(facts[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return now, most
 
 
 def main(backend: str, engine: str, sample: str, threads: str, started: str, runs: str) -> None:
