@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from edgeclin.errors import BadInput, QueueFull
+from edgeclin.errors import BadInput, EngineFailed, QueueFull
 from edgeclin.inbox import Arrival, Inbox
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State
@@ -80,11 +80,11 @@ class Bedside:
             return self._runtime.predict(
                 arrival.sample, arrival.stream, arrival.position, waited_ms
             )
-        except BadInput as problem:
+        except (BadInput, EngineFailed) as problem:
             self._tell(arrival, problem)
             return self._runtime.reject(problem, arrival.stream, arrival.position)
 
-    def _tell(self, arrival: Arrival, problem: BadInput) -> None:
+    def _tell(self, arrival: Arrival, problem: BadInput | EngineFailed) -> None:
         """Log a rejection, one a stream every `_TELL_AGAIN_S`: a lead that is off stays off."""
         now = time.monotonic()
         due, untold = self._told.get(arrival.stream, (now, 0))

@@ -67,6 +67,12 @@ class EngineUnavailable(EdgeclinError, RuntimeError):
     exit_code = 4
 
 
+class EngineFailed(EdgeclinError, RuntimeError):
+    """An engine gave no answer about one sample, or one that is no number."""
+
+    exit_code = 4
+
+
 class SelfTestFailed(EdgeclinError, RuntimeError):
     """The engine on this machine does not reproduce the bundle's golden outputs."""
 

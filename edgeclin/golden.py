@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from edgeclin.backends import Backend
+from edgeclin.bundle import Bundle
+from edgeclin.errors import SelfTestFailed
 from edgeclin.manifest import Difference
+from edgeclin.preprocess import Preprocess
 
 _TWIN = "twin_outputs"
 
@@ -47,3 +51,31 @@ def read_golden(data: bytes, twin: bool = False) -> tuple[list[np.ndarray], np.n
         names = sorted(name for name in arrays.files if name.startswith("input_"))
         outputs = _TWIN if twin and _TWIN in arrays.files else "outputs"
         return [arrays[name] for name in names], arrays[outputs]
+
+
+def self_test(
+    bundle: Bundle, data: bytes, preprocess: Preprocess, backend: Backend, twin: bool
+) -> Difference:
+    """Compare this machine's answers with the golden ones, through the whole preprocessing.
+
+    Args:
+        data: the bundle's golden samples, as `write_golden` made them.
+        twin: whether `backend` executes the CPU twin.
+
+    Returns:
+        how far they are apart.
+
+    Raises:
+        SelfTestFailed: further than the tolerance, in one output or in the mean.
+    """
+    tolerance = bundle.manifest.golden.tolerance
+    inputs, wanted = read_golden(data, twin)
+    answers = [backend.run(preprocess(sample)).ravel() for sample in inputs]
+    off = difference(np.stack(answers), wanted)
+    if not off.within(tolerance):
+        raise SelfTestFailed(
+            f"{bundle.path}: the self-test's answers are off by up to {off} (allowed: {tolerance}) "
+            f"with {backend.version}: this machine does not compute what was verified, so it must "
+            "not answer"
+        )
+    return off

@@ -47,6 +47,10 @@ class Engine(Record, frozen=True):
     state: Literal["ready", "not compiled"] = "ready"
     float_layers: tuple[str, ...] = ()
 
+    def title(self, version: str) -> str:
+        """The engine in words, with what executes it."""
+        return f"{self.backend} {self.precision}: {version}"
+
 
 class LabelThreshold(Record, frozen=True):
     """Below which confidence the answer `label` is in doubt.

@@ -51,7 +51,7 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
     for sample, label in zip(dataset, truth, strict=True):
         try:
             result = runtime.predict(sample)
-        except BadInput:
+        except (BadInput, EngineFailed):
             rejected += 1
             continue
         right.append(result.label == manifest.output.labels[label])

@@ -186,11 +186,11 @@ def _dataset(data: Path) -> Dataset:
 
 
 def _judge(runtime: Runtime, dataset: Dataset, position: int) -> Result:
-    from edgeclin.errors import BadFile, BadInput
+    from edgeclin.errors import BadFile, BadInput, EngineFailed
 
     try:
         return runtime.predict(dataset[position], dataset.name, position)
-    except (BadInput, BadFile) as problem:
+    except (BadInput, BadFile, EngineFailed) as problem:
         return runtime.reject(problem, dataset.name, position)
 
 

@@ -54,7 +54,7 @@ class Offload:
         model = self._runtime.bundle.digest
         try:
             answer = self._runtime.predict(sample)
-        except BadInput as exc:
+        except (BadInput, EngineFailed) as exc:
             return wire.Opinion(
                 result=result, model=model, label=None, confidence=0.0, reason=str(exc)
             )

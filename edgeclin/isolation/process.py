@@ -1,0 +1,160 @@
+"""A backend whose engine runs in a process of its own, and has a deadline for each answer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeclin.backends.base import TensorSpec
+from edgeclin.errors import EngineFailed, EngineUnavailable
+from edgeclin.isolation.board import ASKED, LOADED, REFUSED, Loaded, set_up
+from edgeclin.isolation.model import SharedModel
+
+_MESSAGE = 1 << 16
+_ENDING_S = 1.0
+"""How long a process that was killed may take to end: a driver's call can hold it for good."""
+
+
+_LAST_WORDS_S = 0.2
+"""How long one that closed its channel may take, while a sample waits."""
+
+
+class EngineProcess:
+    """A backend; starting is immediate, and `load` waits.
+
+    The process ends with the *thread* that started it (prctl(2), PR_SET_PDEATHSIG).
+    What fails once is killed and fails for good.
+    """
+
+    input: TensorSpec
+    output: TensorSpec
+    version: str
+
+    def __init__(self, backend: str, model: SharedModel, threads: int = 1) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._memory = os.memfd_create(
+            "edgeclin-sample", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        )
+        inherited = (theirs.fileno(), self._memory, model.fd)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edgeclin.isolation.worker", str(os.getpid())]
+                + [*map(str, inherited), backend, str(threads)],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._number = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the engine's process."""
+        return self._process.pid
+
+    def load(self, within_s: float) -> None:
+        """Wait until the engine is loaded.
+
+        Raises:
+            EngineUnavailable: this machine cannot execute it, or loading it crashes or hangs.
+        """
+        self.allow(within_s)
+        try:
+            said = self._channel.recv(_MESSAGE)
+        except TimeoutError:
+            self.kill()
+            raise EngineUnavailable(f"the engine did not load within {within_s:g} s") from None
+        except OSError:
+            said = b""
+        if not said:
+            raise EngineUnavailable(f"{self._end()} while it loaded")
+        if said.startswith(REFUSED):
+            raise EngineUnavailable(said[1:].decode(errors="replace"))
+        loaded = msgspec.json.decode(said.removeprefix(LOADED), type=Loaded)
+        self.input, self.output, self.version = loaded.input, loaded.output, loaded.version
+        self._own = np.dtype(loaded.input.dtype)
+        self._board = set_up(self._memory, loaded)
+
+    def allow(self, deadline_s: float) -> None:
+        """Set how long the next answers may take."""
+        self._channel.settimeout(deadline_s)
+
+    def run(self, sample: np.ndarray) -> np.ndarray:
+        """As `Backend.run`.
+
+        Raises:
+            EngineFailed: no answer within the deadline, or the process ended or raised an error.
+        """
+        self._number += 1
+        own = sample.dtype == self._own
+        (self._board.own if own else self._board.real)[...] = sample
+        asked = ASKED.pack(own, self._number)
+        try:
+            self._channel.send(asked)
+            said = self._channel.recv(_MESSAGE)
+        except TimeoutError:
+            self.kill()
+            limit = (self._channel.gettimeout() or 0) * 1000
+            raise EngineFailed(f"the engine did not answer within {limit:g} ms") from None
+        except OSError:
+            said = b""
+        if said == asked:
+            return self._board.answer.copy()
+        how = f"the engine failed: {said.decode(errors='replace')}" if said else self._end()
+        self.kill()
+        raise EngineFailed(how)
+
+    def check(self, memory_mb: int) -> None:
+        """Look at the process between samples.
+
+        Raises:
+            EngineFailed: it ended, or takes more than that much memory, and is killed.
+        """
+        if self._process.poll() is not None:
+            raise EngineFailed(self._end())
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):  # it ends just now
+            return
+        taken = pages * resource.getpagesize() >> 20
+        if taken > memory_mb:
+            self.kill()
+            raise EngineFailed(
+                f"the engine's process grew to {taken} MB (allowed: {memory_mb} MB) and was ended"
+            )
+
+    def kill(self) -> None:
+        """End the process, without waiting for it."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process and give its memory back."""
+        self.kill()
+        self._channel.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+        try:
+            self._process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            raise EngineUnavailable(
+                f"process {self.pid} of the engine cannot be ended: a driver holds it"
+            ) from None
+
+    def _end(self) -> str:
+        """How the process ended, in words."""
+        try:
+            status = self._process.wait(_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            return "the engine's process closed its channel"
+        if status < 0:
+            return f"the engine's process was ended by {signal.Signals(-status).name}"
+        return f"the engine's process exited with status {status}"
