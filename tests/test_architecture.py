@@ -17,6 +17,7 @@ LAYERS = (
         "files",
         "mismatch",
         "records",
+        "health",
         "steps",
         "profiles",
         "model_files",

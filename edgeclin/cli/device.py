@@ -23,7 +23,8 @@ from edgeclin.cli.output import (
 
 if TYPE_CHECKING:
     from edgeclin.config import DeviceConfig
-    from edgeclin.offline_queue import OfflineQueue, Stored
+    from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
     from edgeclin.runtime import Runtime
     from edgeclin.sources import JsonLinesSource, ReplaySource
@@ -91,6 +92,7 @@ def run(
     from edgeclin.cli.bundles import open_bundle
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import load_config
+    from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
     from edgeclin.watchdog import Watchdog
 
@@ -115,7 +117,7 @@ def run(
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        with Watchdog(alive):
+        with Watchdog(alive), Telling(queue.notices, bedside.health):
             bedside.run([origin], tally.count)
     runtime.close()
     if not as_json:
@@ -193,6 +195,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     from edgeclin import wire
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
+    from edgeclin.offline_queue import Telling
     from edgeclin.sync import SyncAgent
     from edgeclin.transport.mqtt import MQTTTransport
     from edgeclin.watchdog import Watchdog
@@ -204,7 +207,8 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
         topics = wire.Topics(config.site, config.device)
         agent = SyncAgent(queue, transport, topics, config.sync)
         agent.open()
-        with Watchdog(lambda: time.monotonic() - agent.last_step < _STUCK_S):
+        watchdog = Watchdog(lambda: time.monotonic() - agent.last_step < _STUCK_S)
+        with watchdog, Telling(queue.notices, agent.health):
             agent.run(stop, until_empty)
         agent.close()
     facts = {"delivered": agent.delivered, "reviews": agent.opinions}
@@ -223,14 +227,42 @@ def queue() -> None:
 @config_option
 @json_option
 def status(config_path: Path, as_json: bool) -> None:
-    """What waits for the cloud; changes nothing."""
-    from edgeclin.config import load_config
-    from edgeclin.offline_queue import look
+    """What waits for the cloud, and how `run` and `sync` are; changes nothing."""
+    import dataclasses
 
-    standing = look(Path(load_config(config_path).queue.path))
+    from edgeclin.config import load_config
+    from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.offline_queue import Notices, look
+
+    path = Path(load_config(config_path).queue.path)
+    standing = look(path)
+    notices = Notices(path)
+    run, sync = notices.told(RunHealth), notices.told(SyncHealth)
     if as_json:
-        print_json(standing)
+        print_json({**dataclasses.asdict(standing), "run": run, "sync": sync})
         return
     print_facts({"epoch": standing.epoch, "last sequence number": standing.last_seq})
     rows = [(name, usage.count, usage.bytes) for name, usage in standing.waiting.items()]
     print_table(("waiting", "count", "bytes"), rows)
+    if run is not None:
+        print_facts({"run": _age(run), **_facts_of_run(run.health)})
+    if sync is not None:
+        link = "connected" if sync.health.connected else "no link"
+        print_facts({"sync": f"{_age(sync)}, {link}, {sync.health.delivered} delivered"})
+
+
+def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
+    if told.age_s is None:
+        return "was alive before the last boot"
+    return f"{'alive' if told.fresh else 'SILENT since'} {told.age_s:.0f} s ago"
+
+
+def _facts_of_run(health: RunHealth) -> dict[str, str]:
+    states = ", ".join(f"{count} {state}" for state, count in sorted(health.states.items()))
+    facts = {
+        "answered": states or "nothing yet",
+        "in trouble": f"{health.rejected} rejected, {health.late} late, {health.dropped} dropped",
+    }
+    if health.degraded:
+        facts["degraded"] = health.degraded
+    return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}

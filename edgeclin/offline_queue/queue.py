@@ -23,6 +23,7 @@ import uuid6
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, insert_row
@@ -58,6 +59,9 @@ class OfflineQueue:
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
 
+    Attributes:
+        notices: what the processes that share it say of themselves.
+
     Raises:
         BadFile: something that is not a queue stands at `path`; it is left as it is.
         QueueUnusable: the file cannot be opened or written; also later, when its disk fails or
@@ -76,12 +80,14 @@ class OfflineQueue:
         boot: str | None = None,
     ) -> None:
         self.path = real_path(path)
+        boot = boot or boot_id()
+        self.notices = Notices(self.path, uptime, boot)
         self._max_bytes = max_bytes
         self._clock = clock
         self._database = Database(self.path, routine_sync_s)
         try:
             payloads = PayloadFolder(Path(f"{self.path}.payloads"))
-            self._questions = Questions(self._database, payloads, clock, uptime, boot or boot_id())
+            self._questions = Questions(self._database, payloads, clock, uptime, boot)
             self._questions.sweep()
             self.epoch = self.standing().epoch
         except OSError as exc:
