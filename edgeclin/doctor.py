@@ -19,8 +19,8 @@ from edgeclin.backends.registry import backend_names
 from edgeclin.bundle import Bundle
 from edgeclin.config import DeviceConfig
 from edgeclin.convert.edgetpu_compiler import find_compiler
-from edgeclin.errors import BadFile, EdgeclinError
-from edgeclin.executable import TENSORRT, executable, state_here
+from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable, MissingExtra
+from edgeclin.executable import TENSORRT, load_executable, state_here
 from edgeclin.files import reading
 from edgeclin.keys import default_folder, trusted_keys
 from edgeclin.records import Record
@@ -212,9 +212,12 @@ def _bundle(path: str | None) -> Finding:
         return Finding("bundle", "missing", "the configuration names none")
     try:
         bundle = Bundle.open(path, allow_unsigned=True)
-        chosen = executable(bundle)
+        chosen, backend = load_executable(bundle)
     except BadFile as exc:
         return _wrong("bundle", exc)
+    except (EngineUnavailable, MissingExtra) as exc:
+        return Finding("bundle", "wrong", f"{path}: {exc}")
+    backend.close()
     if chosen.note:
         primary = bundle.manifest.primary
         return Finding(

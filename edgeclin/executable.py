@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeclin.backends import Backend, load_backend
 from edgeclin.backends.registry import backend_names
 from edgeclin.bundle import Bundle
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import EdgeclinError, EngineUnavailable, MissingExtra
 from edgeclin.manifest import Engine, Manifest
 from edgeclin.tensorrt.cache import Build, EngineCache, Identity, default_folder
 
@@ -39,18 +40,40 @@ def executable(bundle: Bundle) -> Executable:
     """
     manifest = bundle.manifest
     primary = manifest.primary
-    twin = next((one for one in manifest.engines if one.role == "cpu-twin"), None)
     if primary.state == "ready":
-        if twin is None or primary.backend in backend_names():
-            return Executable(primary, bundle.read(primary.file))
-        note = f"this machine has no backend {primary.backend}"
-        return Executable(twin, bundle.read(twin.file), note)
+        twin = None
+        if primary.backend not in backend_names():
+            twin = cpu_twin(bundle, f"this machine has no backend {primary.backend}")
+        return twin or Executable(primary, bundle.read(primary.file))
     found, note = built(bundle)
     if found is not None:
         build, plan = found
         return Executable(primary, plan, build=build)
     stand_in = manifest.executable
     return Executable(stand_in, bundle.read(stand_in.file), note)
+
+
+def cpu_twin(bundle: Bundle, note: str) -> Executable | None:
+    """The bundle's CPU twin, and why it is wanted; None where the bundle has none."""
+    twin = next((one for one in bundle.manifest.engines if one.role == "cpu-twin"), None)
+    return Executable(twin, bundle.read(twin.file), note) if twin else None
+
+
+def load_executable(bundle: Bundle, threads: int = 1) -> tuple[Executable, Backend]:
+    """Load what this machine runs; the CPU twin also where the primary engine does not load.
+
+    Raises:
+        EngineUnavailable, MissingExtra: the primary engine does not load and there is no twin, or
+            that one does not load either.
+    """
+    chosen = executable(bundle)
+    try:
+        return chosen, load_backend(chosen.engine.backend, chosen.model, threads)
+    except (EngineUnavailable, MissingExtra) as exc:
+        twin = cpu_twin(bundle, f"the primary engine does not load: {exc}")
+        if twin is None or chosen.engine == twin.engine:
+            raise
+    return twin, load_backend(twin.engine.backend, twin.model, threads)
 
 
 def state_here(bundle: Bundle, engine: Engine) -> str:

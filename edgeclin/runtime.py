@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgeclin.backends import Backend, load_backend
+from edgeclin.backends import Backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
 from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
 from edgeclin.drift import FILE, Drift, Reference, read_reference
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineUnavailable, SelfTestFailed
-from edgeclin.executable import executable
+from edgeclin.executable import load_executable
 from edgeclin.golden import difference, read_golden
 from edgeclin.guards import Guard
 from edgeclin.manifest import Difference
@@ -65,9 +65,8 @@ class Runtime:
         self.drift = Drift(self._reference())
         engine, self.degraded = manifest.primary, ""
         if backend is None:
-            chosen = executable(bundle)
+            chosen, backend = load_executable(bundle, threads)
             engine, self.degraded = chosen.engine, chosen.note
-            backend = load_backend(engine.backend, chosen.model, threads)
         self.backend = backend
         self.engine = f"{engine.backend} {engine.precision}: {backend.version}"
         self._twin = engine.role == "cpu-twin"

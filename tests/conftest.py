@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,9 +28,42 @@ from edgeclin.records import Result, State, Tier
 
 ROOT = Path(__file__).parent.parent
 ECG = ROOT / "examples" / "ecg"
+FAKE_NVIDIA = Path(__file__).parent / "fake_nvidia"
+Gpu = Callable[..., None]
 FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 BUNDLE = "b" * 64
 """The digest of the bundle that made the results of `make_result`."""
+
+
+def forget() -> None:
+    """Have Python import NVIDIA's packages anew."""
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("tensorrt", "cuda", "pycuda", "fake_gpu", "fake_cuda_python"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "engines"
+    monkeypatch.setenv("EDGECLIN_ENGINES", str(folder))
+    return folder
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[Gpu]:
+    """Put a fake TensorRT, and a fake package for CUDA, where Python finds them first."""
+    before, path = os.environ.get("PYTHONPATH", ""), list(sys.path)
+
+    def install(version: str, cuda: str = "bindings") -> None:
+        forget()
+        folders = [str(FAKE_NVIDIA / name) for name in ("tensorrt", cuda, "common")]
+        monkeypatch.setenv("FAKE_TENSORRT", version)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*folders, before]))
+        sys.path[:] = [*folders, *path]
+
+    yield install
+    sys.path[:] = path
+    forget()
 
 
 @pytest.fixture(scope="session")

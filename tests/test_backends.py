@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fake_edgetpu
 import msgspec
 import numpy as np
 import pytest
@@ -35,10 +36,42 @@ ENGINES = {
 """Files in tests/data, and what executes each."""
 
 
-@pytest.fixture(params=["fake", *ENGINES])
+@pytest.fixture(scope="session")
+def libedgetpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_edgetpu.library(tmp_path_factory.mktemp("edgetpu"))
+
+
+def edgetpu(library: Path | str) -> Backend:
+    engine = fake_edgetpu.engine()
+    from edgeclin.backends.tflite_edgetpu import TFLiteEdgeTPUBackend
+
+    return TFLiteEdgeTPUBackend(engine, library=str(library))
+
+
+def tensorrt() -> Backend:
+    from edgeclin.tensorrt.library import load_library
+    from edgeclin.tensorrt.plan import build_plan
+
+    plan = build_plan(load_library(), (DATA / "ecg_tensorrt.onnx").read_bytes(), 64)
+    return load_backend("tensorrt", plan.data)
+
+
+@pytest.fixture(params=["fake", "edgetpu", "tensorrt's fake", "tensorrt", *ENGINES])
 def backend(request: pytest.FixtureRequest) -> Backend:
+    """Real engines; and the Edge TPU and TensorRT also by what stands in for their libraries."""
     if request.param == "fake":
         return load_backend("fake", FAKE)
+    if request.param == "edgetpu":
+        return edgetpu(request.getfixturevalue("libedgetpu"))
+    if request.param == "tensorrt's fake":
+        pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+        request.getfixturevalue("gpu")("10.3.0")
+        return tensorrt()
+    if request.param == "tensorrt":
+        if not Path("/dev/nvidia0").exists():
+            pytest.skip("there is no NVIDIA GPU here")
+        pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+        return tensorrt()
     pytest.importorskip(ENGINES[request.param], reason="its extra is not installed")
     model = DATA / request.param
     return load_backend(model.suffix[1:], model.read_bytes())
@@ -85,17 +118,19 @@ def test_a_sample_in_the_engine_s_own_type_is_taken_as_it_is(backend: Backend) -
 
 
 def test_calls_leave_no_memory_behind(backend: Backend) -> None:
-    sample = np.ones((140, 1), dtype=np.float32)
-    backend.run(sample)
+    """What calls leave behind grows in every window; Python's own stores of free objects fill in
+    the first, anew after each full collection, and another thread may do so in any."""
+    sample, calls = np.ones((140, 1), dtype=np.float32), 300
+    grown = []
     tracemalloc.start()
-    for _ in range(50):
-        backend.run(sample)
-    first, _ = tracemalloc.get_traced_memory()
-    for _ in range(500):
-        backend.run(sample)
-    last, _ = tracemalloc.get_traced_memory()
+    for _ in range(7):
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(calls):
+            backend.run(sample)
+        after, _ = tracemalloc.get_traced_memory()
+        grown.append(after - before)
     tracemalloc.stop()
-    assert last - first < 2_000
+    assert np.median(grown) < calls * 16, "the smallest object of Python takes 16 bytes"
 
 
 @pytest.mark.parametrize("name", ["fake", "tflite"])
@@ -114,7 +149,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.fixture
-def engines() -> dict[str, Backend]:
+def litert() -> dict[str, Backend]:
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     folder = Path(__file__).parent / "data"
     return {
@@ -123,31 +158,31 @@ def engines() -> dict[str, Backend]:
 
 
 def test_integer_inputs_and_outputs_cost_at_most_a_few_steps(
-    engines: dict[str, Backend], beats: np.ndarray
+    litert: dict[str, Backend], beats: np.ndarray
 ) -> None:
-    outputs = engines["ecg_int8_io"].output
+    outputs = litert["ecg_int8_io"].output
     assert outputs.dtype == "int8"
     assert outputs.scale is not None
     for beat in beats[:50].astype(np.float32)[..., np.newaxis]:
-        inside, outside = engines["ecg_int8"].run(beat), engines["ecg_int8_io"].run(beat)
+        inside, outside = litert["ecg_int8"].run(beat), litert["ecg_int8_io"].run(beat)
         assert np.abs(inside - outside).max() <= 8 * outputs.scale
 
 
 def test_int8_decides_as_float_does_on_nearly_every_beat(
-    engines: dict[str, Backend], beats: np.ndarray
+    litert: dict[str, Backend], beats: np.ndarray
 ) -> None:
     samples = beats[:500].astype(np.float32)[..., np.newaxis]
     decisions = {
         name: np.array([engine.run(sample).argmax() for sample in samples])
-        for name, engine in engines.items()
+        for name, engine in litert.items()
     }
     assert (decisions["ecg_int8"] == decisions["ecg_float"]).mean() > 0.99
 
 
 def test_values_beyond_the_input_range_saturate_instead_of_wrapping(
-    engines: dict[str, Backend],
+    litert: dict[str, Backend],
 ) -> None:
-    engine = engines["ecg_int8_io"]
+    engine = litert["ecg_int8_io"]
     huge, bound = np.full((140, 1), 1e6, np.float32), np.full((140, 1), 1e3, np.float32)
     np.testing.assert_array_equal(engine.run(huge), engine.run(bound))
 
@@ -156,9 +191,7 @@ def test_values_beyond_the_input_range_saturate_instead_of_wrapping(
 
 TINY_RUN = """
 import sys
-import tracemalloc
 from pathlib import Path
-from typing import Any
 import numpy as np
 from edgeclin.backends import load_backend
 engine = load_backend("tflite", Path(sys.argv[1]).read_bytes())
@@ -264,3 +297,145 @@ def test_bytes_that_are_no_onnx_model_are_refused_in_one_sentence(model: bytes) 
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
     with pytest.raises(EngineUnavailable, match="ONNX Runtime cannot load the engine"):
         load_backend("onnx", model)
+
+
+def test_an_onnx_engine_says_which_provider_ran_it() -> None:
+    assert load_backend("onnx", onnx_model()).version.endswith(" CPU")
+
+
+def test_a_provider_that_leaves_all_to_the_cpu_is_found_out() -> None:
+    """ONNX Runtime lists Azure's provider everywhere; it executes nothing here."""
+    model = onnx_model()
+    from edgeclin.backends.onnx import ONNXBackend
+
+    azure = "AzureExecutionProvider"
+    import onnxruntime
+
+    if azure not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime lists no provider beside the CPU's")
+    with pytest.raises(EngineUnavailable, match=f"lists {azure}, but all . operators ran on the C"):
+        ONNXBackend(model, provider=azure)
+
+
+def test_a_provider_that_is_listed_and_not_there_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = onnx_model()
+    import onnxruntime
+
+    from edgeclin.backends.onnx import CPU, ONNXBackend
+
+    cuda = "CUDAExecutionProvider"
+    if cuda in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(EngineUnavailable, match=f"has no {cuda}"):
+        ONNXBackend(model, provider=cuda)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda, CPU])
+    with (
+        pytest.warns(UserWarning, match=cuda),
+        pytest.raises(EngineUnavailable, match="ran on the CPU"),
+    ):
+        ONNXBackend(model, provider=cuda)
+
+
+# -- the Edge TPU --------------------------------------------------------------------------------
+
+
+def test_an_engine_for_the_edge_tpu_says_what_it_lacks_without_it(shared_data: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    name = "coral/deeplabv3_mnv2_dm05_pascal_quant_edgetpu.tflite"
+    refused(load_backend, (shared_data / name).read_bytes())
+
+
+def test_a_compiled_engine_says_what_it_lacks_without_the_edge_tpu() -> None:
+    refused(load_backend, fake_edgetpu.engine())
+
+
+def refused(load: Callable[[str, bytes], Backend], engine: bytes) -> None:
+    with pytest.raises(EngineUnavailable, match=r"^unresolved custom op: edgetpu-custom-op: "):
+        load("tflite", engine)
+    with pytest.raises(EngineUnavailable, match=r"^libedgetpu\.so\.1 is not installed: "):
+        load("tflite-edgetpu", engine)
+
+
+def test_an_engine_that_is_not_compiled_never_runs_on_the_cpu_as_if_on_the_edge_tpu() -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    with pytest.raises(EngineUnavailable, match="nothing of it would run on the Edge TPU"):
+        load_backend("tflite-edgetpu", (DATA / "ecg_int8_io.tflite").read_bytes())
+
+
+def test_a_library_that_is_no_delegate_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "libbroken.so"
+    broken.write_bytes(b"not a library")
+    with pytest.raises(EngineUnavailable, match=r"^\S*libbroken\.so does not load: .*"):
+        edgetpu(broken)
+    with pytest.raises(EngineUnavailable, match=r"^libm\.so\.6 is no delegate of LiteRT"):
+        edgetpu("libm.so.6")
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("absent", "found no Edge TPU: .* no device of type Apex"),
+        ("mismatch", "are of different ages: .*EdgeTpuDelegateForCustomOp"),
+        ("idle", "does not take the engine's edgetpu-custom-op"),
+    ],
+)
+def test_a_delegate_that_cannot_execute_the_engine_is_one_sentence(
+    libedgetpu: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    monkeypatch.setenv("FAKE_EDGETPU", fault)
+    with pytest.raises(EngineUnavailable, match=words) as problem:
+        edgetpu(libedgetpu)
+    assert "\n" not in str(problem.value)
+
+
+def test_an_engine_on_the_edge_tpu_says_what_executes_it(libedgetpu: Path) -> None:
+    backend = edgetpu(libedgetpu)
+    assert "Edge TPU by " in backend.version
+    parts = np.repeat(np.array([-4, -2, 0, 2, 4], np.float32), 28)[:, np.newaxis]
+    np.testing.assert_array_equal(backend.run(parts), [-4, -2, 0, 2, 4])
+
+
+# -- tflite-runtime --------------------------------------------------------------------------------
+
+OF_LITERT = "from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate\n"
+BLOCKED = """
+import sys
+import tflite_runtime.interpreter
+for name in [name for name in sys.modules if name.startswith("ai_edge_litert")]:
+    del sys.modules[name]
+sys.modules["ai_edge_litert"] = None
+"""
+
+
+def test_where_only_tflite_runtime_is_installed_it_executes_and_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "interpreter.py").write_text(OF_LITERT)
+    facts = tmp_path / "tflite_runtime-2.14.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tflite-runtime\nVersion: 2.14.0\n"
+    )
+    program = BLOCKED + TINY_RUN + "print(engine.version)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(DATA / "ecg_int8.tflite")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "tflite-runtime 2.14.0 XNNPACK\n", done.stderr
+
+
+def test_without_either_the_extra_is_named() -> None:
+    program = "import sys\nsys.modules['ai_edge_litert'] = sys.modules['tflite_runtime'] = None\n"
+    program += "import edgeclin.backends.tflite"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "MissingExtra: LiteRT" in done.stderr
+    assert "edgeclin[tflite]" in done.stderr

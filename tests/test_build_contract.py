@@ -8,12 +8,11 @@ real binary, TensorRT-RTX, in `test_tensorrt_rtx.py`.
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ECG
+from conftest import ECG, FAKE_NVIDIA, Gpu
 from polling import wait_until
 
 pytest.importorskip("onnx", reason="the convert extra is not installed")
@@ -46,42 +45,10 @@ from edgeclin.tensorrt.families import Version8, Version10, Version11, check_ver
 from edgeclin.tensorrt.library import load_library
 from edgeclin.tensorrt.plan import build_plan
 
-FAKES = Path(__file__).parent / "fake_nvidia"
 DATA = Path(__file__).parent / "data"
 PROFILE = {"8.5.2.2": "jetson-xavier-nx", "10.3.0": "jetson-orin-nano", "11.0.0": "of-11"}
 """Versions of the fakes, and the profiles whose bundles they fit."""
-Gpu = Callable[..., None]
 Make = Callable[[str], Path]
-
-
-def forget() -> None:
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("tensorrt", "cuda", "pycuda", "fake_gpu", "fake_cuda_python"):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "engines"
-    monkeypatch.setenv("EDGECLIN_ENGINES", str(folder))
-    return folder
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, engines: Path) -> Iterator[Gpu]:
-    """Put a fake TensorRT, and a fake package for CUDA, where Python finds them first."""
-    before, path = os.environ.get("PYTHONPATH", ""), list(sys.path)
-
-    def install(version: str, cuda: str = "bindings") -> None:
-        forget()
-        folders = [str(FAKES / name) for name in ("tensorrt", cuda, "common")]
-        monkeypatch.setenv("FAKE_TENSORRT", version)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*folders, before]))
-        sys.path[:] = [*folders, *path]
-
-    yield install
-    sys.path[:] = path
-    forget()
 
 
 @pytest.fixture
@@ -490,11 +457,11 @@ def test_a_check_of_the_model_says_who_parsed_it_and_builds_nothing(
 
 def test_the_real_cuda_python_has_every_function_with_the_fake_s_parameters() -> None:
     real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    sys.path.insert(0, str(FAKES / "common"))
+    sys.path.insert(0, str(FAKE_NVIDIA / "common"))
     try:
         import fake_cuda_python as fake
     finally:
-        sys.path.remove(str(FAKES / "common"))
+        sys.path.remove(str(FAKE_NVIDIA / "common"))
     for name in [name for name in vars(fake) if name.startswith("cuda") and name[4].isupper()]:
         if callable(getattr(fake, name)) and not isinstance(getattr(fake, name), type):
             signature = getattr(real, name).__doc__.splitlines()[0]
