@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
 _TELL_AGAIN_S = 10.0
+_TOLD_STREAMS = 4096
 
 
 class Bedside:
@@ -92,6 +93,8 @@ class Bedside:
             self._told[arrival.stream] = due, untold + 1
             return
         self._told[arrival.stream] = now + _TELL_AGAIN_S, 0
+        if len(self._told) > _TOLD_STREAMS:  # a watched folder brings new ones without end
+            del self._told[next(iter(self._told))]
         more = f" (and {untold} before it, which were not logged)" if untold else ""
         log.warning(
             "%s: sample %d is rejected: %s%s", arrival.stream, arrival.position, problem, more
@@ -103,7 +106,7 @@ class Bedside:
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
-                return self._queue.put(result, sample, self._deadline_s)
+                return self._queue.put(result, sample, self._deadline_s, last=arrival.last)
             except QueueFull as exc:
                 log.error("ALARM: %s", exc)
                 self.busy_since = None

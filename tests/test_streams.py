@@ -12,7 +12,6 @@ from delivered import delivered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeclin import sources
 from edgeclin.description import Input
 from edgeclin.errors import BadInput
 from edgeclin.inbox import LINE, Arrival, Inbox
@@ -107,7 +106,7 @@ def test_a_broken_line_of_a_stream_is_told_and_the_others_go_on(
 
 
 def test_names_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_STREAMS", 3)
+    monkeypatch.setattr("edgeclin.sources.json_lines.MAX_STREAMS", 3)
     text = lines(*(chunk(f"bed-{number}", 1, 2) for number in range(5)))
     found = Counter(
         arrival.stream for arrival in delivered(JsonLinesSource(text, preprocess(2, 1)))

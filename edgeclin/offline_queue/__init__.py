@@ -1,8 +1,8 @@
 """The durable queue between the process that judges and the process that delivers."""
 
 from edgeclin.offline_queue.questions import Question
-from edgeclin.offline_queue.queue import OfflineQueue, Stored
+from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
 from edgeclin.offline_queue.standing import Standing, Usage, look
 
-__all__ = ["OfflineQueue", "Question", "Row", "Standing", "Stored", "Usage", "look"]
+__all__ = ["ENDED", "OfflineQueue", "Question", "Row", "Standing", "Stored", "Usage", "look"]
