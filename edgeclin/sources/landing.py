@@ -120,7 +120,7 @@ class Landing:
     def changed(self, file: Landed) -> bool:
         """Whether it is another one by now, or gone."""
         own = _mark(file.path)
-        if own[0] >= 0 and not os.access(file.path, os.R_OK):
+        if own[0] >= 0 and not _readable(file.path):
             own = _CLOSED
         return file.marks != (own, *map(_mark, file.companions))
 
@@ -152,7 +152,7 @@ class Landing:
             return None
         known = self._files.get(entry.name)
         was_read = known is not None and known.stream is not None and known.marks[0][0] >= 0
-        if not was_read and not os.access(entry.path, os.R_OK):
+        if not was_read and not _readable(entry.path):
             return _CLOSED
         return status.st_size, status.st_mtime_ns // 1000
 
@@ -205,6 +205,10 @@ class Landing:
 def plain(text: str) -> str:
     """Text that can be sent: a file's name may be no text at all."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _readable(path: str | Path) -> bool:
+    return os.access(path, os.R_OK, effective_ids=True)
 
 
 def _mark(path: Path) -> Mark:
