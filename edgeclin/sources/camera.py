@@ -11,11 +11,10 @@ from edgeclin.errors import BadInput
 from edgeclin.inbox import Inbox, Line
 from edgeclin.preprocess import Preprocess
 from edgeclin.preprocess.image import opencv
+from edgeclin.sources.capture import open_capture
 
 log = logging.getLogger(__name__)
 
-SILENCE_MS = 10_000
-"""No frame for so long is an outage; OpenCV's own bound for V4L2 devices is the same."""
 LONGEST_WAIT_S = 30.0
 _NEWEST = 1
 
@@ -52,14 +51,14 @@ class Camera:
         self._preprocess = preprocess
         self._interval = 1 / rate_hz if rate_hz else 0.0
         self._wait_s = wait_s
-        self._opencv = opencv()
+        opencv()
 
     def deliver(self, inbox: Inbox) -> None:
         line = inbox.line(self.name, _NEWEST)
         wait = self._wait_s
         out = False
         while True:
-            capture = self._open()
+            capture = open_capture(self._address)
             problem = "gives no frames any more" if capture.isOpened() else "cannot be opened"
             due = time.monotonic()
             while not inbox.stopped.is_set() and capture.grab():
@@ -83,15 +82,6 @@ class Camera:
     def _take(self, capture: Any, line: Line) -> bool:
         got, frame = capture.retrieve()
         return got and line.push(self._preprocess.coloured(frame))
-
-    def _open(self) -> Any:
-        cv2 = self._opencv
-        if "://" not in self._address:
-            number = self._address.isdecimal()
-            return cv2.VideoCapture(int(self._address) if number else self._address, cv2.CAP_V4L2)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE_MS]
-        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE_MS]
-        return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, limits)
 
 
 def public(address: str) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from math import floor
 from pathlib import Path
 
 from edgeclin.errors import BadInput
 from edgeclin.files import reading, require_file
-from edgeclin.inbox import Inbox, Part
+from edgeclin.inbox import Inbox, Part, Sample
 from edgeclin.preprocess import Preprocess
 from edgeclin.preprocess.image import opencv
+from edgeclin.sources.capture import open_capture
 from edgeclin.sources.landing import plain
-
-_GIVEN = 0.99
-"""Share of the announced frames that must come; some containers know only about how many."""
 
 
 class VideoFile:
@@ -48,30 +47,41 @@ class VideoFile:
 
     def deliver(self, inbox: Inbox) -> None:
         line = inbox.line(self.name)
+        frame = -1
+        for frame, sample in self._frames():
+            if inbox.stopped.is_set():
+                return
+            if sample is not None and frame >= line.start:
+                line.put(sample, Part(self.name, frame))
+        if frame < 0 and not line.start:
+            line.put(BadInput(f"{self._path.name}: not a video that OpenCV can read"))
+
+    def _frames(self) -> Iterator[tuple[int, Sample | None]]:
+        """Every frame with its number, None for those that are not taken.
+
+        Where fewer come than are announced, the last one is the reason instead: it may be cut in
+        two, and then half of it is noise.
+        """
+        capture = open_capture(str(self._path))
         cv2 = self._opencv
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         announced, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
         share = min(1.0, self._rate_hz / rate) if self._rate_hz and rate > 0 else 1.0
-        frame = 0
-        while capture.grab():
-            taken = floor(frame * share) != floor((frame - 1) * share)
-            if taken and frame >= line.start:
+        frame, more = 0, capture.grab()
+        while more:
+            sample: Sample | None = None
+            if floor(frame * share) != floor((frame - 1) * share):
                 got, picture = capture.retrieve()
                 sample = (
                     self._preprocess.coloured(picture)
                     if got
                     else BadInput(f"frame {frame} cannot be decoded")
                 )
-                if not line.put(sample, Part(self.name, frame)):
-                    return
-            elif inbox.stopped.is_set():
-                return
+            more = capture.grab()
+            if not more and frame + 1 < announced:
+                sample = BadInput(
+                    f"{self._path.name}: ends after {frame} whole frames of {announced:.0f}; "
+                    "is it cut short or damaged?"
+                )
+            yield frame, sample
             frame += 1
-        problem = ""
-        if not frame:
-            problem = "not a video that OpenCV can read"
-        elif frame + 1 < _GIVEN * announced:
-            problem = f"ends after {frame} of {announced:.0f} frames: is it cut short or damaged?"
-        if problem and frame >= line.start:
-            line.put(BadInput(f"{self._path.name}: {problem}"), Part(self.name, frame))
         capture.release()
