@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -20,6 +21,10 @@ from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
 MAX_STREAMS = 1024
+_NAME = re.compile(rb'"stream"\s*:\s*"([A-Za-z0-9._-]{1,64})"')
+"""Also in a line that is broken elsewhere."""
+_NOT_JSON = (b"NaN", b"Infinity")
+"""What Python writes for a sample that is missing; JSON (RFC 8259) has no such numbers."""
 
 
 class JsonLinesSource:
@@ -65,6 +70,9 @@ class JsonLinesSource:
             line = inbox.line(stream)
             return all(self._add(window, line) for window in signal.feed(_array(value.samples)))
         except BadInput as problem:
+            named = _NAME.search(text)
+            if named is not None and (broken := self._signals.get(named[1].decode())):
+                broken.restart()
             return self._add(problem, inbox.line(stream))
 
     def _add(self, sample: Sample, line: Line) -> bool:
@@ -96,8 +104,10 @@ def _parse(line: bytes) -> np.ndarray | _Chunk:
         raise BadInput(f"a line of over {MAX_LINE >> 20} MiB")
     if line.lstrip().startswith(b"{"):
         try:
+            if any(word in line for word in _NOT_JSON):
+                return msgspec.convert(json.loads(line), _Chunk)
             return msgspec.json.decode(line, type=_Chunk)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
             raise BadInput(f"not what came of a stream ({exc})") from exc
     try:
         return _array(json.loads(line))
