@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,3 +153,26 @@ def test_a_model_without_colours_is_refused() -> None:
     signal = Preprocess(Input(name="beat", kind="signal", shape=(140,)))
     with pytest.raises(EdgeclinError, match="need the step `decode`"):
         Camera("0", signal)
+
+
+def test_run_ends_well_in_the_middle_of_a_frame(
+    tmp_path: Path, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> None:
+    """Python stops the thread of a source as it ends, and C++ would abort at that."""
+    bundle = bundle_of(tmp_path, manifest_and_files[0], PICTURE, np.full((9, 9, 3), 99, np.uint8))
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'schema = 1\nsite = "w"\ndevice = "b"\nbundle = "{bundle.path}"\n'
+        f'[queue]\npath = "{tmp_path / "q.sqlite"}"\n'
+    )
+    command = [sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--json"]
+    command += ["--allow-unsigned", "--source"]
+    with NetworkCamera(rate_hz=2000).serving() as network:
+        for _ in range(4):
+            process = subprocess.Popen([*command, network.address], stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            for _ in range(40):
+                assert process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+            assert process.returncode == 0

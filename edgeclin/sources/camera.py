@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
 from edgeclin.errors import BadInput
-from edgeclin.inbox import Inbox, Line
+from edgeclin.inbox import Inbox
 from edgeclin.preprocess import Preprocess
 from edgeclin.preprocess.image import opencv
-from edgeclin.sources.capture import open_capture
+from edgeclin.sources.capture import Capture
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,8 @@ class Camera:
         wait = self._wait_s
         out = False
         while True:
-            capture = open_capture(self._address)
-            problem = "gives no frames any more" if capture.isOpened() else "cannot be opened"
+            capture = Capture(self._address, self._preprocess)
+            problem = "gives no frames any more" if capture.opened else "cannot be opened"
             due = time.monotonic()
             while not inbox.stopped.is_set() and capture.grab():
                 if out:
@@ -67,9 +66,10 @@ class Camera:
                     out, wait = False, self._wait_s
                 if (now := time.monotonic()) >= due:
                     due = max(due + self._interval, now)
-                    if not self._take(capture, line):
+                    frame = capture.frame()
+                    if frame is None or not line.push(frame):
                         break
-            capture.release()
+            capture.close()
             if inbox.stopped.is_set():
                 return
             if not out:
@@ -78,10 +78,6 @@ class Camera:
                 line.put(BadInput(f"outage: {self.name} {problem}"))
             inbox.stopped.wait(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
-
-    def _take(self, capture: Any, line: Line) -> bool:
-        got, frame = capture.retrieve()
-        return got and line.push(self._preprocess.coloured(frame))
 
 
 def public(address: str) -> str:

@@ -157,11 +157,10 @@ class Landing:
         return status.st_size, status.st_mtime_ns // 1000
 
     def _landed(self, name: str, own: Mark) -> Landed | None:
-        now, path, known = self._clock(), self._folder / name, self._files.get(name)
-        if known is not None:
-            marks = (own, *map(_mark, known.companions))
-            if marks == known.marks:
-                return self._rested(path, known, now)
+        now, known = self._clock(), self._files.get(name)
+        if known is not None and known.marks == (own, *map(_mark, known.companions)):
+            return None if known.stream is not None else self._rested(name, known, now)
+        path = self._folder / name
         companions = self._companions(path)
         waits = known is not None and known.stream is None
         self._files[name] = file = _File(
@@ -182,15 +181,14 @@ class Landing:
             )
         return None
 
-    def _rested(self, path: Path, file: _File, now: float) -> Landed | None:
+    def _rested(self, name: str, file: _File, now: float) -> Landed | None:
         whole = all(size > 0 for size, _ in file.marks)
-        if file.stream is not None or now - file.since < (
-            self._rest_s if whole else self._missing_s
-        ):
+        if now - file.since < (self._rest_s if whole else self._missing_s):
             return None
+        path = self._folder / name
         text = f"{path} {file.marks}"
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        file.stream = plain(f"{self._folder.name}/{path.name}#{digest}")
+        file.stream = plain(f"{self._folder.name}/{name}#{digest}")
         return Landed(path, file.stream, file.marks, file.companions, file.backlog)
 
     def _tell(self, suffix: str, entry: os.DirEntry[str]) -> None:

@@ -12,7 +12,7 @@ from edgeclin.files import reading, require_file
 from edgeclin.inbox import Inbox, Part, Sample
 from edgeclin.preprocess import Preprocess
 from edgeclin.preprocess.image import opencv
-from edgeclin.sources.capture import open_capture
+from edgeclin.sources.capture import Capture
 from edgeclin.sources.landing import plain
 
 
@@ -43,7 +43,7 @@ class VideoFile:
         self._path = path
         self._preprocess = preprocess
         self._rate_hz = rate_hz
-        self._opencv = opencv()
+        opencv()
 
     def deliver(self, inbox: Inbox) -> None:
         line = inbox.line(self.name)
@@ -62,26 +62,23 @@ class VideoFile:
         Where fewer come than are announced, the last one is the reason instead: it may be cut in
         two, and then half of it is noise.
         """
-        capture = open_capture(str(self._path))
-        cv2 = self._opencv
-        announced, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-        share = min(1.0, self._rate_hz / rate) if self._rate_hz and rate > 0 else 1.0
+        capture = Capture(str(self._path), self._preprocess)
+        share = 1.0
+        if self._rate_hz and capture.rate_hz:
+            share = min(1.0, self._rate_hz / capture.rate_hz)
         frame, more = 0, capture.grab()
         while more:
             sample: Sample | None = None
             if floor(frame * share) != floor((frame - 1) * share):
-                got, picture = capture.retrieve()
-                sample = (
-                    self._preprocess.coloured(picture)
-                    if got
-                    else BadInput(f"frame {frame} cannot be decoded")
-                )
+                sample = capture.frame()
+                if sample is None:
+                    sample = BadInput(f"frame {frame} cannot be decoded")
             more = capture.grab()
-            if not more and frame + 1 < announced:
+            if not more and frame + 1 < capture.frames:
                 sample = BadInput(
-                    f"{self._path.name}: ends after {frame} whole frames of {announced:.0f}; "
+                    f"{self._path.name}: ends after {frame} whole frames of {capture.frames}; "
                     "is it cut short or damaged?"
                 )
             yield frame, sample
             frame += 1
-        capture.release()
+        capture.close()
