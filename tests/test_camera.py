@@ -167,7 +167,7 @@ def test_run_ends_well_in_the_middle_of_a_frame(
     )
     command = [sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--json"]
     command += ["--allow-unsigned", "--source"]
-    with NetworkCamera(rate_hz=2000).serving() as network:
+    with NetworkCamera(rate_hz=100).serving() as network:
         for _ in range(4):
             process = subprocess.Popen([*command, network.address], stdout=subprocess.PIPE)
             assert process.stdout is not None
