@@ -200,6 +200,13 @@ def test_a_symlink_loop(place: Place) -> None:
 
 
 @pictures
+def test_a_pipe_that_would_block_for_ever(place: Place) -> None:
+    os.mkfifo(place.folder / "a.jpg")
+    (place.folder / "b.jpg").write_bytes(jpeg())
+    one_is_rejected(place.judged(place.watch(), 2), "not a regular file but a named pipe")
+
+
+@pictures
 def test_a_file_without_permission(place: Place) -> None:
     (place.folder / "a.jpg").write_bytes(jpeg())
     (place.folder / "b.jpg").write_bytes(jpeg())

@@ -54,6 +54,7 @@ def test_what_waits_is_the_newest_frame_and_what_went_is_told(network: NetworkCa
     inbox.feed(Camera(network.address, PLAIN))
     (name,) = {network.address}
     wait_until(lambda: inbox.dropped.get(name, 0) >= 20, "frames that nobody took")
+    assert inbox.waiting == 2  # the newest frame, and word of those that went
     told, newest = inbox.take(), inbox.take()
     assert told is not None
     assert newest is not None

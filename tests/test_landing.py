@@ -183,6 +183,16 @@ def test_a_file_without_permission_is_named_late_and_again_once_it_can_be_read(
     assert folder.names(REST_S) == []
 
 
+def test_a_file_that_was_named_is_not_named_again_as_its_permission_goes(folder: Folder) -> None:
+    path = folder.path / "a.png"
+    path.write_bytes(b"1")
+    folder.after(0)
+    assert folder.names(REST_S) == ["a.png"]
+    with closed(path):
+        assert folder.names(1) == []
+        assert folder.names(MISSING_S) == []
+
+
 def test_a_folder_that_goes_is_told_once_and_nothing_in_it_is_named_twice(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:

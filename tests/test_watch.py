@@ -216,6 +216,19 @@ def test_a_share_that_goes_while_its_files_wait_costs_none_of_them(
     assert of_files(results) == {f"in/{number}.csv": [0] for number in range(20)}
 
 
+def test_a_share_that_is_mounted_later_is_waited_for(
+    monitor: Bundle, tmp_path: Path, queue: OfflineQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = Runtime(monitor)
+    later = tmp_path / "later"
+    with judging(runtime, queue, [watch(runtime, later)]) as results:
+        wait_until(lambda: "No such file or directory; it is waited for" in caplog.text, "word")
+        later.mkdir()
+        write(later / "a.csv", WAVE[:8])
+        wait_until(lambda: len(results) == 1, "its file")
+    assert not results[0].rejected
+
+
 def test_many_files_wait_on_the_disk_and_not_in_memory(monitor: Bundle, folder: Path) -> None:
     runtime = Runtime(monitor)
     for number in range(50):
