@@ -216,6 +216,7 @@ def test_a_folder_that_goes_is_told_once_and_nothing_in_it_is_named_twice(
 def test_what_is_not_read_is_told_once(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a.xyz", "b.xyz", "c.doc", "noend"):
         (folder.path / name).write_bytes(b"1")
+    (folder.path / "d.xyz").symlink_to("d.xyz")
     (folder.path / "sub.png").mkdir()
     (folder.path / "sub").mkdir()
     for _ in range(3):

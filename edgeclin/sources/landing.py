@@ -194,7 +194,9 @@ class Landing:
     def _tell(self, suffix: str, entry: os.DirEntry[str]) -> None:
         if suffix == ".dat":  # of a WFDB record, which its header names
             return
-        kind = "subfolders" if entry.is_dir() else f"files with suffix {suffix!r}"
+        kind = (
+            "subfolders" if entry.is_dir(follow_symlinks=False) else f"files with suffix {suffix!r}"
+        )
         if kind not in self._told:
             self._told.add(kind)
             log.warning("%s: %s are not read, such as %s", self._folder, kind, plain(entry.name))

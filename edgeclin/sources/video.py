@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from math import floor
 from pathlib import Path
 
@@ -48,37 +49,37 @@ class VideoFile:
     def deliver(self, inbox: Inbox) -> None:
         line = inbox.line(self.name)
         frame = -1
-        for frame, sample in self._frames():
-            if inbox.stopped.is_set():
-                return
-            if sample is not None and frame >= line.start:
-                line.put(sample, Part(self.name, frame))
+        with closing(Capture(str(self._path), self._preprocess)) as capture:
+            for frame, sample in self._frames(capture, line.start):
+                if inbox.stopped.is_set():
+                    return
+                if sample is not None:
+                    line.put(sample, Part(self.name, frame))
         if frame < 0 and not line.start:
             line.put(BadInput(f"{self._path.name}: not a video that OpenCV can read"))
 
-    def _frames(self) -> Iterator[tuple[int, Sample | None]]:
+    def _frames(self, capture: Capture, start: int) -> Iterator[tuple[int, Sample | None]]:
         """Every frame with its number, None for those that are not taken.
 
         Where fewer come than are announced, the last one is the reason instead: it may be cut in
         two, and then half of it is noise.
         """
-        capture = Capture(str(self._path), self._preprocess)
         share = 1.0
         if self._rate_hz and capture.rate_hz:
             share = min(1.0, self._rate_hz / capture.rate_hz)
         frame, more = 0, capture.grab()
         while more:
             sample: Sample | None = None
-            if floor(frame * share) != floor((frame - 1) * share):
+            due = floor(frame * share) != floor((frame - 1) * share)
+            if due and frame >= start:
                 sample = capture.frame()
                 if sample is None:
                     sample = BadInput(f"frame {frame} cannot be decoded")
             more = capture.grab()
-            if not more and frame + 1 < capture.frames:
+            if not more and start <= frame < capture.frames - 1:
                 sample = BadInput(
                     f"{self._path.name}: ends after {frame} whole frames of {capture.frames}; "
                     "is it cut short or damaged?"
                 )
             yield frame, sample
             frame += 1
-        capture.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,10 +20,10 @@ from edgeclin.sources.replay import raw_samples
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S, LONGEST_POLL_S = 0.5, 10.0
 _SHARE = 10
-"""Looking at a folder takes at most one part in so many of the time: large ones are looked at less
-often."""
+"""Between two looks at a folder pass so many times what a look takes, from `POLL_S` to
+`LONGEST_POLL_S`."""
 MAX_FILE = 128 << 20
 """Bytes of a file: a reader takes up to ten times as much memory."""
 
@@ -77,7 +78,8 @@ class FolderWatch:
             began = time.monotonic()
             for file in landing.scan():
                 (backlog if file.backlog else new).append(file)
-            due = time.monotonic() + max(self._poll_s, _SHARE * (time.monotonic() - began))
+            took = time.monotonic() - began
+            due = began + took + max(self._poll_s, min(_SHARE * took, LONGEST_POLL_S))
             while (new or backlog) and time.monotonic() < due:
                 if not self._judge((new or backlog).popleft(), landing, inbox, line):
                     return
@@ -94,7 +96,7 @@ class FolderWatch:
             return True
         for position, (sample, last) in enumerate(_with_last(self._samples(file.path))):
             if landing.changed(file):
-                self._vanished += not file.path.exists()
+                self._vanished += not os.path.lexists(file.path)
                 landing.forget(file)
                 return True
             part = Part(file.stream, position, last)
