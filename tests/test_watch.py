@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,3 +316,24 @@ def test_a_name_that_is_no_text_is_judged_too(
     with judging(runtime, queue, [watch(runtime, folder)]) as results:
         wait_until(lambda: len(results) == 2, "both files")
     assert sorted(result.rejected for result in results) == [False, True]
+
+
+def test_a_real_record_that_is_copied_in_is_judged_whole(
+    shared_data: Path,
+    tmp_path: Path,
+    folder: Path,
+    queue: OfflineQueue,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    """MIT-BIH 100: 650,000 samples of two leads at 360 Hz, in windows of 10 s."""
+    cut = (Window(length=3_600, hop=3_600),)
+    spec = Input(name="ecg", kind="signal", shape=(3_600, 2), sampling_hz=360, preprocessing=cut)
+    sample = np.zeros((3_600, 2), np.float32)
+    runtime = Runtime(bundle_of(tmp_path, manifest_and_files[0], spec, sample))
+    with judging(runtime, queue, [watch(runtime, folder)]) as results:
+        for suffix in ("hea", "dat"):
+            shutil.copy(shared_data / "ecg_wfdb" / f"100.{suffix}", folder)
+        wait_until(lambda: len(results) == 180, "all windows", 60)
+        time.sleep(0.3)
+    assert of_files(results) == {"in/100.hea": list(range(180))}
+    assert not any(result.rejected for result in results)
