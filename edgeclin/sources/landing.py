@@ -7,7 +7,6 @@ folder anyway, and one way that always works is better than two.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -16,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+
+from edgeclin.sources.marks import CLOSED, Mark, hidden, mark, marked, plain, readable
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,6 @@ MISSING_S = 60.0
 mend; only then it is told that they cannot be judged."""
 TEMPORARY = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".swp", "~")
 """Ends of names that writers give a file which is not whole yet; so is one with a leading dot."""
-
-Mark: TypeAlias = tuple[int, int]
-"""Bytes and microseconds of the last change; or minus the error that hides them, and 0. Not
-nanoseconds: file servers round them, and tell a client that wrote the file others before that."""
-_CLOSED: Mark = (-errno.EACCES, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +108,16 @@ class Landing:
             stream = self._files[name].stream
             if stream is None or self._ended(stream):
                 del self._files[name]
-        landed = [file for name, mark in found.items() if (file := self._landed(name, mark))]
+        landed = [file for name, own in found.items() if (file := self._landed(name, own))]
         self._looked = True
         return sorted(landed, key=lambda file: (file.marks[0][1], file.path))
 
     def changed(self, file: Landed) -> bool:
         """Whether it is another one by now, or gone."""
-        own = _mark(file.path)
-        if own[0] >= 0 and not _readable(file.path):
-            own = _CLOSED
-        return file.marks != (own, *map(_mark, file.companions))
+        own = mark(file.path)
+        if own[0] >= 0 and not readable(file.path):
+            own = CLOSED
+        return file.marks != (own, *map(mark, file.companions))
 
     def forget(self, file: Landed) -> None:
         """Name it again once it has come to rest again."""
@@ -138,8 +133,8 @@ class Landing:
                 suffix = (dot + end).lower() if dot else ""
                 if not self._reads(suffix):
                     self._tell(suffix, entry)
-                elif (mark := self._own_mark(entry)) is not None:
-                    found[entry.name] = mark
+                elif (own := self._own_mark(entry)) is not None:
+                    found[entry.name] = own
         return found
 
     def _own_mark(self, entry: os.DirEntry[str]) -> Mark | None:
@@ -147,24 +142,24 @@ class Landing:
         try:
             status = entry.stat()
         except OSError as exc:
-            return -(exc.errno or errno.EIO), 0
+            return hidden(exc)
         if stat.S_ISDIR(status.st_mode):
             return None
         known = self._files.get(entry.name)
         was_read = known is not None and known.stream is not None and known.marks[0][0] >= 0
-        if not was_read and not _readable(entry.path):
-            return _CLOSED
-        return status.st_size, status.st_mtime_ns // 1000
+        if not was_read and not readable(entry.path):
+            return CLOSED
+        return marked(status)
 
     def _landed(self, name: str, own: Mark) -> Landed | None:
         now, known = self._clock(), self._files.get(name)
-        if known is not None and known.marks == (own, *map(_mark, known.companions)):
+        if known is not None and known.marks == (own, *map(mark, known.companions)):
             return None if known.stream is not None else self._rested(name, known, now)
         path = self._folder / name
         companions = self._companions(path)
         waits = known is not None and known.stream is None
         self._files[name] = file = _File(
-            marks=(own, *map(_mark, companions)),
+            marks=(own, *map(mark, companions)),
             companions=companions,
             since=now,
             first_seen=known.first_seen if known is not None and waits else now,
@@ -200,20 +195,3 @@ class Landing:
         if kind not in self._told:
             self._told.add(kind)
             log.warning("%s: %s are not read, such as %s", self._folder, kind, plain(entry.name))
-
-
-def plain(text: str) -> str:
-    """Text that can be sent: a file's name may be no text at all."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _readable(path: str | Path) -> bool:
-    return os.access(path, os.R_OK, effective_ids=True)
-
-
-def _mark(path: Path) -> Mark:
-    try:
-        status = path.stat()
-    except OSError as exc:
-        return -(exc.errno or errno.EIO), 0
-    return status.st_size, status.st_mtime_ns // 1000

@@ -14,7 +14,7 @@ from edgeclin.inbox import Inbox, Part, Sample
 from edgeclin.preprocess import Preprocess
 from edgeclin.preprocess.image import opencv
 from edgeclin.sources.capture import Capture
-from edgeclin.sources.landing import plain
+from edgeclin.sources.marks import plain
 
 
 class VideoFile:

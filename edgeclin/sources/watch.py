@@ -15,7 +15,8 @@ from edgeclin.errors import BadFile, BadInput, MissingExtra
 from edgeclin.inbox import Inbox, Line, Part, Sample
 from edgeclin.offline_queue import ENDED
 from edgeclin.preprocess import Preprocess
-from edgeclin.sources.landing import MISSING_S, REST_S, Landed, Landing, plain
+from edgeclin.sources.landing import MISSING_S, REST_S, Landed, Landing
+from edgeclin.sources.marks import plain
 from edgeclin.sources.replay import raw_samples
 
 log = logging.getLogger(__name__)
