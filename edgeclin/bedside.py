@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
 _TELL_AGAIN_S = 10.0
+_TOLD_STREAMS = 4096
 
 
 class Bedside:
@@ -87,6 +88,7 @@ class Bedside:
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()
         drift = runtime.drift.report()
         alarms = [self._full] if self._full else []
+        alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
         return RunHealth(
@@ -131,6 +133,8 @@ class Bedside:
             self._told[arrival.stream] = due, untold + 1
             return
         self._told[arrival.stream] = now + _TELL_AGAIN_S, 0
+        if len(self._told) > _TOLD_STREAMS:  # a watched folder brings new ones without end
+            del self._told[next(iter(self._told))]
         more = f" (and {untold} before it, which were not logged)" if untold else ""
         log.warning(
             "%s: sample %d is rejected: %s%s", arrival.stream, arrival.position, problem, more
@@ -142,7 +146,7 @@ class Bedside:
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
-                stored = self._queue.put(result, sample, self._deadline_s)
+                stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last)
                 self._full = ""
                 return stored
             except QueueFull as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli import main
 from edgeclin.config import SyncConfig
-from edgeclin.errors import BadInput
+from edgeclin.errors import BadFile, BadInput
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import Notices, OfflineQueue, Telling, notices
@@ -132,6 +133,30 @@ def test_health_counts_what_was_answered_and_how(
     assert (health.made_at, health.bundle, health.busy_s) == (7.0, bundle.digest, 0.0)
     assert (health.waiting, health.dropped, health.alarms) == (0, 0, ())
     assert health.engine == runtime.engine
+
+
+def test_a_source_that_failed_is_an_alarm_while_others_go_on(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    ended = threading.Event()
+
+    class Broken:
+        def deliver(self, inbox: Inbox) -> None:
+            raise BadFile(Path("ward.csv"), "is gone", "bring it back")
+
+    class Waits(Scripted):
+        def deliver(self, inbox: Inbox) -> None:
+            ended.wait(20)
+            super().deliver(inbox)
+
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    with pytest.raises(BadFile), ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(bedside.run, [Broken(), Waits([*beats[:2]])], lambda *_: None)
+        wait_until(lambda: bool(bedside.health().alarms), "the alarm")
+        assert "ward.csv: is gone" in bedside.health().alarms[0]
+        ended.set()
+        ran.result(20)
+    assert sum(bedside.health().states.values()) == 2
 
 
 def test_a_full_queue_is_an_alarm_until_there_is_room(

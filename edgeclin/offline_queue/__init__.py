@@ -2,11 +2,12 @@
 
 from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.questions import Question
-from edgeclin.offline_queue.queue import OfflineQueue, Stored
+from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
 from edgeclin.offline_queue.standing import Standing, Usage, look
 
 __all__ = [
+    "ENDED",
     "Notices",
     "OfflineQueue",
     "Question",
