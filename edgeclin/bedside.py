@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from edgeclin.errors import BadInput, EngineFailed, QueueFull
+from edgeclin.health import RunHealth
 from edgeclin.inbox import Arrival, Inbox
 from edgeclin.offline_queue import OfflineQueue, Stored
-from edgeclin.records import Result, State
+from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.sources import Source
 
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
 _TELL_AGAIN_S = 10.0
+_TOLD_STREAMS = 4096
 
 
 class Bedside:
@@ -28,6 +31,7 @@ class Bedside:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
         answer_s: seconds from a sample's arrival within which its answer must be stored; by default
             the latency budget of the bundle's profile.
+        clock: seconds since 1970, for what health says.
 
     Attributes:
         inbox: what waits to be judged.
@@ -41,6 +45,7 @@ class Bedside:
         queue: OfflineQueue,
         deadline_s: float,
         answer_s: float | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._runtime = runtime
         self._queue = queue
@@ -50,6 +55,11 @@ class Bedside:
         self.inbox = Inbox(lambda stream: queue.next_position(stream, runtime.bundle.digest))
         self.busy_since: float | None = None
         self.late = 0
+        self._clock = clock
+        self._began = time.monotonic()
+        self._states: Counter[str] = Counter()
+        self._rejected = self._urgent = 0
+        self._full = ""
         self._told: dict[str, tuple[float, int]] = {}
 
     def run(self, sources: Iterable[Source], on_result: Callable[[Stored, Result], None]) -> None:
@@ -68,9 +78,40 @@ class Bedside:
                 return
             self.late += time.monotonic() - arrival.at > self.answer_s
             self.busy_since = None
+            self._count(result)
             if arrival.answered is not None:
                 arrival.answered(stored, result)
             on_result(stored, result)
+
+    def health(self) -> RunHealth:
+        """How the loop is now; from any thread."""
+        runtime, since, now = self._runtime, self.busy_since, time.monotonic()
+        drift = runtime.drift.report()
+        alarms = [self._full] if self._full else []
+        alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        if drift is not None and drift.alarm:
+            alarms.append("what is answered has drifted far from what was validated")
+        return RunHealth(
+            made_at=self._clock(),
+            up_s=now - self._began,
+            bundle=runtime.bundle.digest,
+            engine=runtime.engine,
+            degraded=runtime.degraded,
+            states=dict(self._states),
+            rejected=self._rejected,
+            urgent=self._urgent,
+            late=self.late,
+            dropped=sum(self.inbox.dropped.values()),
+            waiting=self.inbox.waiting,
+            busy_s=0.0 if since is None else now - since,
+            drift=drift,
+            alarms=tuple(alarms),
+        )
+
+    def _count(self, result: Result) -> None:
+        self._states[result.state.value] += 1
+        self._rejected += result.rejected
+        self._urgent += result.tier is Tier.URGENT
 
     def _judge(self, arrival: Arrival) -> Result:
         waited_ms = round((time.monotonic() - arrival.at) * 1000, 4)
@@ -92,6 +133,8 @@ class Bedside:
             self._told[arrival.stream] = due, untold + 1
             return
         self._told[arrival.stream] = now + _TELL_AGAIN_S, 0
+        if len(self._told) > _TOLD_STREAMS:  # a watched folder brings new ones without end
+            del self._told[next(iter(self._told))]
         more = f" (and {untold} before it, which were not logged)" if untold else ""
         log.warning(
             "%s: sample %d is rejected: %s%s", arrival.stream, arrival.position, problem, more
@@ -103,8 +146,11 @@ class Bedside:
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
-                return self._queue.put(result, sample, self._deadline_s)
+                stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last)
+                self._full = ""
+                return stored
             except QueueFull as exc:
+                self._full = str(exc)
                 log.error("ALARM: %s", exc)
                 self.busy_since = None
                 if self.inbox.stopped.wait(_RETRY_FULL_S):

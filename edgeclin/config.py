@@ -69,10 +69,16 @@ class DeviceConfig(Record, frozen=True):
     queue: QueueConfig
     bundle: FileName | None = None
     trusted_keys: tuple[FileName, ...] = ()
-    source: FileName | None = None
+    source: FileName | tuple[FileName, ...] | None = None
+    """One or several, as `--source` takes them."""
     broker: BrokerConfig = BrokerConfig()
     opinions: OpinionConfig = OpinionConfig()
     sync: SyncConfig = SyncConfig()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What `source` names."""
+        return (self.source,) if isinstance(self.source, str) else self.source or ()
 
 
 def load_config(path: Path) -> DeviceConfig:

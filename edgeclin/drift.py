@@ -17,6 +17,7 @@ from statistics import NormalDist
 import numpy as np
 
 from edgeclin.errors import BadFile
+from edgeclin.health import DriftReport, Shift
 from edgeclin.manifest import MEASURES
 from edgeclin.records import Record, load_json
 
@@ -53,51 +54,6 @@ class Reference(Record, frozen=True):
     schema: int
     samples: int
     histograms: tuple[Histogram, ...]
-
-
-class Shift(Record, frozen=True):
-    """How far a quantity is from the reference.
-
-    Attributes:
-        n: samples counted.
-        psi: population stability index, the sum of (p - q) ln(p / q) over the bins, with half a
-            sample added to each.
-        psi_noise: what samples of the same distribution stay below with 99 % for all quantities
-            together: (1/n + 1/m) times a quantile of chi-squared with bins - 1 degrees of freedom
-            (Yurdakul and Naranjo 2020, "Statistical properties of the population stability index").
-        moved: `none` below 0.1, `some` below 0.25, else `much`, by the rule of thumb.
-        ks: largest difference of the cumulative shares at the edges, which is at most the
-            Kolmogorov-Smirnov statistic; None for labels, which have no order.
-        ks_noise: its critical value, again for all quantities together (Smirnov 1948).
-        alarm: much moved, and more than noise.
-    """
-
-    quantity: str
-    n: int
-    psi: float
-    psi_noise: float
-    moved: str
-    ks: float | None
-    ks_noise: float | None
-    alarm: bool
-
-
-class DriftReport(Record, frozen=True):
-    """Shifts since the start, and of the last 500 to 1,000 samples counted.
-
-    Attributes:
-        answered: samples that were answered.
-        observed: those of them that there was time to count.
-    """
-
-    answered: int
-    observed: int
-    since_start: tuple[Shift, ...]
-    recent: tuple[Shift, ...]
-
-    @property
-    def alarm(self) -> bool:
-        return any(shift.alarm for shift in (*self.since_start, *self.recent))
 
 
 def read_reference(data: bytes, path: Path, kind: str, labels: int) -> Reference:

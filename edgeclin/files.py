@@ -16,8 +16,11 @@ from edgeclin.errors import BadFile
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
     """Put `data` at `path` so that a reader, now or after a power cut, sees all of it or none.
+
+    Args:
+        durable: False for what may be lost, or cut short, by a power cut; it spares the disk.
 
     Raises:
         OSError: the disk is full or the folder not writable; nothing is left behind.
@@ -27,13 +30,15 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ went is told in one arrival. One that somebody waits for uses `offer`, which say
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,8 @@ from edgeclin.records import Result
 
 if TYPE_CHECKING:
     from edgeclin.sources import Source
+
+log = logging.getLogger(__name__)
 
 Sample: TypeAlias = "np.ndarray | BadInput"
 """A raw sample, or why there is none."""
@@ -39,6 +42,7 @@ class Arrival:
     Attributes:
         position: its number in the stream.
         at: monotonic seconds when it arrived.
+        last: whether the stream ends with it, and is never to be judged again.
     """
 
     stream: str
@@ -46,6 +50,20 @@ class Arrival:
     sample: Sample
     at: float
     answered: Answered | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which sample of which stream it is, on a line that carries streams one after another.
+
+    Attributes:
+        last: see `Arrival`.
+    """
+
+    stream: str
+    position: int
+    last: bool = False
 
 
 class Inbox:
@@ -54,6 +72,10 @@ class Inbox:
     Args:
         start: where a stream of that name goes on.
         clock: monotonic seconds.
+
+    Attributes:
+        start: as given; at or after `offline_queue.ENDED` the stream was judged to its end.
+        failures: why sources ended before their time.
     """
 
     def __init__(
@@ -61,7 +83,7 @@ class Inbox:
         start: Callable[[str], int] = lambda name: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._start = start
+        self.start = start
         self._clock = clock
         self._lock = threading.RLock()  # a signal may stop the thread that holds it
         self._arrived = threading.Condition(self._lock)
@@ -69,7 +91,7 @@ class Inbox:
         self._lines: dict[str, Line] = {}
         self._turns: deque[Line] = deque()
         self._feeders = 0
-        self._failure: BaseException | None = None
+        self.failures: list[BaseException] = []
         self.stopped = threading.Event()
 
     def feed(self, source: Source) -> None:
@@ -77,11 +99,11 @@ class Inbox:
         self._feeders += 1
         threading.Thread(target=self._deliver, args=(source,), daemon=True).start()
 
-    def line(self, stream: str) -> Line:
-        """The line of a stream, a new one when it has none yet."""
+    def line(self, stream: str, room: int = LINE) -> Line:
+        """The line of a stream, a new one for `room` samples when it has none yet."""
         with self._lock:
             if stream not in self._lines:
-                self._lines[stream] = Line(self, stream, self._start(stream))
+                self._lines[stream] = Line(self, stream, self.start(stream), room)
             return self._lines[stream]
 
     def take(self) -> Arrival | None:
@@ -91,13 +113,13 @@ class Inbox:
             None when all sources have ended and nothing waits, or after `stop`.
 
         Raises:
-            BaseException: what ended a source, once nothing waits.
+            BaseException: what ended a source first, once all have ended and nothing waits.
         """
         with self._lock:
             while not self._turns and not self.stopped.is_set():
-                if self._failure is not None:
-                    raise self._failure
                 if not self._feeders:
+                    if self.failures:
+                        raise self.failures[0]
                     return None
                 self._arrived.wait()
             if self.stopped.is_set():
@@ -129,14 +151,16 @@ class Inbox:
             return {name: line.dropped for name, line in self._lines.items() if line.dropped}
 
     def _deliver(self, source: Source) -> None:
-        failure = None
+        failures: list[BaseException] = []
         try:
             source.deliver(self)
         except BaseException as exc:
-            failure = exc
+            failures.append(exc)
         with self._lock:
             self._feeders -= 1
-            self._failure = self._failure or failure
+            if failures and self._feeders:
+                log.error("ALARM: a source has failed, the others go on: %s", failures[0])
+            self.failures += failures
             self._arrived.notify_all()
 
 
@@ -148,9 +172,10 @@ class Line:
         dropped: samples that found no room.
     """
 
-    def __init__(self, inbox: Inbox, stream: str, start: int) -> None:
+    def __init__(self, inbox: Inbox, stream: str, start: int, room: int) -> None:
         self.stream, self.start, self.dropped = stream, start, 0
         self._inbox = inbox
+        self._room = room
         self._position = start
         self._samples: deque[Arrival] = deque()
         self._lost: list[Arrival] = []
@@ -159,17 +184,21 @@ class Line:
     def waiting(self) -> int:
         return len(self._samples) + bool(self._lost)
 
-    def put(self, sample: Sample) -> bool:
+    def put(self, sample: Sample, part: Part | None = None) -> bool:
         """Add a sample, once there is room.
+
+        Args:
+            part: of which stream, where it is not of the line's own; only lines that are never
+                pushed to may carry others.
 
         Returns:
             whether the source may go on: False after `Inbox.stop`.
         """
         inbox = self._inbox
         with inbox._lock:
-            while len(self._samples) >= LINE and not inbox.stopped.is_set():
+            while len(self._samples) >= self._room and not inbox.stopped.is_set():
                 inbox._room.wait()
-            self._add(sample, None)
+            self._add(sample, None, part)
         return not inbox.stopped.is_set()
 
     def push(self, sample: Sample) -> bool:
@@ -179,7 +208,7 @@ class Line:
             as `put`.
         """
         with self._inbox._lock:
-            if len(self._samples) >= LINE:
+            if len(self._samples) >= self._room:
                 gone = self._samples.popleft()
                 self.dropped += 1
                 self._lost = [*self._lost[:1], gone]
@@ -193,17 +222,21 @@ class Line:
             False when there is no room, or after `Inbox.stop`; then it was not added.
         """
         with self._inbox._lock:
-            if len(self._samples) >= LINE or self._inbox.stopped.is_set():
+            if len(self._samples) >= self._room or self._inbox.stopped.is_set():
                 return False
             self._add(sample, answered)
             return True
 
-    def _add(self, sample: Sample, answered: Answered | None) -> None:
+    def _add(self, sample: Sample, answered: Answered | None, part: Part | None = None) -> None:
         inbox = self._inbox
         if not self.waiting:
             inbox._turns.append(self)
-        arrival = Arrival(self.stream, self._position, sample, inbox._clock(), answered)
-        self._position += 1
+        now = inbox._clock()
+        if part is None:
+            arrival = Arrival(self.stream, self._position, sample, now, answered)
+            self._position += 1
+        else:
+            arrival = Arrival(part.stream, part.position, sample, now, answered, part.last)
         self._samples.append(arrival)
         inbox._arrived.notify()
 

@@ -51,6 +51,10 @@ class SignalStream:
                 held[:kept] = held[length - kept :].copy()
                 self._count, self._skip = kept, max(0, hop - length)
 
+    def restart(self) -> None:
+        """Forget what came: samples are missing after it, and no window may span the gap."""
+        self._held, self._count, self._skip = None, 0, 0
+
     def _room(self, samples: np.ndarray, length: int) -> np.ndarray:
         if self._held is None or not self._count:
             self._held = np.empty((length, *samples.shape[1:]), samples.dtype)
@@ -58,6 +62,6 @@ class SignalStream:
             leads = [
                 shape[0] if shape else 1 for shape in (self._held.shape[1:], samples.shape[1:])
             ]
-            self._held, self._count, self._skip = None, 0, 0
+            self.restart()
             raise BadInput(f"{leads[1]} leads after {leads[0]}: the stream's window begins anew")
         return self._held

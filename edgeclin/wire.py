@@ -16,6 +16,7 @@ import zstandard
 
 from edgeclin.config import check_topic_level
 from edgeclin.errors import BadMessage, EdgeclinError
+from edgeclin.health import RunHealth
 from edgeclin.records import Record, Tier
 
 SCHEMA = 1
@@ -143,7 +144,12 @@ Presence: TypeAlias = Literal["online", "offline", "lost"]
 
 
 class Status(Record, frozen=True, omit_defaults=True):
-    """What a device says of itself: its birth, its state, its health."""
+    """What a device says of itself: its birth, its state, its health.
+
+    Attributes:
+        run: how `edgeclin run` is, said `run_age_s` ago (None: before the last boot); absent when
+            it never said.
+    """
 
     state: Presence
     made_at: float
@@ -151,6 +157,8 @@ class Status(Record, frozen=True, omit_defaults=True):
     epoch: str = ""
     pending: dict[str, int] = {}
     open_questions: int = 0
+    run: RunHealth | None = None
+    run_age_s: float | None = None
     schema: int = SCHEMA
 
 

@@ -17,6 +17,7 @@ LAYERS = (
         "files",
         "mismatch",
         "records",
+        "health",
         "steps",
         "profiles",
         "model_files",
@@ -141,6 +142,7 @@ def loaded_by(code: str) -> set[str]:
         "from edgeclin import Bundle, OfflineQueue, Profile, Result, Runtime, SyncAgent",
         "import edgeclin.transport.mqtt, edgeclin.doctor, edgeclin.convert.worker",
         "import edgeclin.datasets",
+        "import edgeclin.bedside, edgeclin.sources",
     ],
 )
 def test_importing_edgeclin_loads_nothing_heavy(code: str) -> None:

@@ -17,7 +17,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadInput
-from edgeclin.inbox import LINE, Inbox, Sample
+from edgeclin.inbox import LINE, Inbox, Part, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
@@ -212,3 +212,20 @@ def test_a_lead_that_stays_off_is_logged_now_and_then_and_recorded_each_time(
     bedside.run([Scripted(off)], lambda *_: None)
     assert len(caplog.messages) == 2
     assert "lead off (and 29 before it, which were not logged)" in caplog.messages[1]
+
+
+def test_streams_without_end_are_not_kept_for_what_was_logged_of_them(
+    bundle: Bundle, queue: OfflineQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._TOLD_STREAMS", 10)
+
+    class Files:
+        def deliver(self, inbox: Inbox) -> None:
+            line = inbox.line("watch")
+            for number in range(50):
+                line.put(BadInput("broken"), Part(f"in/{number}", 0, last=True))
+
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    bedside.run([Files()], lambda *_: None)
+    assert len(bedside._told) == 10
+    assert len(stored_results(queue)) == 50

@@ -200,6 +200,26 @@ def test_a_path_or_host_that_is_empty_or_holds_a_nul_is_refused_by_its_name(
     assert "\0" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "sources"),
+    [
+        ('"watch:in"', ("watch:in",)),
+        ('["watch:in", "camera:0", "-"]', ("watch:in", "camera:0", "-")),
+        ("[]", ()),
+    ],
+)
+def test_one_source_or_several(tmp_path: Path, value: str, sources: tuple[str, ...]) -> None:
+    text = MOST.replace('"test.npz"', value)
+    assert load_config(written(tmp_path, text)).sources == sources
+    assert load_config(written(tmp_path, LEAST)).sources == ()
+
+
+@pytest.mark.parametrize("value", ["3", '["a", 3]', '["a", ""]'])
+def test_a_source_that_is_no_text_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(BadFile, match=r"source.*; it must be text in quotes"):
+        load_config(written(tmp_path, MOST.replace('"test.npz"', value)))
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"device\.toml: no such file"):
         load_config(tmp_path / "device.toml")

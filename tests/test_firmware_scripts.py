@@ -186,6 +186,14 @@ def test_run_unit_passes_systemd_verify_with_the_coral_drop_in(verifiable: Path)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
+def test_run_unit_passes_systemd_verify_with_the_camera_drop_in(verifiable: Path) -> None:
+    folder = verifiable / "edgeclin-run.service.d"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(SCRIPTS / "edgeclin-run-camera.conf", folder / "camera.conf")
+    done = run(tool("systemd-analyze"), "verify", verifiable / UNITS[0])
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
 def test_verify_would_see_a_misspelt_setting(verifiable: Path) -> None:
     add_coral(verifiable)
     for path in (verifiable / UNITS[1], verifiable / CORAL):

@@ -10,9 +10,10 @@ from itertools import groupby
 import numpy as np
 import pytest
 from delivered import delivered
+from polling import wait_until
 
 from edgeclin.errors import BadFile, BadInput
-from edgeclin.inbox import LINE, Arrival, Inbox
+from edgeclin.inbox import LINE, Arrival, Inbox, Part
 
 SAMPLE = np.zeros(3)
 
@@ -168,6 +169,39 @@ def test_a_source_that_fails_ends_the_loop_after_what_it_had_delivered() -> None
     assert inbox.take() is not None
     with pytest.raises(BadFile, match="gone"):
         inbox.take()
+
+
+def test_a_source_that_fails_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        def deliver(self, inbox: Inbox) -> None:
+            raise BadFile("a.csv", "gone")
+
+    inbox = Inbox()
+    go_on = threading.Event()
+
+    class Slow(Recorded):
+        def deliver(self, inbox: Inbox) -> None:
+            go_on.wait(30)
+            super().deliver(inbox)
+
+    inbox.feed(Slow("b", 5))
+    inbox.feed(Failing())
+    wait_until(lambda: "a source has failed" in caplog.text, "the alarm")
+    go_on.set()
+    for _ in range(5):
+        assert inbox.take() is not None
+    with pytest.raises(BadFile, match="gone"):
+        inbox.take()
+
+
+def test_a_line_may_carry_other_streams_one_after_another() -> None:
+    inbox = Inbox(lambda stream: 3)
+    line = inbox.line("watch")
+    for name in ("a", "b"):
+        for position in range(2):
+            line.put(SAMPLE, Part(name, position, last=position == 1))
+    found = [(arrival.stream, arrival.position, arrival.last) for arrival in drain(inbox)]
+    assert found == [("a", 0, False), ("a", 1, True), ("b", 0, False), ("b", 1, True)]
 
 
 def test_a_stream_has_one_line_however_often_it_is_named() -> None:

@@ -114,7 +114,7 @@ def test_a_number_beyond_float32_is_infinite_without_a_word(
 def test_a_line_without_end_takes_no_more_memory_than_the_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgeclin.sources.MAX_LINE", 100)
+    monkeypatch.setattr("edgeclin.sources.json_lines.MAX_LINE", 100)
     lines = b"[" + b" " * 1000 + b"1]\n[2]\n" + b"[" + b"1," * 500
     first, second, third = delivered(JsonLinesSource(io.BytesIO(lines), PLAIN))
     assert isinstance(first.sample, BadInput)

@@ -12,7 +12,6 @@ from delivered import delivered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeclin import sources
 from edgeclin.description import Input
 from edgeclin.errors import BadInput
 from edgeclin.inbox import LINE, Arrival, Inbox
@@ -106,8 +105,36 @@ def test_a_broken_line_of_a_stream_is_told_and_the_others_go_on(
     assert "stdin/b" in broken
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"stream": "a", "samples": ["x"]}',
+        b'{"stream": "a", "samples": [3, 4',
+        b'{"stream": "a", "samples": [3], "rate": 5}',
+    ],
+)
+def test_no_window_spans_samples_that_were_lost(broken: bytes) -> None:
+    before = lines(chunk("a", 1), chunk("b", 1)).getvalue()
+    after = lines(chunk("a", 5, 6), chunk("b", 2)).getvalue()
+    text = io.BytesIO(before.rstrip() + b"\n" + broken + b"\n" + after)
+    found = delivered(JsonLinesSource(text, preprocess(2, 2)))
+    windows = [
+        (arrival.stream, arrival.sample.tolist())
+        for arrival in found
+        if isinstance(arrival.sample, np.ndarray)
+    ]
+    assert sorted(windows) == [("stdin/a", [5, 6]), ("stdin/b", [1, 2])]
+    assert len(found) == 3
+
+
+def test_a_sample_that_is_missing_is_one_value_of_its_window() -> None:
+    text = io.BytesIO(b'{"stream": "a", "samples": [1, NaN, -Infinity, 4]}\n')
+    found = delivered(JsonLinesSource(text, preprocess(2, 2)))
+    assert str([arrival.sample.tolist() for arrival in found]) == "[[1.0, nan], [-inf, 4.0]]"
+
+
 def test_names_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_STREAMS", 3)
+    monkeypatch.setattr("edgeclin.sources.json_lines.MAX_STREAMS", 3)
     text = lines(*(chunk(f"bed-{number}", 1, 2) for number in range(5)))
     found = Counter(
         arrival.stream for arrival in delivered(JsonLinesSource(text, preprocess(2, 1)))

@@ -30,10 +30,15 @@ class TimedQueue(OfflineQueue):
     last_ms = 0.0
 
     def put(
-        self, result: Result, sample: np.ndarray | None = None, deadline_s: float = DEADLINE_S
+        self,
+        result: Result,
+        sample: np.ndarray | None = None,
+        deadline_s: float = DEADLINE_S,
+        *,
+        last: bool = False,
     ) -> Stored:
         start = time.perf_counter_ns()
-        stored = super().put(result, sample, deadline_s)
+        stored = super().put(result, sample, deadline_s, last=last)
         self.last_ms = (time.perf_counter_ns() - start) / 1e6
         return stored
 

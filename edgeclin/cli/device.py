@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -23,11 +21,11 @@ from edgeclin.cli.output import (
 
 if TYPE_CHECKING:
     from edgeclin.config import DeviceConfig
-    from edgeclin.offline_queue import OfflineQueue, Stored
+    from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
-    from edgeclin.runtime import Runtime
-    from edgeclin.sources import JsonLinesSource, ReplaySource
 
+Value = TypeVar("Value")
 _STUCK_S = 10.0
 """A service whose loop has not moved for so long does not feed the watchdog."""
 
@@ -50,11 +48,18 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 @click.command()
 @config_option
 @click.option("--bundle", type=FILE, help="Instead of the one that the configuration names.")
-@click.option("--source", help="Data set (file or folder), or - for JSON lines on standard input.")
+@click.option(
+    "--source",
+    "addresses",
+    multiple=True,
+    help="Data set (file or folder), - for JSON lines on standard input, watch:FOLDER, camera:0, "
+    "video:FILE, rtsp://… or http://…; may be given several times.",
+)
 @click.option(
     "--rate",
     type=Number(min=0.001, max=1e6),
-    help="Replay this many samples a second (default: all speed).",
+    help="Replay a data set at this many samples a second (default: all speed), or take so many "
+    "frames a second of a camera or video (default: all).",
 )
 @click.option(
     "--live",
@@ -73,7 +78,7 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
 def run(
     config_path: Path,
     bundle: Path | None,
-    source: str | None,
+    addresses: tuple[str, ...],
     rate: float | None,
     live: bool,
     threads: int,
@@ -81,7 +86,7 @@ def run(
     allow_unsigned: bool,
     as_json: bool,
 ) -> None:
-    """Judge what the source delivers.
+    """Judge what the sources deliver.
 
     Every answer is stored before the next sample is taken.
 
@@ -91,23 +96,27 @@ def run(
     from edgeclin.cli.bundles import open_bundle
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import load_config
+    from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
+    from edgeclin.sources import open_sources
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
-    path = Path(_required(bundle or config.bundle, "bundle", config_path))
-    where = str(_required(source or config.source, "source", config_path))
+    path = Path(_required(str(bundle or config.bundle or ""), "bundle", config_path))
+    where = _required(addresses or config.sources, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
-    origin = _open_source(where, runtime, rate, live)
+    origins = open_sources(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
-        start = queue.next_position(origin.name, runtime.bundle.digest)
-        if start and where != "-":
-            click.echo(
-                f"{origin.name} goes on at sample {start}; this bundle has judged those before it",
-                err=True,
-            )
+        for origin in origins:
+            start = queue.next_position(origin.name, runtime.bundle.digest)
+            if start and origin.recorded:
+                click.echo(
+                    f"{origin.name} goes on at sample {start}; this bundle has judged those "
+                    "before it",
+                    err=True,
+                )
         bedside = Bedside(runtime, queue, config.opinions.deadline_s)
 
         def alive() -> bool:
@@ -115,38 +124,19 @@ def run(
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        with Watchdog(alive):
-            bedside.run([origin], tally.count)
+        with Watchdog(alive), Telling(queue.notices, bedside.health):
+            bedside.run(origins, tally.count)
     runtime.close()
     if not as_json:
         tally.print()
 
 
-def _required(value: Path | str | None, what: str, config_path: Path) -> Path | str:
+def _required(value: Value, what: str, config_path: Path) -> Value:
     from edgeclin.errors import BadFile
 
     if not value:
         raise BadFile(config_path, f"names no {what}", f"set it there, or give --{what}")
     return value
-
-
-def _open_source(
-    where: str, runtime: Runtime, rate: float | None, live: bool
-) -> ReplaySource | JsonLinesSource:
-    from edgeclin.datasets import open_dataset
-    from edgeclin.errors import EdgeclinError
-    from edgeclin.sources import JsonLinesSource, ReplaySource
-
-    if where == "-":
-        if sys.stdin is None:
-            raise EdgeclinError("standard input is closed: send JSON lines to it, or name a file")
-        # Bytes: one that is no text spoils one line only. And a reader of its own: Python locks
-        # sys.stdin when it ends, while a thread may still wait there.
-        lines = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
-        return JsonLinesSource(lines, runtime.preprocess, live=live)
-    dataset = open_dataset(Path(where))
-    runtime.require_fit(dataset)
-    return ReplaySource(dataset, runtime.preprocess, rate)
 
 
 class _Tally:
@@ -193,6 +183,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     from edgeclin import wire
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
+    from edgeclin.offline_queue import Telling
     from edgeclin.sync import SyncAgent
     from edgeclin.transport.mqtt import MQTTTransport
     from edgeclin.watchdog import Watchdog
@@ -204,7 +195,8 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
         topics = wire.Topics(config.site, config.device)
         agent = SyncAgent(queue, transport, topics, config.sync)
         agent.open()
-        with Watchdog(lambda: time.monotonic() - agent.last_step < _STUCK_S):
+        watchdog = Watchdog(lambda: time.monotonic() - agent.last_step < _STUCK_S)
+        with watchdog, Telling(queue.notices, agent.health):
             agent.run(stop, until_empty)
         agent.close()
     facts = {"delivered": agent.delivered, "reviews": agent.opinions}
@@ -223,14 +215,42 @@ def queue() -> None:
 @config_option
 @json_option
 def status(config_path: Path, as_json: bool) -> None:
-    """What waits for the cloud; changes nothing."""
-    from edgeclin.config import load_config
-    from edgeclin.offline_queue import look
+    """What waits for the cloud, and how `run` and `sync` are; changes nothing."""
+    import dataclasses
 
-    standing = look(Path(load_config(config_path).queue.path))
+    from edgeclin.config import load_config
+    from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.offline_queue import Notices, look
+
+    path = Path(load_config(config_path).queue.path)
+    standing = look(path)
+    notices = Notices(path)
+    run, sync = notices.told(RunHealth), notices.told(SyncHealth)
     if as_json:
-        print_json(standing)
+        print_json({**dataclasses.asdict(standing), "run": run, "sync": sync})
         return
     print_facts({"epoch": standing.epoch, "last sequence number": standing.last_seq})
     rows = [(name, usage.count, usage.bytes) for name, usage in standing.waiting.items()]
     print_table(("waiting", "count", "bytes"), rows)
+    if run is not None:
+        print_facts({"run": _age(run), **_facts_of_run(run.health)})
+    if sync is not None:
+        link = "connected" if sync.health.connected else "no link"
+        print_facts({"sync": f"{_age(sync)}, {link}, {sync.health.delivered} delivered"})
+
+
+def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
+    if told.age_s is None:
+        return "was alive before the last boot"
+    return f"{'alive' if told.fresh else 'SILENT since'} {told.age_s:.0f} s ago"
+
+
+def _facts_of_run(health: RunHealth) -> dict[str, str]:
+    states = ", ".join(f"{count} {state}" for state, count in sorted(health.states.items()))
+    facts = {
+        "answered": states or "nothing yet",
+        "in trouble": f"{health.rejected} rejected, {health.late} late, {health.dropped} dropped",
+    }
+    if health.degraded:
+        facts["degraded"] = health.degraded
+    return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}

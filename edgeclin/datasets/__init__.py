@@ -2,7 +2,7 @@
 
 from edgeclin.datasets.dataset import Dataset, Samples, sample_hash
 from edgeclin.datasets.described import require_described
-from edgeclin.datasets.forms import SAMPLE_SUFFIXES, open_dataset, read_sample
+from edgeclin.datasets.forms import SAMPLE_SUFFIXES, open_dataset, open_one, read_sample
 from edgeclin.datasets.windows import full_windows, windowed
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Samples",
     "full_windows",
     "open_dataset",
+    "open_one",
     "read_sample",
     "require_described",
     "sample_hash",

@@ -26,6 +26,7 @@ class CSVSignals:
     suffixes = frozenset({".csv", ".txt"})
     encoded = False
     series = True
+    scattered = False
 
     def look(self, path: Path) -> Content:
         with open_file(path) as file, reading(path):

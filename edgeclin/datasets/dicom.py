@@ -16,6 +16,7 @@ from edgeclin.datasets.dicom_values import colours, measurements
 from edgeclin.datasets.reader import Content, Piece
 from edgeclin.errors import BadFile, MissingExtra
 from edgeclin.files import open_file, reading
+from edgeclin.preprocess.image import MAX_PIXELS
 
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 _COLOUR = {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
@@ -34,6 +35,7 @@ class DICOMFiles:
     suffixes = frozenset({".dcm", ".dicom"})
     encoded = False
     series = True
+    scattered = False
 
     def look(self, path: Path) -> Content:
         header = _header(path)
@@ -45,9 +47,12 @@ class DICOMFiles:
                     "take it out of the data",
                 )
             frames = int(header.get("NumberOfFrames") or 1)
+            pixels = int(header.Rows) * int(header.get("Columns") or 0)
             group = _pseudonym(header)
-        if frames < 1:
-            raise BadFile(path, f"holds {frames} frames")
+        if not 1 <= frames <= path.stat().st_size:
+            raise BadFile(path, f"holds {frames} frames, by its header")
+        if pixels > MAX_PIXELS:
+            raise BadFile(path, f"holds frames of {pixels} pixels", f"read are {MAX_PIXELS}")
         return Content(frames=frames, group=group)
 
     def read(self, piece: Piece) -> np.ndarray:

@@ -39,6 +39,14 @@ def open_dataset(path: Path) -> Dataset:
     raise BadFile(path, "not a data set", f"give an .npz file or a folder of {KINDS}")
 
 
+def open_one(path: Path) -> Dataset:
+    """The samples of one file of any kind that a folder may hold; raises as `open_dataset`."""
+    reader = reader_of(path.suffix)
+    if reader is None:
+        raise BadFile(path, "is of no kind that is read", f"give {KINDS}")
+    return dataset_of(path, reader, [Row(path)])
+
+
 def read_sample(path: Path) -> np.ndarray:
     """One raw sample: an array from `.npy`, an image's bytes, a frame, or a whole recording.
 

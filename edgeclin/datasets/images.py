@@ -17,6 +17,7 @@ class Images:
     suffixes = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
     encoded = True
     series = False
+    scattered = False
 
     def look(self, path: Path) -> Content:
         require_file(path)

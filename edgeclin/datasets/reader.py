@@ -57,6 +57,7 @@ class Reader(Protocol):
         suffixes: of the files it reads, in lower case.
         encoded: whether its samples are bytes that the step `decode` decodes.
         series: whether one file may hold several samples: frames, or a recording to cut.
+        scattered: whether its samples may be in other files, the companions.
     """
 
     @property
@@ -70,6 +71,9 @@ class Reader(Protocol):
 
     @property
     def series(self) -> bool: ...
+
+    @property
+    def scattered(self) -> bool: ...
 
     def look(self, path: Path) -> Content: ...
 

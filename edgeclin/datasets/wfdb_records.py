@@ -26,6 +26,7 @@ class WFDBRecords:
     suffixes = frozenset({".hea"})
     encoded = False
     series = True
+    scattered = True
 
     def look(self, path: Path) -> Content:
         header = _header(path)

@@ -1,8 +1,21 @@
 """The durable queue between the process that judges and the process that delivers."""
 
+from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.questions import Question
-from edgeclin.offline_queue.queue import OfflineQueue, Stored
+from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
 from edgeclin.offline_queue.standing import Standing, Usage, look
 
-__all__ = ["OfflineQueue", "Question", "Row", "Standing", "Stored", "Usage", "look"]
+__all__ = [
+    "ENDED",
+    "Notices",
+    "OfflineQueue",
+    "Question",
+    "Row",
+    "Standing",
+    "Stored",
+    "Telling",
+    "Told",
+    "Usage",
+    "look",
+]

@@ -23,6 +23,7 @@ import uuid6
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, insert_row
@@ -37,6 +38,10 @@ URGENT_RESERVE = 0.1
 """Share of the byte bound that only urgent results may use."""
 _BULK = TIERS.index(Tier.BULK)
 _EVICT_ROWS = 64
+ENDED = 1 << 62
+"""Where a source goes on that was judged to its end."""
+_ANY = ""
+"""Stands for every bundle; sorts before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,9 @@ class OfflineQueue:
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
 
+    Attributes:
+        notices: what the processes that share it say of themselves.
+
     Raises:
         BadFile: something that is not a queue stands at `path`; it is left as it is.
         QueueUnusable: the file cannot be opened or written; also later, when its disk fails or
@@ -76,12 +84,14 @@ class OfflineQueue:
         boot: str | None = None,
     ) -> None:
         self.path = real_path(path)
+        boot = boot or boot_id()
+        self.notices = Notices(self.path, uptime, boot)
         self._max_bytes = max_bytes
         self._clock = clock
         self._database = Database(self.path, routine_sync_s)
         try:
             payloads = PayloadFolder(Path(f"{self.path}.payloads"))
-            self._questions = Questions(self._database, payloads, clock, uptime, boot or boot_id())
+            self._questions = Questions(self._database, payloads, clock, uptime, boot)
             self._questions.sweep()
             self.epoch = self.standing().epoch
         except OSError as exc:
@@ -93,7 +103,12 @@ class OfflineQueue:
     # -- the process that judges ---------------------------------------------------------------
 
     def put(
-        self, result: Result, sample: np.ndarray | None = None, deadline_s: float = 60.0
+        self,
+        result: Result,
+        sample: np.ndarray | None = None,
+        deadline_s: float = 60.0,
+        *,
+        last: bool = False,
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
@@ -102,12 +117,14 @@ class OfflineQueue:
         Args:
             sample: the raw sample, before preprocessing.
             deadline_s: powered-on seconds until a provisional answer becomes unreviewed.
+            last: the source ends with it, and no bundle is to judge it again.
 
         Raises:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
         identity = str(uuid6.uuid7())
         body = msgspec.json.encode(result)
+        bundle, after = (_ANY, ENDED) if last else (result.bundle, result.position + 1)
         ask = None
         if sample is not None:
             question = wire.Ask(result=identity, model=result.bundle, input=wire.to_array(sample))
@@ -121,7 +138,7 @@ class OfflineQueue:
                     INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
                         ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
                     """,
-                    (result.source, result.bundle, result.position + 1),
+                    (result.source, bundle, after),
                 )
                 if ask is not None:
                     self._questions.insert(db, seq, identity, result, ask, deadline_s)
@@ -131,9 +148,11 @@ class OfflineQueue:
         return Stored(seq, identity)
 
     def next_position(self, source: str, bundle: str) -> int:
-        """Where a source goes on with a bundle: one after the last position that was stored."""
+        """Where a source goes on with a bundle: one after the last position that was stored, or
+        `ENDED`."""
         row = self._database.one(
-            "SELECT next FROM positions WHERE source = ? AND bundle = ?", (source, bundle)
+            "SELECT next FROM positions WHERE source = ? AND bundle IN (?, ?) ORDER BY bundle",
+            (source, _ANY, bundle),
         )
         return int(row[0]) if row else 0
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
 from edgeclin import steps
 from edgeclin.errors import BadInput, MissingExtra
+
+MAX_PIXELS = 1 << 26
+"""Of an image that is decoded, 200 MB in three colours: a file of a few kilobytes can claim to hold
+a thousand times more than a device has. OpenCV's own limit is 2**30."""
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 
 
 def decode(value: np.ndarray, step: steps.Decode) -> np.ndarray:
@@ -21,21 +27,29 @@ def decode(value: np.ndarray, step: steps.Decode) -> np.ndarray:
     """
     if value.ndim >= 2:
         return value
-    cv2 = _opencv()
+    cv2 = opencv()
     known = value.dtype == np.uint8 and value.size > 0
     try:
         decoded = cv2.imdecode(value, cv2.IMREAD_COLOR) if known else None
     except cv2.error as exc:
-        raise BadInput("an image that OpenCV refuses to decode, such as one too large") from exc
+        raise BadInput(
+            "an image that OpenCV refuses to decode, such as one of over "
+            f"{os.environ.get(_LIMIT, MAX_PIXELS)} pixels ({_LIMIT})"
+        ) from exc
     if decoded is None:
         raise BadInput("not an image that OpenCV can decode")
+    return coloured(decoded, step)
+
+
+def coloured(picture: np.ndarray, step: steps.Decode) -> np.ndarray:
+    """What OpenCV decoded, uint8 [height, width, 3] in BGR, as `decode` gives it."""
+    cv2 = opencv()
     if step.colour == "rgb":
-        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     elif step.colour == "grey":
         # Not IMREAD_GRAYSCALE: each codec, and each build of it, weighs the colours otherwise.
-        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2GRAY)
-    image: np.ndarray = decoded[..., np.newaxis] if decoded.ndim == 2 else decoded
-    return image
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[..., np.newaxis]
+    return picture
 
 
 def resize(value: np.ndarray, step: steps.Resize) -> np.ndarray:
@@ -44,7 +58,7 @@ def resize(value: np.ndarray, step: steps.Resize) -> np.ndarray:
     Raises:
         BadInput: OpenCV has no such interpolation for this dtype or so many channels.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     _expect_image(value)
     flag = getattr(cv2, f"INTER_{step.interpolation.upper()}")
     try:
@@ -110,7 +124,8 @@ def _expect_image(value: np.ndarray) -> None:
         raise BadInput(f"an array with {value.ndim} axes, expected an image")
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    os.environ.setdefault(_LIMIT, str(MAX_PIXELS))  # read once, as OpenCV is loaded
     try:
         import cv2
     except ImportError as exc:

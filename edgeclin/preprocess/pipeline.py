@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeclin import steps
 from edgeclin.description import Input
-from edgeclin.errors import BadInput
+from edgeclin.errors import BadInput, EdgeclinError
 from edgeclin.preprocess import image, signal
 from edgeclin.preprocess.lookup import split
 
@@ -64,6 +64,24 @@ class Preprocess:
         if self._decode is None:
             return np.asarray(sample)
         return image.decode(np.asarray(sample), self._decode)
+
+    def require_colours(self) -> None:
+        """Refuse frames where no step `decode` says in which order of colours the model takes them.
+
+        Raises:
+            EdgeclinError: that step is missing.
+        """
+        if self._decode is None:
+            raise EdgeclinError(
+                "frames of a camera or video need the step `decode` in model.toml, which says the "
+                "order of colours"
+            )
+
+    def coloured(self, frame: np.ndarray) -> Sample:
+        """A frame as OpenCV gives it, uint8 [height, width, 3] in BGR, as if it had been decoded
+        from a file; see `require_colours`."""
+        assert self._decode is not None
+        return image.coloured(frame, self._decode)
 
     def windows(self, recording: Sample) -> Iterator[Sample]:
         """The samples in a recording: its windows, or itself when no step cuts it.

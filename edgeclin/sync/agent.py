@@ -21,6 +21,7 @@ import msgspec
 from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import BadMessage, NotConnected, QueueFull
+from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Row
 from edgeclin.records import Review, Tier
 from edgeclin.sync.window import SendWindow
@@ -85,7 +86,7 @@ class SyncAgent:
         self._next_expiry = 0.0
         self.delivered = 0
         self.opinions = 0
-        self.last_step = monotonic()
+        self._began = self.last_step = monotonic()
 
     def open(self) -> None:
         """Begin to connect; nothing is sent before `step`."""
@@ -106,6 +107,16 @@ class SyncAgent:
     def idle(self) -> bool:
         """Whether nothing waits for a receipt or an opinion."""
         return not any(usage.count for usage in self._queue.usage().values())
+
+    def health(self) -> SyncHealth:
+        """How the agent is now; from any thread."""
+        return SyncHealth(
+            made_at=self._clock(),
+            up_s=self._monotonic() - self._began,
+            connected=self._transport.connected,
+            delivered=self.delivered,
+            reviews=self.opinions,
+        )
 
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
@@ -267,6 +278,7 @@ class SyncAgent:
 
     def _status(self, state: wire.Presence, topic: str) -> Message:
         usage = self._queue.usage()
+        run = self._queue.notices.told(RunHealth) if topic == self._topics.health else None
         status = wire.Status(
             state=state,
             made_at=self._clock(),
@@ -274,6 +286,8 @@ class SyncAgent:
             epoch=self._queue.epoch,
             pending={tier.value: usage[tier.value].count for tier in Tier},
             open_questions=usage["questions"].count,
+            run=None if run is None else run.health,
+            run_age_s=None if run is None else run.age_s,
         )
         return Message(topic, wire.encode(status), retain=True)
 

@@ -1,19 +1,18 @@
-"""Where samples come from at the bedside."""
+"""Samples and signals as lines of JSON."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Protocol
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edgeclin.datasets import Dataset
-from edgeclin.errors import BadFile, BadInput
+from edgeclin.errors import BadInput
 from edgeclin.files import reading
 from edgeclin.inbox import Inbox, Line, Sample
 from edgeclin.preprocess import Preprocess
@@ -22,64 +21,10 @@ from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
 MAX_STREAMS = 1024
-
-
-class Source(Protocol):
-    """Something that delivers samples, from a thread of its own."""
-
-    def deliver(self, inbox: Inbox) -> None:
-        """Add samples to lines of `inbox`, until no more come or it is stopped.
-
-        The queue remembers how far each stream was judged, under its name. A recorded source goes
-        on at `Line.start`, so that its stream has another name when it has other contents; a live
-        one's samples are numbered from there.
-
-        Raises:
-            EdgeclinError: nothing more can come, and somebody must look.
-        """
-
-
-class ReplaySource:
-    """A recorded data set, played as if it arrived now.
-
-    Attributes:
-        name: of its stream; it tells the contents.
-
-    Args:
-        rate_hz: samples a second, or None for as fast as they are judged.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        preprocess: Preprocess,
-        rate_hz: float | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.name = f"{dataset.name}#{dataset.fingerprint()[:12]}"
-        self._dataset = dataset
-        self._preprocess = preprocess
-        self._interval = 1 / rate_hz if rate_hz else 0.0
-        self._sleep = sleep
-
-    def deliver(self, inbox: Inbox) -> None:
-        line = inbox.line(self.name)
-        began = time.monotonic()
-        for position, window in enumerate(self._windows()):
-            if position < line.start:
-                continue
-            due = began + (position - line.start) * self._interval
-            if self._interval and due > (now := time.monotonic()):
-                self._sleep(due - now)
-            if not line.put(window):
-                return
-
-    def _windows(self) -> Iterator[Sample]:
-        for index in range(len(self._dataset)):
-            try:
-                yield from self._preprocess.windows(self._dataset[index])
-            except BadFile as exc:
-                yield BadInput(str(exc))
+_NAME = re.compile(rb'"stream"\s*:\s*"([A-Za-z0-9._-]{1,64})"')
+"""Also in a line that is broken elsewhere."""
+_NOT_JSON = (b"NaN", b"Infinity")
+"""What Python writes for a sample that is missing; JSON (RFC 8259) has no such numbers."""
 
 
 class JsonLinesSource:
@@ -91,6 +36,8 @@ class JsonLinesSource:
     Args:
         live: whoever writes cannot wait: when too many samples of a stream do, the oldest goes.
     """
+
+    recorded = False
 
     def __init__(
         self,
@@ -123,6 +70,9 @@ class JsonLinesSource:
             line = inbox.line(stream)
             return all(self._add(window, line) for window in signal.feed(_array(value.samples)))
         except BadInput as problem:
+            named = _NAME.search(text)
+            if named is not None and (broken := self._signals.get(named[1].decode())):
+                broken.restart()
             return self._add(problem, inbox.line(stream))
 
     def _add(self, sample: Sample, line: Line) -> bool:
@@ -154,8 +104,10 @@ def _parse(line: bytes) -> np.ndarray | _Chunk:
         raise BadInput(f"a line of over {MAX_LINE >> 20} MiB")
     if line.lstrip().startswith(b"{"):
         try:
+            if any(word in line for word in _NOT_JSON):
+                return msgspec.convert(json.loads(line), _Chunk)
             return msgspec.json.decode(line, type=_Chunk)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
             raise BadInput(f"not what came of a stream ({exc})") from exc
     try:
         return _array(json.loads(line))

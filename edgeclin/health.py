@@ -1,0 +1,99 @@
+"""What the processes of a device say of themselves, to each other and to the cloud."""
+
+from __future__ import annotations
+
+from edgeclin.records import Record
+
+
+class Shift(Record, frozen=True):
+    """How far a quantity is from the reference.
+
+    Attributes:
+        n: samples counted.
+        psi: population stability index, the sum of (p - q) ln(p / q) over the bins, with half a
+            sample added to each.
+        psi_noise: what samples of the same distribution stay below with 99 % for all quantities
+            together: (1/n + 1/m) times a quantile of chi-squared with bins - 1 degrees of freedom
+            (Yurdakul and Naranjo 2020, "Statistical properties of the population stability index").
+        moved: `none` below 0.1, `some` below 0.25, else `much`, by the rule of thumb.
+        ks: largest difference of the cumulative shares at the edges, which is at most the
+            Kolmogorov-Smirnov statistic; None for labels, which have no order.
+        ks_noise: its critical value, again for all quantities together (Smirnov 1948).
+        alarm: much moved, and more than noise.
+    """
+
+    quantity: str
+    n: int
+    psi: float
+    psi_noise: float
+    moved: str
+    ks: float | None
+    ks_noise: float | None
+    alarm: bool
+
+
+class DriftReport(Record, frozen=True):
+    """Shifts since the start, and of the last 500 to 1,000 samples counted.
+
+    Attributes:
+        answered: samples that were answered.
+        observed: those of them that there was time to count.
+    """
+
+    answered: int
+    observed: int
+    since_start: tuple[Shift, ...]
+    recent: tuple[Shift, ...]
+
+    @property
+    def alarm(self) -> bool:
+        return any(shift.alarm for shift in (*self.since_start, *self.recent))
+
+
+class RunHealth(Record, frozen=True, omit_defaults=True):
+    """`edgeclin run`; counts are since its start.
+
+    Attributes:
+        made_at: seconds since 1970 by the device's clock.
+        up_s: seconds since the start.
+        bundle, engine, degraded: of what would judge the next sample, as in a result.
+        states: answers by state; rejected samples are among the unreviewed ones.
+        late: answers that were stored after their deadline.
+        dropped: samples of live streams that found no room.
+        waiting: samples that wait to be judged.
+        busy_s: how long the sample in hand has been in hand; 0 when there is none.
+        drift: how far what was answered is from what was validated, when the bundle says.
+        alarms: what somebody must look at now, a sentence each.
+    """
+
+    made_at: float
+    up_s: float
+    bundle: str
+    engine: str
+    degraded: str = ""
+    states: dict[str, int] = {}
+    rejected: int = 0
+    urgent: int = 0
+    late: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    busy_s: float = 0.0
+    drift: DriftReport | None = None
+    alarms: tuple[str, ...] = ()
+
+
+class SyncHealth(Record, frozen=True, omit_defaults=True):
+    """`edgeclin sync`; counts are since its start.
+
+    Attributes:
+        made_at: seconds since 1970 by the device's clock.
+        connected: whether there is a session with the broker now.
+        delivered: rows that the cloud has receipted.
+        reviews: answers that an opinion settled.
+    """
+
+    made_at: float
+    up_s: float
+    connected: bool
+    delivered: int = 0
+    reviews: int = 0
