@@ -87,7 +87,7 @@ class Bedside:
         """How the loop is now; from any thread."""
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()
         drift = runtime.drift.report()
-        alarms = [self._full] if self._full else []
+        alarms = [*runtime.alarms, *([self._full] if self._full else [])]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
@@ -103,6 +103,7 @@ class Bedside:
             late=self.late,
             dropped=sum(self.inbox.dropped.values()),
             waiting=self.inbox.waiting,
+            restarts=runtime.restarts,
             busy_s=0.0 if since is None else now - since,
             drift=drift,
             alarms=tuple(alarms),

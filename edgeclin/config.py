@@ -20,6 +20,9 @@ Host: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\s\0]+\Z")]
 UInt16: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 """What MQTT 5 keeps in two bytes: the keep alive (3.1.2.10), the receive maximum (3.1.2.11.3)."""
 
+DEADLINE_MOST_MS = 4000.0
+"""The primary engine and its CPU twin may both miss it before the watchdog takes `run` as stuck."""
+
 
 class QueueConfig(Record, frozen=True):
     """Where results wait, and how much room they may take."""
@@ -60,6 +63,23 @@ class SyncConfig(Record, frozen=True):
     receipt_timeout_s: Annotated[float, Meta(ge=0, le=_DAY_S)] = 10.0
 
 
+class IsolationConfig(Record, frozen=True):
+    """An engine in a process of its own, which is ended when it misses a deadline."""
+
+    deadline_ms: Annotated[float, Meta(gt=0, le=DEADLINE_MOST_MS)] | None = None
+    restart_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0
+    """Upper bound of the exponential backoff between attempts to start an engine again."""
+
+    def deadline_s(self, budget_ms: float) -> float:
+        """The longest an inference may take, in seconds.
+
+        Unless the file says: ten times the profile's latency budget, and at least 1 s, since a
+        machine that swaps or is busy should not cost a restart.
+        """
+        default = min(max(10 * budget_ms, 1000.0), DEADLINE_MOST_MS)
+        return (default if self.deadline_ms is None else self.deadline_ms) / 1000
+
+
 class DeviceConfig(Record, frozen=True):
     """One device."""
 
@@ -74,6 +94,8 @@ class DeviceConfig(Record, frozen=True):
     broker: BrokerConfig = BrokerConfig()
     opinions: OpinionConfig = OpinionConfig()
     sync: SyncConfig = SyncConfig()
+    isolation: IsolationConfig | None = None
+    """Without it the engine runs in the process of `run`."""
 
     @property
     def sources(self) -> tuple[str, ...]:

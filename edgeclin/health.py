@@ -61,6 +61,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
         late: answers that were stored after their deadline.
         dropped: samples of live streams that found no room.
         waiting: samples that wait to be judged.
+        restarts: of engines in processes of their own.
         busy_s: how long the sample in hand has been in hand; 0 when there is none.
         drift: how far what was answered is from what was validated, when the bundle says.
         alarms: what somebody must look at now, a sentence each.
@@ -77,6 +78,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
     late: int = 0
     dropped: int = 0
     waiting: int = 0
+    restarts: int = 0
     busy_s: float = 0.0
     drift: DriftReport | None = None
     alarms: tuple[str, ...] = ()

@@ -12,12 +12,13 @@ import numpy as np
 from edgeclin.backends import Backend
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import probabilities, to_logits
+from edgeclin.config import IsolationConfig
 from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
 from edgeclin.drift import FILE, Drift, Reference, read_reference
 from edgeclin.errors import BadBundle, BadFile, BadInput, EngineFailed, EngineUnavailable
-from edgeclin.failover import Failover, Isolation
 from edgeclin.executable import load_executable
+from edgeclin.failover import Answering, Failover
 from edgeclin.golden import self_test
 from edgeclin.guards import Guard
 from edgeclin.manifest import Difference
@@ -34,14 +35,12 @@ class Runtime:
         bundle: opened, and so already checked.
         backend: the loaded engine; by default the bundle's primary engine, or its CPU twin when
             that one cannot run here; every result says which, and why.
-        isolation: runs the engine in a process of its own (see `edgeclin.failover`); `engine` and
-            `degraded` then change with what answers.
+        isolation: runs the bundle's engine in a process of its own, with its CPU twin for the time
+            that it is out; `engine` and `degraded` then change with what answers.
         clock: seconds since 1970, for `made_at` alone.
         draw: a number in [0, 1) that decides which confident results are audited.
 
     Attributes:
-        engine: what answers, in words: backend, precision, version.
-        degraded: why it is the CPU twin; empty when the primary engine answers.
         off: how far its outputs were from the golden ones.
         guard: what puts answers in doubt about samples unlike those of calibration.
         drift: how far what was answered is from what was validated.
@@ -57,7 +56,7 @@ class Runtime:
         backend: Backend | None = None,
         *,
         threads: int = 1,
-        isolation: Isolation | None = None,
+        isolation: IsolationConfig | None = None,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -70,22 +69,44 @@ class Runtime:
         self.drift = Drift(self._reference())
         self._clock = clock
         self._draw = draw
-        self.backend: Backend
+        self._failover = None
         if isolation is not None and backend is None:
-            self.backend = Failover(bundle, isolation, self._answers, threads)
-            self.off = self.backend.off
+            self.backend: Backend
+            self.backend = self._failover = Failover(bundle, isolation, threads)
+            self.off = self._failover.off
             return
         engine, note = manifest.primary, ""
         if backend is None:
             chosen, backend = load_executable(bundle, threads)
             engine, note = chosen.engine, chosen.note
         self.backend = backend
-        self._answers(engine.title(backend.version), note)
+        self._alone = Answering(engine.title(backend.version), note)
         self._twin = engine.role == "cpu-twin"
         self.off = self.self_test()
 
-    def _answers(self, engine: str, degraded: str) -> None:
-        self.engine, self.degraded = engine, degraded
+    @property
+    def engine(self) -> str:
+        """What would answer now, in words: backend, precision, version; `none` when none would."""
+        return self._now.engine
+
+    @property
+    def degraded(self) -> str:
+        """Why it is the CPU twin, or none; empty when it is the primary engine."""
+        return self._now.degraded
+
+    @property
+    def restarts(self) -> int:
+        """How often engines were started again."""
+        return self._failover.restarts if self._failover else 0
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What somebody must look at now, a sentence each."""
+        return self._failover.alarms if self._failover else ()
+
+    @property
+    def _now(self) -> Answering:
+        return self._failover.now if self._failover else self._alone
 
     def predict(
         self, sample: np.ndarray, source: str = "", position: int = 0, waited_ms: float = 0.0
@@ -114,8 +135,9 @@ class Runtime:
         ready = time.perf_counter()
         outputs = self.backend.run(prepared)
         answered = time.perf_counter()
+        by = self._failover.answered if self._failover else self._alone
         if not isfinite(outputs.sum()) and not np.isfinite(outputs).all():
-            raise EngineFailed(f"the outputs of {self.engine} are not finite")
+            raise EngineFailed(f"the outputs of {by.engine} are not finite")
         logits = to_logits(outputs, manifest.output.activation)
         scores = probabilities(logits, manifest.confidence.temperature)
         answer = int(scores.argmax())
@@ -127,7 +149,7 @@ class Runtime:
             self.drift.observe(seen, measures, decision.confidence, answer)
         return Result(
             bundle=self.bundle.digest,
-            engine=self.engine,
+            engine=by.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
@@ -145,7 +167,7 @@ class Runtime:
                 queue=waited_ms,
             ),
             audit=audit,
-            degraded=self.degraded,
+            degraded=by.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
@@ -175,11 +197,14 @@ class Runtime:
         steps = self.bundle.manifest.inputs[0].preprocessing
         return samples.ndim == 2 and any(isinstance(step, Decode) for step in steps)
 
-    def reject(self, problem: BadInput | BadFile | EngineFailed, source: str, position: int) -> Result:
+    def reject(
+        self, problem: BadInput | BadFile | EngineFailed, source: str, position: int
+    ) -> Result:
         """The result for a sample that could not be judged: a person must look."""
+        now = self._now
         return Result(
             bundle=self.bundle.digest,
-            engine=self.engine,
+            engine=now.engine,
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
@@ -188,7 +213,7 @@ class Runtime:
             reason=f"rejected: {problem}",
             tier=Tier.ROUTINE,
             rejected=True,
-            degraded=self.degraded,
+            degraded=now.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
 
@@ -207,7 +232,10 @@ class Runtime:
 
         Raises:
             SelfTestFailed: further than the tolerance, in one output or in the mean.
+            EngineFailed: an isolated engine gave no answer.
         """
+        if self._failover is not None:
+            return self._failover.self_test()
         data = self.bundle.read(self.bundle.manifest.golden.file)
         return self_test(self.bundle, data, self.preprocess, self.backend, self._twin)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgeclin.confidence import error_bound
 from edgeclin.datasets import Dataset, windowed
-from edgeclin.errors import BadFile, BadInput
+from edgeclin.errors import BadFile, BadInput, EngineFailed
 from edgeclin.manifest import Confidence
 from edgeclin.records import Record, State
 from edgeclin.runtime import Runtime

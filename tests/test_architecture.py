@@ -36,6 +36,7 @@ LAYERS = (
         "drift",
         "gates",
         "golden",
+        "isolation",
         "states",
         "datasets",
         "uptime",
@@ -48,6 +49,7 @@ LAYERS = (
     ),
     (
         "executable",
+        "failover",
         "runtime",
         "build",
         "inbox",

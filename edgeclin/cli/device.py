@@ -73,6 +73,11 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     show_default=True,
     help="Threads of the engine.",
 )
+@click.option(
+    "--isolate",
+    is_flag=True,
+    help="Run the engine in a process of its own, which is ended and started again when it hangs.",
+)
 @trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
 def run(
@@ -82,6 +87,7 @@ def run(
     rate: float | None,
     live: bool,
     threads: int,
+    isolate: bool,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -95,7 +101,7 @@ def run(
     from edgeclin.bedside import Bedside
     from edgeclin.cli.bundles import open_bundle
     from edgeclin.cli.signals import on_stop
-    from edgeclin.config import load_config
+    from edgeclin.config import IsolationConfig, load_config
     from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
     from edgeclin.sources import open_sources
@@ -105,7 +111,9 @@ def run(
     path = Path(_required(str(bundle or config.bundle or ""), "bundle", config_path))
     where = _required(addresses or config.sources, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
-    runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
+    isolation = config.isolation or (IsolationConfig() if isolate else None)
+    opened = open_bundle(path, trusted, allow_unsigned)
+    runtime = Runtime(opened, threads=threads, isolation=isolation)
     origins = open_sources(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
@@ -251,6 +259,8 @@ def _facts_of_run(health: RunHealth) -> dict[str, str]:
         "answered": states or "nothing yet",
         "in trouble": f"{health.rejected} rejected, {health.late} late, {health.dropped} dropped",
     }
+    if health.restarts:
+        facts["engine restarts"] = str(health.restarts)
     if health.degraded:
         facts["degraded"] = health.degraded
     return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from edgeclin import wire
-from edgeclin.errors import BadInput, BadMessage
+from edgeclin.errors import BadInput, BadMessage, EngineFailed
 from edgeclin.runtime import Runtime
 from edgeclin.transport import Message, Transport
 

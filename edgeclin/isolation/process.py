@@ -19,19 +19,19 @@ from edgeclin.isolation.board import ASKED, LOADED, REFUSED, Loaded, set_up
 from edgeclin.isolation.model import SharedModel
 
 _MESSAGE = 1 << 16
-_ENDING_S = 1.0
-"""How long a process that was killed may take to end: a driver's call can hold it for good."""
-
-
 _LAST_WORDS_S = 0.2
-"""How long one that closed its channel may take, while a sample waits."""
+"""How long a process that closed its channel may take to end, while a sample waits."""
 
 
 class EngineProcess:
     """A backend; starting is immediate, and `load` waits.
 
-    The process ends with the *thread* that started it (prctl(2), PR_SET_PDEATHSIG).
-    What fails once is killed and fails for good.
+    The process ends with the *thread* that started it (prctl(2), PR_SET_PDEATHSIG). What failed
+    once must be closed: it does not answer again.
+
+    Args:
+        backend: the name of its entry point.
+        model: the engine's bytes, which stay the caller's.
     """
 
     input: TensorSpec
@@ -39,20 +39,23 @@ class EngineProcess:
     version: str
 
     def __init__(self, backend: str, model: SharedModel, threads: int = 1) -> None:
+        self._memory = os.memfd_create("edgeclin-sample", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._memory = os.memfd_create(
-            "edgeclin-sample", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-        )
         inherited = (theirs.fileno(), self._memory, model.fd)
-        with theirs:
+        worker = [sys.executable, "-m", "edgeclin.isolation.worker", str(os.getpid())]
+        try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgeclin.isolation.worker", str(os.getpid())]
-                + [*map(str, inherited), backend, str(threads)],
+                [*worker, *map(str, inherited), backend, str(threads)],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            theirs.close()
         self._number = 0
 
     @property
@@ -61,7 +64,7 @@ class EngineProcess:
         return self._process.pid
 
     def load(self, within_s: float) -> None:
-        """Wait until the engine is loaded.
+        """Wait until the engine is loaded and has run once.
 
         Raises:
             EngineUnavailable: this machine cannot execute it, or loading it crashes or hangs.
@@ -70,21 +73,21 @@ class EngineProcess:
         try:
             said = self._channel.recv(_MESSAGE)
         except TimeoutError:
-            self.kill()
             raise EngineUnavailable(f"the engine did not load within {within_s:g} s") from None
         except OSError:
             said = b""
         if not said:
-            raise EngineUnavailable(f"{self._end()} while it loaded")
+            raise EngineUnavailable(f"{self._how_it_ended()} while it loaded")
         if said.startswith(REFUSED):
-            raise EngineUnavailable(said[1:].decode(errors="replace"))
+            raise EngineUnavailable(said[len(REFUSED) :].decode(errors="replace"))
         loaded = msgspec.json.decode(said.removeprefix(LOADED), type=Loaded)
         self.input, self.output, self.version = loaded.input, loaded.output, loaded.version
         self._own = np.dtype(loaded.input.dtype)
         self._board = set_up(self._memory, loaded)
 
     def allow(self, deadline_s: float) -> None:
-        """Set how long the next answers may take."""
+        """Set how long each of the next answers may take."""
+        self._deadline_s = deadline_s
         self._channel.settimeout(deadline_s)
 
     def run(self, sample: np.ndarray) -> np.ndarray:
@@ -101,60 +104,59 @@ class EngineProcess:
             self._channel.send(asked)
             said = self._channel.recv(_MESSAGE)
         except TimeoutError:
-            self.kill()
-            limit = (self._channel.gettimeout() or 0) * 1000
+            limit = self._deadline_s * 1000
             raise EngineFailed(f"the engine did not answer within {limit:g} ms") from None
         except OSError:
             said = b""
         if said == asked:
             return self._board.answer.copy()
-        how = f"the engine failed: {said.decode(errors='replace')}" if said else self._end()
-        self.kill()
-        raise EngineFailed(how)
+        if said:
+            raise EngineFailed(f"the engine failed: {said.decode(errors='replace')}")
+        raise EngineFailed(self._how_it_ended())
 
     def check(self, memory_mb: int) -> None:
-        """Look at the process between samples.
+        """Look at the process, from any thread.
 
         Raises:
-            EngineFailed: it ended, or takes more than that much memory, and is killed.
+            EngineFailed: it ended, or takes more than that much memory.
         """
-        if self._process.poll() is not None:
-            raise EngineFailed(self._end())
+        if self.ended(0):
+            raise EngineFailed(self._how_it_ended())
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):  # it ends just now
             return
         taken = pages * resource.getpagesize() >> 20
         if taken > memory_mb:
-            self.kill()
-            raise EngineFailed(
-                f"the engine's process grew to {taken} MB (allowed: {memory_mb} MB) and was ended"
-            )
+            raise EngineFailed(f"the engine's process took {taken} MB (allowed: {memory_mb} MB)")
 
     def kill(self) -> None:
-        """End the process, without waiting for it."""
+        """End the process without waiting for it, from any thread; `run` fails then."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and give its memory back."""
+        """End the process, without waiting for it, and give its memory back."""
         self.kill()
+        self._let_go()
+
+    def ended(self, within_s: float) -> bool:
+        """Whether the process has ended: one that a driver holds does not, even by SIGKILL."""
+        try:
+            self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _let_go(self) -> None:
         self._channel.close()
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
-        try:
-            self._process.wait(_ENDING_S)
-        except subprocess.TimeoutExpired:
-            raise EngineUnavailable(
-                f"process {self.pid} of the engine cannot be ended: a driver holds it"
-            ) from None
 
-    def _end(self) -> str:
-        """How the process ended, in words."""
-        try:
-            status = self._process.wait(_LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
+    def _how_it_ended(self) -> str:
+        if not self.ended(_LAST_WORDS_S):
             return "the engine's process closed its channel"
+        status = self._process.returncode
         if status < 0:
             return f"the engine's process was ended by {signal.Signals(-status).name}"
         return f"the engine's process exited with status {status}"

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgeclin.backends import load_backend
 from edgeclin.errors import EdgeclinError
@@ -36,8 +37,9 @@ def main(
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         engine = load_backend(backend, read_model(model), threads)
-    except EdgeclinError as exc:
-        channel.send(REFUSED + _words(str(exc)))
+        engine.run(np.zeros(engine.input.shape, np.float32))  # the first is slow, often
+    except Exception as exc:
+        channel.send(REFUSED + _words(exc))
         return
     loaded = Loaded(engine.input, engine.output, engine.version)
     channel.send(LOADED + msgspec.json.encode(loaded))
@@ -48,12 +50,13 @@ def main(
         try:
             board.answer[...] = engine.run(board.own if own else board.real)
         except Exception as exc:  # whatever it was, this engine is not asked again
-            channel.send(_words(f"{type(exc).__name__}: {exc}"))
+            channel.send(_words(exc))
             return
         channel.send(asked)
 
 
-def _words(text: str) -> bytes:
+def _words(exc: Exception) -> bytes:
+    text = str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"
     return " ".join(text.split()).encode()[:_MOST_WORDS]
 
 

@@ -1,0 +1,218 @@
+"""Keeps one engine running: in a process that is started again whenever it fails."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from edgeclin.backends.base import TensorSpec
+from edgeclin.errors import EdgeclinError, EngineFailed, EngineUnavailable, SelfTestFailed
+from edgeclin.isolation.process import EngineProcess
+from edgeclin.manifest import Difference
+
+log = logging.getLogger(__name__)
+
+_LOAD_S = 60.0
+_LOOK_S = 1.0
+_FIRST_PAUSE_S = 1.0
+_NO_NUMBER = "the engine's outputs are not finite"
+_NOT_FINITE = 3
+"""Answers in a row that are no numbers: one may be the sample's fault, so many are the engine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine may take, and how often it is tried.
+
+    Attributes:
+        deadline_s: for one inference.
+        memory_mb: of its process.
+        restart_most_s: upper bound of the pause before a restart.
+    """
+
+    deadline_s: float
+    memory_mb: int
+    restart_most_s: float
+
+
+class Supervisor:
+    """One engine; a thread of its own starts, proves and watches it, so that nobody waits for that.
+
+    That thread lives until `close`, as the engine's process ends with it.
+
+    Args:
+        start: makes the process.
+        prove: tests what was started; raises SelfTestFailed.
+        draw: a number in [0, 1) that spreads the pauses.
+
+    Attributes:
+        tried: set when the first start has come to an end.
+        ready: whether it would answer now.
+        input, output, version: of the engine that was ready last.
+        off: how far its answers were from the golden ones.
+        problem: why the last start failed, or None.
+        why: why it is out; empty when it is not.
+        restarts: since the first start.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], EngineProcess],
+        prove: Callable[[EngineProcess], Difference],
+        limits: Limits,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._start, self._prove, self._limits, self._draw = start, prove, limits, draw
+        self.tried = threading.Event()
+        self.ready = False
+        self.input = self.output = TensorSpec("", (), "float32")
+        self.version = ""
+        self.off = Difference(inf, inf)
+        self.problem: EdgeclinError | None = None
+        self.why = "it has not started yet"
+        self.restarts = 0
+        self._process: EngineProcess | None = None
+        self._asking = threading.Lock()
+        self._moved = threading.Event()
+        self._closed = threading.Event()
+        self._next_at = 0.0
+        self._not_finite = 0
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def run(self, sample: np.ndarray) -> np.ndarray:
+        """As `Backend.run`, within the deadline and finite.
+
+        Raises:
+            EngineFailed: it is out, or goes out with this sample, or its answer is not finite.
+        """
+        with self._asking:
+            if not self.ready or self._process is None:
+                raise EngineFailed(self.why)
+            try:
+                outputs = self._process.run(sample)
+            except EngineFailed as exc:
+                self._fail(str(exc))
+                raise EngineFailed(self.why) from exc
+            if np.isfinite(outputs).all():
+                self._not_finite = 0
+                return outputs
+            self._not_finite += 1
+            if self._not_finite == _NOT_FINITE:
+                self._fail(_NO_NUMBER)
+            raise EngineFailed(_NO_NUMBER)
+
+    def test(self) -> Difference:
+        """Prove the engine that is ready once more.
+
+        Raises:
+            SelfTestFailed: it lies, and is out.
+            EngineFailed: it is out, or goes out.
+        """
+        with self._asking:
+            if not self.ready or self._process is None:
+                raise EngineFailed(self.why)
+            try:
+                return self._prove(self._process)
+            except EdgeclinError as exc:
+                self.problem = exc
+                self._fail(str(exc))
+                raise
+
+    @property
+    def next_s(self) -> float:
+        """Seconds until the next attempt to start it; 0 while one is made."""
+        return max(0.0, self._next_at - time.monotonic())
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._closed.set()
+        self._moved.set()
+        process = self._process
+        if process is not None:
+            process.kill()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        failures = 0
+        while True:
+            self.problem = self._launch()
+            self.tried.set()
+            since = time.monotonic()
+            self._watch()
+            if time.monotonic() - since > self._limits.restart_most_s:
+                failures = 0
+            self._end()
+            failures += 1
+            self._pause(failures)
+            if self._closed.is_set():
+                return
+            self.restarts += 1
+
+    def _launch(self) -> EdgeclinError | None:
+        try:
+            self._process = process = self._start()
+            if self._closed.is_set():  # and `close` may not have seen the process
+                raise EngineUnavailable("the engine is not wanted any more")
+            process.load(_LOAD_S)
+            process.allow(self._limits.deadline_s)
+            self.off = self._prove(process)
+        except EdgeclinError as exc:
+            problem = exc
+        except Exception as exc:  # a thread that ended would leave the engine out for good
+            log.exception("an engine could not be started")
+            problem = EngineUnavailable(f"the engine could not be started: {exc}")
+        else:
+            self.input, self.output, self.version = process.input, process.output, process.version
+            self._not_finite = 0
+            self._moved.clear()
+            self.why, self.ready = "", True
+            if self.restarts:
+                log.warning("%s answers again after %d restarts", self.version, self.restarts)
+            return None
+        self.why = str(problem)
+        return problem
+
+    def _watch(self) -> None:
+        """Until it fails."""
+        while self.ready and not self._closed.is_set():
+            try:
+                if self._process is not None:
+                    self._process.check(self._limits.memory_mb)
+            except EngineFailed as exc:
+                self._fail(str(exc))
+            self._moved.wait(_LOOK_S)
+
+    def _fail(self, why: str) -> None:
+        if self.ready:
+            self.why, self.ready = why, False
+            self._moved.set()
+
+    def _end(self) -> None:
+        """Wait until the process has ended: another could not have its device before."""
+        self.ready, process = False, self._process
+        if process is None:
+            return
+        process.kill()
+        with self._asking:
+            process.close()
+        self._process = None
+        while not process.ended(_LOOK_S) and not self._closed.is_set():
+            held = f"; process {process.pid} does not end: a driver holds it"
+            self.why = self.why.removesuffix(held) + held
+
+    def _pause(self, failures: int) -> None:
+        most = self._limits.restart_most_s
+        if not isinstance(self.problem, SelfTestFailed):  # one that lies is not tried soon
+            most = min(most, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30))
+        pause = most * (1 + self._draw()) / 2
+        log.warning("an engine is out: %s; next try in %.1f s", self.why, pause)
+        self._next_at = time.monotonic() + pause
+        self._closed.wait(pause)
