@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -161,6 +161,53 @@ def make_result() -> Callable[..., Result]:
             probabilities=(0.99, 0.01),
         )
         return msgspec.structs.replace(result, **changes)
+
+    return make
+
+
+@pytest.fixture
+def unsound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Python finds the backends `unsound` and `unsound-twin` of tests/unsound_engine.py, in
+    other processes too: a fault is ordered by its name in the file `unsound` or `unsound-twin`."""
+    folder = tmp_path / "unsound"
+    facts = folder / "unsound_engine-1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: unsound-engine\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(
+        "[edgeclin.backends]\nunsound = unsound_engine:UnsoundBackend\n"
+        "unsound-twin = unsound_engine:UnsoundTwin\n"
+    )
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent), before])
+    )
+    monkeypatch.setenv("UNSOUND_FAULTS", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+@pytest.fixture
+def engines_of(
+    tmp_path: Path, manifest_and_files: tuple[Manifest, dict[str, bytes]]
+) -> Callable[..., Bundle]:
+    """An unsigned bundle of the fake engine for heartbeats, as other backends execute it."""
+
+    def make(*backends: str, limits: dict[str, int] | None = None) -> Bundle:
+        manifest, files = manifest_and_files
+        roles: tuple[Literal["primary", "cpu-twin"], ...] = ("primary", "cpu-twin")
+        profile = manifest.profile
+        changed = msgspec.structs.replace(
+            manifest,
+            engines=tuple(
+                Engine(backend=name, file="engine.json", precision="float32", role=role)
+                for name, role in zip(backends, roles, strict=False)
+            ),
+            profile=msgspec.structs.replace(
+                profile, limits=msgspec.structs.replace(profile.limits, **(limits or {}))
+            ),
+        )
+        path = write_bundle(tmp_path / "isolated.edgeclin", changed, files, None)
+        return Bundle.open(path, allow_unsigned=True)
 
     return make
 

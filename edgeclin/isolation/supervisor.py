@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _LOAD_S = 60.0
 _LOOK_S = 1.0
 _FIRST_PAUSE_S = 1.0
+_LIES = 1 << 16
+"""One that lies is not tried soon, as if it had failed so often."""
 _NO_NUMBER = "the engine's outputs are not finite"
 _NOT_FINITE = 3
 """Answers in a row that are no numbers: one may be the sample's fault, so many are the engine's."""
@@ -209,10 +211,20 @@ class Supervisor:
             self.why = self.why.removesuffix(held) + held
 
     def _pause(self, failures: int) -> None:
-        most = self._limits.restart_most_s
-        if not isinstance(self.problem, SelfTestFailed):  # one that lies is not tried soon
-            most = min(most, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30))
-        pause = most * (1 + self._draw()) / 2
+        if isinstance(self.problem, SelfTestFailed):
+            failures = _LIES
+        pause = pause_s(failures, self._limits.restart_most_s, self._draw())
         log.warning("an engine is out: %s; next try in %.1f s", self.why, pause)
         self._next_at = time.monotonic() + pause
         self._closed.wait(pause)
+
+
+def pause_s(failures: int, most_s: float, draw: float) -> float:
+    """Seconds until the next start: twice as long after each failure, up to a bound.
+
+    Args:
+        draw: in [0, 1); the pause is from half of that to all of it, so that what shares a cause
+            does not come back at one moment.
+    """
+    bound = min(most_s, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 32))
+    return bound * (1 + draw) / 2

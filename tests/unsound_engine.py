@@ -1,0 +1,61 @@
+"""A backend that fails in the way that a file orders; see the fixture `unsound`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edgeclin.backends.fake import FakeBackend
+from edgeclin.errors import EngineUnavailable
+
+
+class UnsoundBackend(FakeBackend):
+    """The fake engine, until its file orders a fault."""
+
+    name = "unsound"
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        fault = self._fault()
+        if fault == "absent":
+            raise EngineUnavailable("no accelerator is plugged in")
+        while fault == "hang while loading" and self._fault() == fault:
+            time.sleep(0.01)
+        super().__init__(model, threads)
+        self.version = f"{self.name} 1"
+        self._grown: list[bytearray] = []
+
+    def run(self, sample: np.ndarray) -> np.ndarray:
+        outputs = super().run(sample)
+        fault = self._fault()
+        if fault == "hang":
+            while self._fault() == fault:
+                time.sleep(0.01)
+        elif fault == "abort":
+            os.abort()
+        elif fault == "segfault":
+            ctypes.string_at(0)
+        elif fault == "raise":
+            raise ValueError("out of sorts")
+        elif fault == "lie":
+            return outputs + np.float32(0.5)
+        elif fault == "nan":
+            return outputs * np.float32("nan")
+        elif fault == "grow":
+            self._grown.append(bytearray(b"x" * (64 << 20)))
+        return outputs
+
+    def _fault(self) -> str:
+        try:
+            return (Path(os.environ["UNSOUND_FAULTS"]) / self.name).read_text()
+        except OSError:
+            return ""
+
+
+class UnsoundTwin(UnsoundBackend):
+    """The same with a file of its own."""
+
+    name = "unsound-twin"
