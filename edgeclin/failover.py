@@ -66,6 +66,7 @@ class Failover:
         self._models = [SharedModel(one.model) for one in wanted]
         self._supervisors = [
             Supervisor(
+                _ROLES[engine.role],
                 partial(EngineProcess, engine.backend, model, threads),
                 _proof(bundle, engine),
                 limits,

@@ -63,7 +63,7 @@ def supervise(unsound: Path) -> Iterator[Callable[..., Supervisor]]:
         memory_mb: int = 4096,
     ) -> Supervisor:
         limits = Limits(deadline_s, memory_mb, restart_most_s=0.1)
-        made.append(Supervisor(lambda: EngineProcess("unsound", model), prove, limits))
+        made.append(Supervisor("it", lambda: EngineProcess("unsound", model), prove, limits))
         assert made[-1].tried.wait(LONG_S)
         return made[-1]
 
@@ -79,6 +79,10 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def open_files() -> set[str]:
+    return {link.name for link in Path("/proc/self/fd").iterdir()}
 
 
 # -- one process -----------------------------------------------------------------------------------
@@ -197,9 +201,11 @@ def test_an_engine_gets_no_file_that_it_does_not_need(launch: Launch, tmp_path: 
         os.set_inheritable(file.fileno(), True)
         engine = launch()
         engine.run(SAMPLE)
-        links = [os.readlink(link) for link in Path(f"/proc/{engine.pid}/fd").iterdir()]
+        files = Path(f"/proc/{engine.pid}/fd")
+        links = [str(link.readlink()) for link in files.iterdir()]
+        streams = [str((files / str(number)).readlink()) for number in range(3)]
     others = [link for link in links if not link.startswith(("socket:", "/memfd:edgeclin-sample"))]
-    assert sorted(others) == sorted(os.readlink(f"/proc/{engine.pid}/fd/{n}") for n in range(3))
+    assert sorted(others) == sorted(streams)
 
 
 def test_a_crash_leaves_no_core_file_and_memory_is_taken_from_the_engine_first(
@@ -213,7 +219,7 @@ def test_a_crash_leaves_no_core_file_and_memory_is_taken_from_the_engine_first(
 
 
 def test_nothing_is_left_of_an_engine_that_was_closed(unsound: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     model = SharedModel(MODEL)
     engine = EngineProcess("unsound", model)
     engine.load(LONG_S)
@@ -222,7 +228,7 @@ def test_nothing_is_left_of_an_engine_that_was_closed(unsound: Path) -> None:
     assert engine.ended(LONG_S)
     del engine
     model.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     assert "edgeclin-sample" not in Path("/proc/self/maps").read_text()
 
 
@@ -381,7 +387,7 @@ def test_closing_does_not_wait_for_an_engine_that_loads(unsound: Path) -> None:
     (unsound / "unsound").write_text("hang while loading")
     model = SharedModel(MODEL)
     supervisor = Supervisor(
-        lambda: EngineProcess("unsound", model), lambda _: SAME, Limits(1.0, 4096, 0.1)
+        "it", lambda: EngineProcess("unsound", model), lambda _: SAME, Limits(1.0, 4096, 0.1)
     )
     began = time.monotonic()
     supervisor.close()
@@ -398,7 +404,7 @@ def test_what_cannot_be_started_is_tried_again(unsound: Path) -> None:
             raise problem
         return EngineProcess("unsound", model)
 
-    supervisor = Supervisor(start, lambda _: SAME, Limits(LONG_S, 4096, 0.1))
+    supervisor = Supervisor("it", start, lambda _: SAME, Limits(LONG_S, 4096, 0.1))
     wait_until(lambda: supervisor.ready, "the start", LONG_S)
     assert supervisor.restarts == 2
     supervisor.close()

@@ -50,6 +50,7 @@ class Supervisor:
     That thread lives until `close`, as the engine's process ends with it.
 
     Args:
+        name: for the log.
         start: makes the process.
         prove: tests what was started; raises SelfTestFailed.
         draw: a number in [0, 1) that spreads the pauses.
@@ -66,12 +67,14 @@ class Supervisor:
 
     def __init__(
         self,
+        name: str,
         start: Callable[[], EngineProcess],
         prove: Callable[[EngineProcess], Difference],
         limits: Limits,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._start, self._prove, self._limits, self._draw = start, prove, limits, draw
+        self._name, self._start, self._prove = name, start, prove
+        self._limits, self._draw = limits, draw
         self.tried = threading.Event()
         self.ready = False
         self.input = self.output = TensorSpec("", (), "float32")
@@ -169,7 +172,7 @@ class Supervisor:
         except EdgeclinError as exc:
             problem = exc
         except Exception as exc:  # a thread that ended would leave the engine out for good
-            log.exception("an engine could not be started")
+            log.exception("%s could not be started", self._name)
             problem = EngineUnavailable(f"the engine could not be started: {exc}")
         else:
             self.input, self.output, self.version = process.input, process.output, process.version
@@ -177,7 +180,7 @@ class Supervisor:
             self._moved.clear()
             self.why, self.ready = "", True
             if self.restarts:
-                log.warning("%s answers again after %d restarts", self.version, self.restarts)
+                log.warning("%s answers again after %d restarts", self._name, self.restarts)
             return None
         self.why = str(problem)
         return problem
@@ -214,7 +217,8 @@ class Supervisor:
         if isinstance(self.problem, SelfTestFailed):
             failures = _LIES
         pause = pause_s(failures, self._limits.restart_most_s, self._draw())
-        log.warning("an engine is out: %s; next try in %.1f s", self.why, pause)
+        if not self._closed.is_set():
+            log.warning("%s is out: %s; next try in %.1f s", self._name, self.why, pause)
         self._next_at = time.monotonic() + pause
         self._closed.wait(pause)
 
