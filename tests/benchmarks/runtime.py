@@ -31,6 +31,7 @@ from edgeclin.benchmark.machine import Moment, filesystem, look, warnings
 from edgeclin.benchmark.percentiles import digits, distribution
 from edgeclin.benchmark.taking import Limit
 from edgeclin.bundle import Bundle
+from edgeclin.config import IsolationConfig
 from edgeclin.executable import executable
 from edgeclin.inbox import Inbox
 from edgeclin.offline_queue import OfflineQueue, Stored
@@ -478,6 +479,30 @@ def trend(points: list[tuple[int, float]]) -> tuple[float, float]:
     return slope, float(np.sqrt(rest @ rest / (len(at) - 2) / (centred @ centred)))
 
 
+def isolate() -> None:
+    """What a process of the engine's own costs: `Runtime.predict` isolated and not, in turn."""
+    data = ROOT / "examples" / "ecg" / "data" / "test.npz"
+    with np.load(data) as arrays:
+        beat = arrays["X"][0]
+    for what, path, sample in (
+        ("heartbeats", ecg(), beat),
+        ("MobileNetV2-224, uint8 picture", mobilenet(raw=False), pictures()[0]),
+    ):
+        bundle = Bundle.open(path, allow_unsigned=True)
+        here, apart = Runtime(bundle), Runtime(bundle, isolation=IsolationConfig())
+        for _ in range(20):
+            here.predict(sample)
+            apart.predict(sample)
+        limit = Limit(10, None, threading.Event())
+        calls = partial(apart.predict, sample), partial(here.predict, sample)
+        found = compare(in_turn(*calls, limit))
+        assert found.above_us is not None
+        above, alone = found.above_us, found.bare.at(0.5).value_ms or 0.0
+        value = f"{above.value:.1f} us [{above.low:.1f}, {above.high:.1f}] + {1e3 * alone:.1f} us"
+        line(f"isolated, {what}: p50", value, "")
+        apart.close()
+
+
 # -- helpers ---------------------------------------------------------------------------------------
 
 
@@ -510,7 +535,7 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-PARTS = {part.__name__: part for part in (predict, picture, queue, streams, start, day)}
+PARTS = {part.__name__: part for part in (predict, picture, isolate, queue, streams, start, day)}
 
 
 @click.command()
@@ -518,7 +543,7 @@ PARTS = {part.__name__: part for part in (predict, picture, queue, streams, star
 @click.option("--fresh", "anew", is_flag=True, help="Make the bundles anew.")
 @click.option("--within", hidden=True, is_flag=True)
 def main(names: tuple[str, ...], anew: bool, within: bool) -> None:
-    """Measure NAMES (default: all of predict picture queue streams start day)."""
+    """Measure NAMES (default: all of predict picture isolate queue streams start day)."""
     if within:
         for name in names:
             PARTS[name]()
