@@ -54,6 +54,7 @@ LAYERS = (
         "streams",
         "sources",
         "bedside",
+        "swap",
         "benchmark",
         "verify",
         "answered",

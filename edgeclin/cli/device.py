@@ -20,11 +20,13 @@ from edgeclin.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from edgeclin.bundle import Bundle
     from edgeclin.config import DeviceConfig
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
+    from edgeclin.runtime import Runtime
 
 Value = TypeVar("Value")
 _STUCK_S = 10.0
@@ -100,13 +102,21 @@ def run(
     from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
     from edgeclin.sources import open_sources
+    from edgeclin.swap import Swap
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
     path = Path(_required(str(bundle or config.bundle or ""), "bundle", config_path))
     where = _required(addresses or config.sources, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
-    runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
+
+    def open_now() -> Bundle:
+        return open_bundle(path, trusted, allow_unsigned)
+
+    def load(opened: Bundle) -> Runtime:
+        return Runtime(opened, threads=threads)
+
+    runtime = load(open_now())
     origins = open_sources(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
@@ -125,9 +135,10 @@ def run(
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        with Watchdog(alive), Telling(queue.notices, bedside.health):
+        swap = Swap(path, bedside, open_now, load)
+        with Watchdog(alive), Telling(queue.notices, bedside.health), swap:
             bedside.run(origins, tally.count)
-    runtime.close()
+    bedside.runtime.close()
     if not as_json:
         tally.print()
 
