@@ -16,6 +16,7 @@ from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
+from edgeclin.shadow import Shadow
 from edgeclin.sources import Source
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Bedside:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
         answer_s: seconds from a sample's arrival within which its answer must be stored; by default
             the latency budget of the bundle's profile.
+        shadow: judges everything a second time, for comparison.
         clock: seconds since 1970, for what health says.
 
     Attributes:
@@ -47,6 +49,7 @@ class Bedside:
         queue: OfflineQueue,
         deadline_s: float,
         answer_s: float | None = None,
+        shadow: Shadow | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runtime = runtime
@@ -57,6 +60,7 @@ class Bedside:
         self.inbox = Inbox(lambda stream: queue.next_position(stream, self.runtime.bundle.digest))
         self.busy_since: float | None = None
         self.late = 0
+        self._shadow = shadow
         self._clock = clock
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
@@ -89,6 +93,8 @@ class Bedside:
             self._count(result)
             if arrival.answered is not None:
                 arrival.answered(stored, result)
+            if self._shadow is not None:
+                self._shadow.show(stored, result, arrival.sample)
             on_result(stored, result, arrival.sample)
 
     @property
@@ -136,6 +142,7 @@ class Bedside:
             busy_s=0.0 if since is None else now - since,
             drift=drift,
             alarms=tuple(alarms),
+            shadow=self._shadow.health() if self._shadow is not None else None,
         )
 
     def _count(self, result: Result) -> None:

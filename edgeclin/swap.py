@@ -80,7 +80,7 @@ class Swap:
         try:
             bundle = self._open()
             if bundle.digest != current.digest:
-                _require_same_samples(bundle, current)
+                require_same_samples(bundle, current)
                 bedside.replace(self._load(bundle)).close()
                 log.warning("%s: bundle %s answers from now on", self._path, bundle.digest[:12])
             bedside.refused = ""
@@ -93,7 +93,7 @@ class Swap:
             log.error("ALARM: %s", bedside.refused)
 
 
-def _require_same_samples(new: Bundle, old: Bundle) -> None:
+def require_same_samples(new: Bundle, old: Bundle) -> None:
     """Refuse a bundle for which the sources would have to deliver other samples.
 
     Raises:

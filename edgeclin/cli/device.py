@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,6 +77,11 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     show_default=True,
     help="Threads of the engine.",
 )
+@click.option(
+    "--shadow",
+    type=FILE,
+    help="A second bundle that judges the same samples: recorded, and shown to nobody.",
+)
 @trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
 def run(
@@ -85,6 +91,7 @@ def run(
     rate: float | None,
     live: bool,
     threads: int,
+    shadow: Path | None,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -101,8 +108,9 @@ def run(
     from edgeclin.config import load_config
     from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
+    from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
-    from edgeclin.swap import Swap
+    from edgeclin.swap import Swap, require_same_samples
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
@@ -116,7 +124,13 @@ def run(
     def load(opened: Bundle) -> Runtime:
         return Runtime(opened, threads=threads)
 
+    def load_shadow() -> Runtime:
+        opened = open_bundle(Path(second), trusted, allow_unsigned)
+        require_same_samples(opened, runtime.bundle)
+        return load(opened)
+
     runtime = load(open_now())
+    second = str(shadow or config.shadow or "")
     origins = open_sources(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
@@ -128,19 +142,26 @@ def run(
                     "before it",
                     err=True,
                 )
-        bedside = Bedside(runtime, queue, config.opinions.deadline_s)
+        beside = Shadow(load_shadow, queue) if second else None
+        bedside = Bedside(runtime, queue, config.opinions.deadline_s, shadow=beside)
 
         def alive() -> bool:
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        swap = Swap(path, bedside, open_now, load)
-        with Watchdog(alive), Telling(queue.notices, bedside.health), swap:
+        with ExitStack() as stack:
+            stack.enter_context(Watchdog(alive))
+            stack.enter_context(Telling(queue.notices, bedside.health))
+            stack.enter_context(Swap(path, bedside, open_now, load))
+            if beside is not None:
+                stack.enter_context(beside)
             bedside.run(origins, tally.count)
     bedside.runtime.close()
     if not as_json:
         tally.print()
+    if beside is not None:
+        click.echo(f"shadow: {beside.health()}", err=True)
 
 
 def _required(value: Value, what: str, config_path: Path) -> Value:
@@ -263,6 +284,8 @@ def _facts_of_run(health: RunHealth) -> dict[str, str]:
         "answered": states or "nothing yet",
         "in trouble": f"{health.rejected} rejected, {health.late} late, {health.dropped} dropped",
     }
+    if health.shadow is not None:
+        facts["shadow"] = str(health.shadow)
     if health.degraded:
         facts["degraded"] = health.degraded
     return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}
