@@ -192,21 +192,15 @@ def engines_of(
 ) -> Callable[..., Bundle]:
     """An unsigned bundle of the fake engine for heartbeats, as other backends execute it."""
 
-    def make(*backends: str, limits: dict[str, int] | None = None) -> Bundle:
+    def make(*backends: str, version: str = "1.0.0") -> Bundle:
         manifest, files = manifest_and_files
         roles: tuple[Literal["primary", "cpu-twin"], ...] = ("primary", "cpu-twin")
-        profile = manifest.profile
-        changed = msgspec.structs.replace(
-            manifest,
-            engines=tuple(
-                Engine(backend=name, file="engine.json", precision="float32", role=role)
-                for name, role in zip(backends, roles, strict=False)
-            ),
-            profile=msgspec.structs.replace(
-                profile, limits=msgspec.structs.replace(profile.limits, **(limits or {}))
-            ),
+        engines = tuple(
+            Engine(backend=name, file="engine.json", precision="float32", role=role)
+            for name, role in zip(backends, roles, strict=False)
         )
-        path = write_bundle(tmp_path / "isolated.edgeclin", changed, files, None)
+        changed = msgspec.structs.replace(manifest, engines=engines, version=version)
+        path = write_bundle(tmp_path / f"isolated-{version}.edgeclin", changed, files, None)
         return Bundle.open(path, allow_unsigned=True)
 
     return make

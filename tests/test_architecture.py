@@ -55,7 +55,9 @@ LAYERS = (
         "inbox",
         "streams",
         "sources",
+        "shadow",
         "bedside",
+        "swap",
         "benchmark",
         "verify",
         "answered",
@@ -68,7 +70,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-APART = ({"runtime", "bedside", "inbox", "streams", "sources"}, {"sync"})
+APART = ({"runtime", "shadow", "bedside", "swap", "inbox", "streams", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}

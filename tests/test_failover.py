@@ -41,11 +41,9 @@ def isolate(unsound: Path, engines_of: Engines) -> Iterator[Isolate]:
     """Runtimes of isolated engines, by default an unsound one and an unsound twin."""
     made: list[Runtime] = []
 
-    def start(
-        *backends: str, isolation: IsolationConfig = ISOLATION, **limits: dict[str, int]
-    ) -> Runtime:
-        bundle = engines_of(*(backends or ("unsound", "unsound-twin")), **limits)
-        made.append(Runtime(bundle, isolation=isolation))
+    def start(*backends: str) -> Runtime:
+        bundle = engines_of(*(backends or ("unsound", "unsound-twin")))
+        made.append(Runtime(bundle, isolation=ISOLATION))
         return made[-1]
 
     yield start
@@ -184,7 +182,7 @@ def test_without_a_twin_each_sample_is_rejected_until_the_restart_works(
             came_back.wait(LONG_S)
             line.put(beats[5])
 
-    def done(_: object, result: Any) -> None:
+    def done(_: object, result: Any, __: object) -> None:
         if result.position == 4:
             order("")
             threading.Thread(target=lambda: (until_primary(runtime), came_back.set())).start()
@@ -492,6 +490,39 @@ def test_a_service_that_is_told_to_stop_ends_its_engines_and_not_the_other_way_r
         service.send_signal(signal.SIGTERM)
         assert service.wait(LONG_S) == 0
     wait_until(lambda: not Path(f"/proc/{engine}").exists(), "no engine is left")
+
+
+def test_another_bundle_takes_over_with_engines_of_its_own_and_full_priority(
+    unsound: Path, engines_of: Engines, beats: np.ndarray, tmp_path: Path
+) -> None:
+    first, second = engines_of("unsound"), engines_of("unsound", version="2.0.0")
+    config = device_toml(tmp_path, first, "[isolation]\n")
+    command = [sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--json"]
+    with subprocess.Popen(
+        [*command, "--allow-unsigned", "--source", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as service:
+
+        def bundle() -> str:
+            assert service.stdin is not None
+            assert service.stdout is not None
+            service.stdin.write(msgspec.json.encode(beats[0].tolist()) + b"\n")
+            service.stdin.flush()
+            return str(msgspec.json.decode(service.stdout.readline())["result"]["bundle"])
+
+        try:
+            assert bundle() == first.digest
+            (old,) = children(service.pid).values()
+            second.path.rename(first.path)
+            wait_until(lambda: bundle() == second.digest, "the other bundle answers", LONG_S)
+            wait_until(lambda: not Path(f"/proc/{old}").exists(), "the old engine ends")
+            (new,) = children(service.pid).values()
+            own = os.getpriority(os.PRIO_PROCESS, service.pid)
+            assert os.getpriority(os.PRIO_PROCESS, new) == own
+        finally:
+            service.kill()
 
 
 def test_a_lie_at_the_start_is_exit_4(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,10 +21,13 @@ from edgeclin.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from edgeclin.bundle import Bundle
     from edgeclin.config import DeviceConfig
     from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
+    from edgeclin.runtime import Runtime
 
 Value = TypeVar("Value")
 _STUCK_S = 10.0
@@ -78,6 +82,11 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     is_flag=True,
     help="Run the engine in a process of its own, which is ended and started again when it hangs.",
 )
+@click.option(
+    "--shadow",
+    type=FILE,
+    help="A second bundle that judges the same samples: recorded, and shown to nobody.",
+)
 @trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
 def run(
@@ -88,6 +97,7 @@ def run(
     live: bool,
     threads: int,
     isolate: bool,
+    shadow: Path | None,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -104,7 +114,9 @@ def run(
     from edgeclin.config import IsolationConfig, load_config
     from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
+    from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
+    from edgeclin.swap import Swap, require_same_samples
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
@@ -112,8 +124,20 @@ def run(
     where = _required(addresses or config.sources, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     isolation = config.isolation or (IsolationConfig() if isolate else None)
-    opened = open_bundle(path, trusted, allow_unsigned)
-    runtime = Runtime(opened, threads=threads, isolation=isolation)
+
+    def open_now() -> Bundle:
+        return open_bundle(path, trusted, allow_unsigned)
+
+    def load(opened: Bundle) -> Runtime:
+        return Runtime(opened, threads=threads, isolation=isolation)
+
+    def load_shadow() -> Runtime:
+        opened = open_bundle(Path(second), trusted, allow_unsigned)
+        require_same_samples(opened, runtime.bundle)
+        return load(opened)
+
+    runtime = load(open_now())
+    second = str(shadow or config.shadow or "")
     origins = open_sources(where, runtime, rate, live)
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
@@ -125,18 +149,26 @@ def run(
                     "before it",
                     err=True,
                 )
-        bedside = Bedside(runtime, queue, config.opinions.deadline_s)
+        beside = Shadow(load_shadow, queue) if second else None
+        bedside = Bedside(runtime, queue, config.opinions.deadline_s, shadow=beside)
 
         def alive() -> bool:
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        with Watchdog(alive), Telling(queue.notices, bedside.health):
+        with ExitStack() as stack:
+            stack.enter_context(Watchdog(alive))
+            stack.enter_context(Telling(queue.notices, bedside.health))
+            stack.enter_context(Swap(path, bedside, open_now, load, yields=isolation is None))
+            if beside is not None:
+                stack.enter_context(beside)
             bedside.run(origins, tally.count)
-    runtime.close()
+    bedside.runtime.close()
     if not as_json:
         tally.print()
+    if beside is not None:
+        click.echo(f"shadow: {beside.health()}", err=True)
 
 
 def _required(value: Value, what: str, config_path: Path) -> Value:
@@ -156,7 +188,7 @@ class _Tally:
         self._tiers: Counter[str] = Counter()
         self._latencies: list[float] = []
 
-    def count(self, stored: Stored, result: Result) -> None:
+    def count(self, stored: Stored, result: Result, sample: Sample) -> None:
         import msgspec
 
         if self._as_json:
@@ -261,6 +293,8 @@ def _facts_of_run(health: RunHealth) -> dict[str, str]:
     }
     if health.restarts:
         facts["engine restarts"] = str(health.restarts)
+    if health.shadow is not None:
+        facts["shadow"] = str(health.shadow)
     if health.degraded:
         facts["degraded"] = health.degraded
     return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}
