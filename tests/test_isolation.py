@@ -383,12 +383,15 @@ def test_an_engine_that_cannot_be_ended_is_not_started_beside_itself(
     wait_until(lambda: supervisor.ready, "the restart", LONG_S)
 
 
-def test_closing_does_not_wait_for_an_engine_that_loads(unsound: Path) -> None:
+@pytest.mark.parametrize("loading", [True, False])
+def test_closing_does_not_wait_for_an_engine_that_loads(unsound: Path, loading: bool) -> None:
     (unsound / "unsound").write_text("hang while loading")
     model = SharedModel(MODEL)
     supervisor = Supervisor(
         "it", lambda: EngineProcess("unsound", model), lambda _: SAME, Limits(1.0, 4096, 0.1)
     )
+    if loading:
+        wait_until(lambda: supervisor._process is not None, "the start")
     began = time.monotonic()
     supervisor.close()
     assert time.monotonic() - began < 10
