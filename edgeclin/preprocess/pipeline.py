@@ -128,7 +128,7 @@ class Preprocess:
             value = self._lookup(value)
         for apply, step in self._after:
             value = apply(value, step)
-        if _squeezed(value.shape) != _squeezed(self.shape):
+        if value.shape != self.shape and _squeezed(value.shape) != _squeezed(self.shape):
             raise BadInput(
                 f"shape {_shape(value.shape)}, expected {_shape(self.shape)}"
                 + self._remedy(value.shape)
