@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.backends.base import TensorSpec
+from edgeclin.backends.base import TensorSpec, quantised
 from edgeclin.backends.litert import RUNTIME, Interpreter, OpResolverType
 from edgeclin.errors import EngineUnavailable
 
@@ -74,12 +74,7 @@ class TFLiteBackend:
         spec = self.input
         if spec.scale is None or sample.dtype == self._steps.dtype:
             return sample.astype(self._steps.dtype, copy=False)[np.newaxis]
-        bounds = np.iinfo(self._steps.dtype)
-        np.divide(sample, np.float32(spec.scale), out=self._real)
-        np.rint(self._real, out=self._real)
-        np.add(self._real, np.float32(spec.zero_point), out=self._real)
-        np.clip(self._real, bounds.min, bounds.max, out=self._real)
-        self._steps[0] = self._real
+        self._steps[0] = quantised(sample, spec, self._real)
         return self._steps
 
 

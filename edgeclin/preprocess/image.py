@@ -103,9 +103,24 @@ def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
     for what, entries in (("mean", step.mean), ("std", step.std)):
         if len(entries) not in (1, channels):
             raise BadInput(f"`normalise` has {len(entries)} of {what} for {channels} channels")
-    mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
-    normalised: np.ndarray = (value.astype(np.float32) * np.float32(step.scale) - mean) / std
+    normalised = value.astype(np.float32, order="C")
+    # Over whole rows of pixels: NumPy is slow along an axis as short as the channels'.
+    width = value.shape[-2] if value.ndim > 1 else 1
+    rows = normalised.reshape(-1, width * channels)
+    scale, mean, std = np.float32(step.scale), _row(step.mean, width), _row(step.std, width)
+    if scale != 1:
+        rows *= scale
+    if mean.any():
+        rows -= mean
+    if (std != 1).any():
+        rows /= std
     return normalised
+
+
+def _row(entries: tuple[float, ...], width: int) -> np.ndarray:
+    """float32 [1], or [width * channels]: one for each value of a row of pixels."""
+    own = np.array(entries, np.float32)
+    return own if own.size == 1 else np.tile(own, width)
 
 
 def channels_first(value: np.ndarray, step: steps.ChannelsFirst) -> np.ndarray:

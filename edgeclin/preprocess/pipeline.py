@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgeclin import steps
+from edgeclin.backends.base import TensorSpec
 from edgeclin.description import Input
 from edgeclin.errors import BadInput, EdgeclinError
 from edgeclin.preprocess import image, signal
@@ -104,11 +105,15 @@ class Preprocess:
             return range(1)
         return range(0, len(recording) - self.window.length + 1, self.window.hop)
 
-    def __call__(self, sample: Sample) -> np.ndarray:
+    def __call__(self, sample: Sample, spec: TensorSpec | None = None) -> np.ndarray:
         """Prepare one sample.
+
+        Args:
+            spec: the engine's input, for pictures of bytes that become its own values at once.
 
         Returns:
             float32 of `shape`; axes of length one are added or dropped as the engine wants them.
+            Of the dtype of `spec` where that is an integer and a table has each value.
 
         Raises:
             BadInput: a wrong shape, an undecodable image, or values that are not finite.
@@ -124,8 +129,8 @@ class Preprocess:
         _require_finite(raw)  # before a step such as `clip` can hide an infinite value
         for apply, step in self._before:
             value = apply(value, step)
-        if self._lookup is not None:
-            value = self._lookup(value)
+        looked_up = self._lookup(value, spec)
+        value = self._lookup.through(value) if looked_up is None else looked_up
         for apply, step in self._after:
             value = apply(value, step)
         if value.shape != self.shape and _squeezed(value.shape) != _squeezed(self.shape):
@@ -133,6 +138,8 @@ class Preprocess:
                 f"shape {_shape(value.shape)}, expected {_shape(self.shape)}"
                 + self._remedy(value.shape)
             )
+        if looked_up is not None:
+            return np.ascontiguousarray(value).reshape(self.shape)
         prepared = np.ascontiguousarray(value, np.float32).reshape(self.shape)
         if not (value is raw and value.dtype == np.float32):
             _require_finite(prepared)
