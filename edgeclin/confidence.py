@@ -51,7 +51,10 @@ def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Softmax of logits [..., labels] divided by the temperature; float64, sums to one."""
     scores: np.ndarray = logits / temperature
-    scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+    if scores.ndim == 1:  # a third of the time of a maximum along an axis
+        scores -= scores.item(scores.argmax())
+    else:
+        scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= np.add.reduce(scores, axis=-1, keepdims=True)
     return scores

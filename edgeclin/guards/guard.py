@@ -97,4 +97,4 @@ def _bounds(limit: Limit) -> tuple[float, float]:
 
 
 def _range(sample: np.ndarray) -> Measures:
-    return float(sample.min()), float(sample.max())
+    return float(sample.item(sample.argmin())), float(sample.item(sample.argmax()))
