@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,27 +101,38 @@ def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
         BadInput: mean or std has neither one entry nor one a channel.
     """
     channels = value.shape[-1] if value.ndim else 1
-    for what, entries in (("mean", step.mean), ("std", step.std)):
-        if len(entries) not in (1, channels):
-            raise BadInput(f"`normalise` has {len(entries)} of {what} for {channels} channels")
-    normalised = value.astype(np.float32, order="C")
     # Over whole rows of pixels: NumPy is slow along an axis as short as the channels'.
     width = value.shape[-2] if value.ndim > 1 else 1
+    scale, mean, std = _rows(step, width, channels)
+    normalised = value.astype(np.float32, order="C")
     rows = normalised.reshape(-1, width * channels)
-    scale, mean, std = np.float32(step.scale), _row(step.mean, width), _row(step.std, width)
-    if scale != 1:
+    if scale is not None:
         rows *= scale
-    if mean.any():
+    if mean is not None:
         rows -= mean
-    if (std != 1).any():
+    if std is not None:
         rows /= std
     return normalised
 
 
-def _row(entries: tuple[float, ...], width: int) -> np.ndarray:
-    """float32 [1], or [width * channels]: one for each value of a row of pixels."""
-    own = np.array(entries, np.float32)
-    return own if own.size == 1 else np.tile(own, width)
+@lru_cache(maxsize=16)
+def _rows(
+    step: steps.Normalise, width: int, channels: int
+) -> tuple[np.float32 | None, np.ndarray | None, np.ndarray | None]:
+    """Scale, mean and deviation, float32 [1] or one for each value of a row of `width` pixels; None
+    where it would change nothing."""
+    rows = []
+    for what, entries in (("mean", step.mean), ("std", step.std)):
+        if len(entries) not in (1, channels):
+            raise BadInput(f"`normalise` has {len(entries)} of {what} for {channels} channels")
+        own = np.array(entries, np.float32)
+        rows.append(own if own.size == 1 else np.tile(own, width))
+    scale, (mean, std) = np.float32(step.scale), rows
+    return (
+        None if scale == 1 else scale,
+        mean if mean.any() else None,
+        std if (std != 1).any() else None,
+    )
 
 
 def channels_first(value: np.ndarray, step: steps.ChannelsFirst) -> np.ndarray:
