@@ -95,7 +95,7 @@ class Runtime:
             )
         started = time.perf_counter()
         seen = self.preprocess.decoded(sample)
-        prepared = self.preprocess(seen, self.backend.input)
+        prepared = self.preprocess.for_engine(seen, self.backend)
         measures = self.guard.measure(seen)
         ready = time.perf_counter()
         outputs = self.backend.run(prepared)
@@ -194,8 +194,8 @@ class Runtime:
         """
         golden = self.bundle.manifest.golden
         inputs, wanted = read_golden(self.bundle.read(golden.file), self._twin)
-        spec = self.backend.input
-        answers = [self.backend.run(self.preprocess(sample, spec)).ravel() for sample in inputs]
+        prepare, engine = self.preprocess.for_engine, self.backend
+        answers = [engine.run(prepare(sample, engine)).ravel() for sample in inputs]
         off = difference(np.stack(answers), wanted)
         if not off.within(golden.tolerance):
             raise SelfTestFailed(

@@ -57,12 +57,18 @@ class Backend(Protocol):
     def version(self) -> str:
         """What executes it, with its version: goes into every result."""
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> np.ndarray | None:
+        """Where the engine reads a sample, contiguous, of `input.shape` and `input.dtype`, for one
+        that is made there at once; None where there is no such memory. The caller fills it, lets
+        it go, and calls `run`."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
         """Execute the engine on one sample.
 
         Args:
             sample: of `input.shape`, float32, which an integer engine quantises here, or of
-                `input.dtype`, which is what the engine takes.
+                `input.dtype`, which is what the engine takes; None for the one in its `place`,
+                which is there for one `run`.
 
         Returns:
             float32 of `output.shape`, dequantised; the caller owns it.

@@ -55,14 +55,23 @@ class TFLiteBackend:
             )
         self.input, self._input_index = _spec(inputs[0]), inputs[0]["index"]
         self.output, self._output_index = _spec(outputs[0]), outputs[0]["index"]
+        self._placed = False
         self._real = np.empty(self.input.shape, np.float32)
         self._steps = np.empty((1, *self.input.shape), self.input.dtype)
         self.version = f"{RUNTIME} {'XNNPACK' if xnnpack else 'built-in kernels'}"
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
-        # Faster than a view of the tensor: 0.4 against 0.9 us for 140 values, 3.4 against 4.0 for
-        # a picture of 224 x 224.
-        self._interpreter.set_tensor(self._input_index, self._taken(sample))
+    def place(self) -> np.ndarray:
+        self._placed = True
+        tensor: np.ndarray = self._interpreter.tensor(self._input_index)()
+        return tensor[0]
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        if sample is None:
+            if not self._placed:
+                raise RuntimeError("no sample is in its place")
+        else:
+            self._interpreter.set_tensor(self._input_index, self._taken(sample))
+        self._placed = False
         self._interpreter.invoke()
         return _dequantise(self._interpreter.get_tensor(self._output_index)[0], self.output)
 

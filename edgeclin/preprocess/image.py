@@ -94,8 +94,11 @@ def voi_window(value: np.ndarray, step: steps.VOIWindow) -> np.ndarray:
     return np.clip(within, 0.0, 1.0).astype(np.float32)
 
 
-def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
-    """(value * scale - mean) / std along the last axis; float32 of the same shape.
+def normalise(
+    value: np.ndarray, step: steps.Normalise, out: np.ndarray | None = None
+) -> np.ndarray:
+    """(value * scale - mean) / std along the last axis; float32 of the same shape, in `out` where
+    it is given, which is contiguous.
 
     Raises:
         BadInput: mean or std has neither one entry nor one a channel.
@@ -104,7 +107,8 @@ def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
     # Over whole rows of pixels: NumPy is slow along an axis as short as the channels'.
     width = value.shape[-2] if value.ndim > 1 else 1
     scale, mean, std = _rows(step, width, channels)
-    normalised = value.astype(np.float32, order="C")
+    normalised = np.empty(value.shape, np.float32) if out is None else out
+    np.copyto(normalised, value, casting="unsafe")
     rows = normalised.reshape(-1, width * channels)
     if scale is not None:
         rows *= scale

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeclin import steps
 from edgeclin.backends.base import TensorSpec, quantised
+from edgeclin.preprocess import image
 
 Applied: TypeAlias = "tuple[Callable[[np.ndarray, Any], np.ndarray], steps.Step]"
 """A step with what executes it."""
@@ -40,7 +41,8 @@ class Lookup:
 
     def __init__(self, applied: Sequence[Applied]) -> None:
         self._applied = applied
-        self._one_step = len(applied) == 1 and isinstance(applied[0][1], steps.Normalise)
+        only = applied[0][1] if len(applied) == 1 else None
+        self._normalise = only if isinstance(only, steps.Normalise) else None
         self._tables: dict[tuple[int, TensorSpec | None], np.ndarray | None] = {}
 
     def __call__(self, value: np.ndarray, spec: TensorSpec | None = None) -> np.ndarray | None:
@@ -60,13 +62,10 @@ class Lookup:
             spec = None
             if not self._applied:
                 return None
-        key = value.shape[-1], spec
-        if key not in self._tables:
-            self._tables[key] = self._table(*key)
-        tables = self._tables[key]
+        tables = self._known(value.shape[-1], spec)
         if tables is None:
             return None
-        if spec is None and self._one_step:
+        if spec is None and self._normalise is not None:
             return self.through(value)
         if len(tables) == 1:
             return _looked_up(tables[0], value)
@@ -75,11 +74,30 @@ class Lookup:
             found[..., channel] = _looked_up(table, value[..., channel])
         return found
 
+    def fill(self, value: np.ndarray, place: Callable[[], np.ndarray | None]) -> bool:
+        """Normalise bytes [..., channels] as the step does, into an engine's `place`; whether they
+        were: no other step may be there, and the place must be of their shape and float32."""
+        if self._normalise is None or value.dtype != np.uint8 or value.ndim < 2:
+            return False
+        if self._known(value.shape[-1], None) is None:
+            return False
+        room = place()
+        if room is None or room.dtype != np.float32 or room.shape != value.shape:
+            return False
+        image.normalise(value, self._normalise, out=room)
+        return True
+
     def through(self, value: np.ndarray) -> np.ndarray:
         """Apply the steps, one after the other."""
         for apply, step in self._applied:
             value = apply(value, step)
         return value
+
+    def _known(self, channels: int, spec: TensorSpec | None) -> np.ndarray | None:
+        key = channels, spec
+        if key not in self._tables:
+            self._tables[key] = self._table(channels, spec)
+        return self._tables[key]
 
     def _table(self, channels: int, spec: TensorSpec | None) -> np.ndarray | None:
         """[1, 256], or [channels, 256] where they differ; None where not all of it is finite."""
