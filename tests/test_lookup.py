@@ -183,6 +183,7 @@ def test_a_picture_made_in_the_engines_place_has_the_bits_of_the_long_way(
     [
         ((CLIP,), (6, 5, 3), np.zeros((6, 5, 3), np.float32), picture(0)),
         ((NORMALISE, CLIP), (6, 5, 3), np.zeros((6, 5, 3), np.float32), picture(0)),
+        ((NORMALISE, FIRST), (3, 3, 3), np.zeros((3, 3, 3), np.float32), picture(0)[:3, :3]),
         ((NORMALISE, FIRST), (3, 6, 5), np.zeros((3, 6, 5), np.float32), picture(0)),
         ((NORMALISE,), (6, 5, 3), np.zeros((6, 5, 3), np.float64), picture(0)),
         ((NORMALISE,), (6, 5, 3), np.zeros((1, 6, 5, 3), np.float32), picture(0)),
