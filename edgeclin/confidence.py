@@ -34,9 +34,12 @@ def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
     A single output becomes two labels: 0 and its own logit, which of a sigmoid's output p is
     log(p / (1 - p)).
     """
-    logits = np.asarray(outputs, dtype=np.float64)
-    if activation != "none":
-        bounded = np.clip(logits, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    if activation == "none":
+        logits = np.asarray(outputs, np.float64)
+    else:
+        bounded = np.array(outputs, np.float64)
+        np.maximum(bounded, _LEAST_PROBABILITY, out=bounded)
+        np.minimum(bounded, 1 - _LEAST_PROBABILITY, out=bounded)
         logits = np.log(bounded)
         if activation == "sigmoid":
             logits -= np.log1p(-bounded)
@@ -47,10 +50,14 @@ def to_logits(outputs: np.ndarray, activation: Activation) -> np.ndarray:
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Softmax of logits [..., labels] divided by the temperature; float64, sums to one."""
-    scaled = logits / temperature
-    raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    normalised: np.ndarray = raised / raised.sum(axis=-1, keepdims=True)
-    return normalised
+    scores: np.ndarray = logits / temperature
+    if scores.ndim == 1:  # a third of the time of a maximum along an axis
+        scores -= scores.item(scores.argmax())
+    else:
+        scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= np.add.reduce(scores, axis=-1, keepdims=True)
+    return scores
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:

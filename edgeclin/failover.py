@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from edgeclin.backends.base import TensorSpec
 from edgeclin.bundle import Bundle
 from edgeclin.config import IsolationConfig
 from edgeclin.errors import EngineFailed, SelfTestFailed
@@ -78,7 +79,9 @@ class Failover:
         except BaseException:
             self.close()
             raise
-        self.input, self.output, self.version = first.input, first.output, first.version
+        # As real numbers: each engine quantises with its own scale.
+        self.input = TensorSpec(first.input.name, first.input.shape, "float32")
+        self.output, self.version = first.output, first.version
         self.off = first.off
         self.answered = self.now
 
@@ -107,12 +110,16 @@ class Failover:
             if not one.ready
         )
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> None:
+        """There is none: the engine that takes the sample may hang, and another one takes it then."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
         """As `Backend.run`, by the first engine that answers, with finite outputs.
 
         Raises:
             EngineFailed: none does.
         """
+        assert sample is not None
         whys: list[str] = []
         for rank, supervisor in enumerate(self._supervisors):
             try:

@@ -130,7 +130,7 @@ class Runtime:
             )
         started = time.perf_counter()
         seen = self.preprocess.decoded(sample)
-        prepared = self.preprocess(seen)
+        prepared = self.preprocess.for_engine(seen, self.backend)
         measures = self.guard.measure(seen)
         ready = time.perf_counter()
         outputs = self.backend.run(prepared)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from edgeclin.description import Output
 from edgeclin.errors import EdgeclinError
 from edgeclin.manifest import Confidence
-from edgeclin.records import State, Tier
+from edgeclin.records import Record, State, Tier
 
 _NEXT = {
     State.FINAL: {State.CONFIRMED, State.AMENDED},
@@ -21,8 +19,7 @@ _NEXT = {
 """A final result is reviewed only when an audit drew it; a late opinion still helps a person."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Record, frozen=True):
     """What the device makes of one output."""
 
     label: str
@@ -43,7 +40,7 @@ def decide(
             whatever does is in doubt, however high its confidence.
     """
     best = int(scores.argmax())
-    label, certainty = output.labels[best], float(scores[best])
+    label, certainty = output.labels[best], float(scores.item(best))
     threshold = confidence.threshold_of(best)
     sure = not unlike and certainty >= threshold
     if unlike:

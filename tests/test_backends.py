@@ -117,6 +117,19 @@ def test_a_sample_in_the_engine_s_own_type_is_taken_as_it_is(backend: Backend) -
     np.testing.assert_array_equal(backend.run(own), backend.run(real))
 
 
+def test_a_sample_made_in_the_engine_s_place_is_answered_as_any_other(backend: Backend) -> None:
+    spec = backend.input
+    for seed in range(5):
+        room = backend.place()
+        if room is None:
+            return
+        assert (room.shape, room.dtype, room.flags.c_contiguous) == (spec.shape, spec.dtype, True)
+        own = (50 * np.random.default_rng(seed).normal(size=spec.shape)).astype(spec.dtype)
+        room[...] = own
+        del room
+        np.testing.assert_array_equal(backend.run(None), backend.run(own))
+
+
 def test_calls_leave_no_memory_behind(backend: Backend) -> None:
     """What calls leave behind grows in every window; Python's own stores of free objects fill in
     the first, anew after each full collection, and another thread may do so in any."""

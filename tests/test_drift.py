@@ -171,6 +171,29 @@ def test_another_mix_of_answers_alarms_in_labels(
     assert "label" in alarms(report)
 
 
+def test_a_report_is_of_every_sample_so_far(
+    ward: tuple[np.ndarray, np.ndarray, np.ndarray, Reference],
+) -> None:
+    samples, confidence, labels, known = ward
+    looks = {1, 19, 20, 21, 499, 500, 501, 519, 1000, 1001, 1019, 1020, 1021, 1500, 1501}
+    drift = Drift(known, still)
+    for n in range(1, max(looks) + 1):
+        drift.due(1e-3)
+        drift.observe(samples[n], measure_signal(samples[n], 0), confidence[n], labels[n])
+        if n not in looks:
+            continue
+        report = drift.report()
+        assert report is not None
+        assert report.observed == n
+        recent = n if n <= 2 * RECENT else RECENT + (n - 1) % RECENT + 1
+        for shifts, since in ((report.since_start, 0), (report.recent, n - recent)):
+            seen = np.bincount(labels[since + 1 : n + 1], minlength=5).tolist()
+            assert shifts[-1] == shift_of(known.histograms[-1], seen, 0.01 / len(known.histograms))
+            sure = np.searchsorted(known.histograms[-2].edges, confidence[since + 1 : n + 1])
+            counts = np.bincount(sure, minlength=len(known.histograms[-2].counts)).tolist()
+            assert shifts[-2] == shift_of(known.histograms[-2], counts, 0.01 / len(shifts))
+
+
 def test_what_happens_late_is_seen_in_what_is_recent(
     ward: tuple[np.ndarray, np.ndarray, np.ndarray, Reference],
 ) -> None:

@@ -260,6 +260,23 @@ def test_a_picture_of_one_value_has_nothing_to_judge() -> None:
         measure_picture(np.zeros((2, 9, 3), np.uint8))
 
 
+def test_a_limit_has_room_for_another_machines_rounding_and_for_nothing_else() -> None:
+    image = texture(3)
+    measures = np.array(measure_picture(image))
+    fitted = of(PICTURE, [texture(seed) for seed in range(3, 8)])
+    tight = msgspec.structs.replace(
+        fitted,
+        limits=tuple(
+            msgspec.structs.replace(limit, low=float(value), high=float(value))
+            for limit, value in zip(fitted.limits, measures, strict=True)
+        ),
+    )
+    guard = Guard(tight, PICTURE)
+    rounded, other = measures * (1 + 4e-16), measures * (1 + 1e-9)
+    assert not guard.unlike(tuple(rounded), NO_SCORES, 0)
+    assert guard.unlike(tuple(other), NO_SCORES, 0).count(" is ") == np.count_nonzero(measures)
+
+
 # -- fitting ------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,22 @@ class TensorSpec:
     zero_point: int = 0
 
 
+def quantised(real: np.ndarray, spec: TensorSpec, out: np.ndarray | None = None) -> np.ndarray:
+    """Real numbers, float32 of any shape, as values of an integer tensor, those that it cannot hold
+    at its ends: half goes to the even one, as in LiteRT's own QUANTIZE.
+
+    Returns:
+        whole numbers in float32, in `out` where it is given.
+    """
+    assert spec.scale is not None
+    bounds = np.iinfo(spec.dtype)
+    values: np.ndarray = np.divide(real, np.float32(spec.scale), out=out)
+    np.rint(values, out=values)
+    np.add(values, np.float32(spec.zero_point), out=values)
+    np.clip(values, bounds.min, bounds.max, out=values)
+    return values
+
+
 class Backend(Protocol):
     """An engine, loaded and ready.
 
@@ -41,12 +57,18 @@ class Backend(Protocol):
     def version(self) -> str:
         """What executes it, with its version: goes into every result."""
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> np.ndarray | None:
+        """Where the engine reads a sample, contiguous, of `input.shape` and `input.dtype`, for one
+        that is made there at once; None where there is no such memory. The caller fills it, lets
+        it go, and calls `run`."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
         """Execute the engine on one sample.
 
         Args:
             sample: of `input.shape`, float32, which an integer engine quantises here, or of
-                `input.dtype`, which is what the engine takes.
+                `input.dtype`, which is what the engine takes; None for the one in its `place`,
+                which is there for one `run`.
 
         Returns:
             float32 of `output.shape`, dequantised; the caller owns it.

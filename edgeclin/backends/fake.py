@@ -32,7 +32,11 @@ class FakeBackend:
         self.output = TensorSpec("logits", (self._model.labels,), "float32")
         self.version = "fake 1"
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> np.ndarray | None:
+        return None
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        assert sample is not None
         parts = np.array_split(sample.ravel(), self._model.labels)
         return np.array([part.mean() * self._model.gain for part in parts], dtype=np.float32)
 

@@ -48,7 +48,11 @@ class ONNXBackend:
         )
         self.version = f"{_runtime()} {executed or 'CPU'}"
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> None:
+        """There is none: a sample is read where it is."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        assert sample is not None
         bound = np.ascontiguousarray(sample, np.float32)[np.newaxis]
         self._binding.bind_cpu_input(self.input.name, bound)
         self._session.run_with_iobinding(self._binding)

@@ -43,7 +43,11 @@ class TensorRTBackend:
         self._addresses = [self._bind(self.input, self._sample)]
         self._addresses.append(self._bind(self.output, self._answer))
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> None:
+        """There is none."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        assert sample is not None
         self._sample[0] = sample
         self._cuda.upload(self._addresses[0], self._sample)
         if not self._context.execute_async_v3(self._cuda.stream):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeclin.backends.base import TensorSpec
+from edgeclin.backends.base import TensorSpec, quantised
 from edgeclin.backends.litert import RUNTIME, Interpreter, OpResolverType
 from edgeclin.errors import EngineUnavailable
 
@@ -55,14 +55,23 @@ class TFLiteBackend:
             )
         self.input, self._input_index = _spec(inputs[0]), inputs[0]["index"]
         self.output, self._output_index = _spec(outputs[0]), outputs[0]["index"]
+        self._placed = False
         self._real = np.empty(self.input.shape, np.float32)
         self._steps = np.empty((1, *self.input.shape), self.input.dtype)
         self.version = f"{RUNTIME} {'XNNPACK' if xnnpack else 'built-in kernels'}"
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
-        # Faster than a view of the tensor: 0.4 against 0.9 us for 140 values, 3.4 against 4.0 for
-        # a picture of 224 x 224.
-        self._interpreter.set_tensor(self._input_index, self._taken(sample))
+    def place(self) -> np.ndarray:
+        self._placed = True
+        tensor: np.ndarray = self._interpreter.tensor(self._input_index)()
+        return tensor[0]
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        if sample is None:
+            if not self._placed:
+                raise RuntimeError("no sample is in its place")
+        else:
+            self._interpreter.set_tensor(self._input_index, self._taken(sample))
+        self._placed = False
         self._interpreter.invoke()
         return _dequantise(self._interpreter.get_tensor(self._output_index)[0], self.output)
 
@@ -74,12 +83,7 @@ class TFLiteBackend:
         spec = self.input
         if spec.scale is None or sample.dtype == self._steps.dtype:
             return sample.astype(self._steps.dtype, copy=False)[np.newaxis]
-        bounds = np.iinfo(self._steps.dtype)
-        np.divide(sample, np.float32(spec.scale), out=self._real)
-        np.rint(self._real, out=self._real)
-        np.add(self._real, np.float32(spec.zero_point), out=self._real)
-        np.clip(self._real, bounds.min, bounds.max, out=self._real)
-        self._steps[0] = self._real
+        self._steps[0] = quantised(sample, spec, self._real)
         return self._steps
 
 

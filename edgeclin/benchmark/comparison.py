@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeclin.backends.base import quantised
 from edgeclin.benchmark.bare_engine import BARE
 from edgeclin.benchmark.percentiles import LEVEL, Distribution, distribution
 from edgeclin.benchmark.taking import Limit
@@ -79,9 +80,7 @@ def engine_input(runtime: Runtime, sample: np.ndarray) -> np.ndarray:
     spec = runtime.backend.input
     if spec.scale is None or prepared.dtype == np.dtype(spec.dtype):
         return prepared.astype(spec.dtype)[np.newaxis]
-    bounds = np.iinfo(spec.dtype)
-    steps = np.rint(prepared / np.float32(spec.scale)) + spec.zero_point
-    return steps.clip(bounds.min, bounds.max).astype(spec.dtype)[np.newaxis]
+    return quantised(prepared, spec).astype(spec.dtype)[np.newaxis]
 
 
 def in_turn(ours: Callable[[], Any], bare: Callable[[], Any], limit: Limit) -> Sides:

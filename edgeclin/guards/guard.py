@@ -13,11 +13,13 @@ from edgeclin.description import Input
 from edgeclin.guards.pictures import measure_picture
 from edgeclin.guards.scores import ScoreDistance
 from edgeclin.guards.signals import measure_signal
-from edgeclin.manifest import GuardLimits
+from edgeclin.manifest import GuardLimits, Limit
 from edgeclin.steps import Leads
 
 Measures: TypeAlias = tuple[float, ...]
 """In the order of `edgeclin.manifest.MEASURES`."""
+_ROUNDING = 1e-12
+"""Of a limit: a thousand times what a sum of a picture's values can be off."""
 
 
 class Guard:
@@ -31,7 +33,7 @@ class Guard:
     def __init__(self, limits: GuardLimits | None, spec: Input) -> None:
         self._limits = limits
         self._measure = None if limits is None else measuring(spec, limits.flat_leads)
-        self._bounds = [] if limits is None else [(one.low, one.high) for one in limits.limits]
+        self._bounds = [] if limits is None else [_bounds(one) for one in limits.limits]
         scores = None if limits is None else limits.scores
         self._distance = None if scores is None else ScoreDistance.of(scores)
         self._furthest = 0.0 if scores is None else scores.high
@@ -66,10 +68,12 @@ class Guard:
     def _beyond(self, measures: Measures) -> str:
         assert self._limits is not None
         found = [
-            f"{limit.measure} {value:.4g} is {'below' if value < limit.low else 'above'} "
-            f"{limit.low if value < limit.low else limit.high:.4g}"
-            for value, limit in zip(measures, self._limits.limits, strict=True)
-            if not limit.low <= value <= limit.high
+            f"{limit.measure} {value:.4g} is {'below' if value < low else 'above'} "
+            f"{limit.low if value < low else limit.high:.4g}"
+            for value, limit, (low, high) in zip(
+                measures, self._limits.limits, self._bounds, strict=True
+            )
+            if not low <= value <= high
         ]
         return f"unlike all {self._limits.samples} calibration samples: {', '.join(found)}"
 
@@ -86,5 +90,11 @@ def measuring(spec: Input, flat_leads: int) -> Callable[[np.ndarray], Measures]:
     return lambda sample: measure_signal(sample[:, taken], flat_leads)
 
 
+def _bounds(limit: Limit) -> tuple[float, float]:
+    """A limit with room for rounding: sums differ in their last bits from machine to machine."""
+    room = _ROUNDING * max(abs(limit.low), abs(limit.high))
+    return limit.low - room, limit.high + room
+
+
 def _range(sample: np.ndarray) -> Measures:
-    return float(sample.min()), float(sample.max())
+    return float(sample.item(sample.argmin())), float(sample.item(sample.argmax()))

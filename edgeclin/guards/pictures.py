@@ -31,36 +31,41 @@ def measure_picture(sample: np.ndarray) -> tuple[float, ...]:
         value = value.transpose(1, 2, 0)
     if value.ndim != 3:
         value = value.reshape(*value.shape[:2], -1) if value.ndim > 1 else value.reshape(1, -1, 1)
-    rows, columns = (max(1, -(-(size - 2) // _GRID)) for size in value.shape[:2])
-    grid = value[1:-1:rows, 1:-1:columns]
+    rows = max(1, -(-(value.shape[0] - 2) // _GRID))
+    columns = max(1, -(-(value.shape[1] - 2) // _GRID))
+    planes = value.transpose(2, 0, 1)
+    # The first call of each kind takes ten times as long as the next, for the engine has filled the
+    # caches since. So there are few kinds: `add` rather than `multiply`, each over a whole plane.
+    grid = planes[:, 1:-1:rows, 1:-1:columns].astype(np.float64, order="C")
     if not grid.size:
         raise BadInput(f"a picture of {value.shape[0]} x {value.shape[1]} pixels, too small")
-    height, width, channels = grid.shape
-    pixels = np.ascontiguousarray(grid, np.float64).reshape(-1, channels)
-    means = np.full(len(pixels), 1 / len(pixels)).dot(pixels)
-    middle = value[..., channels // 2]
-    centre = np.ascontiguousarray(pixels[:, channels // 2])
+    channels, height, width = grid.shape
+    size = height * width
+    middle, inner = planes[channels // 2], grid[channels // 2]
+    centre = inner.reshape(size)
     low, high = centre.item(centre.argmin()), centre.item(centre.argmax())
     if low == high and value.min() == value.max():
         raise BadInput(f"a picture without contrast: every value is {low:g}")
-    laplacian = 4 * centre.reshape(height, width)
+    laplacian = inner + inner
+    laplacian += laplacian
     laplacian -= middle[:-2:rows, 1:-1:columns]
     laplacian -= middle[2::rows, 1:-1:columns][:height]
     laplacian -= middle[1:-1:rows, :-2:columns]
     laplacian -= middle[1:-1:rows, 2::columns][:, :width]
+    totals = np.add.reduce(grid.reshape(channels, size), axis=1).tolist()
     return (
         low,
         high,
-        float(means.mean()),
+        sum(totals) / grid.size,
         sqrt(_variance(centre - low)),
-        _variance(laplacian.ravel()),
-        np.count_nonzero(centre == low) / centre.size,
-        np.count_nonzero(centre == high) / centre.size,
-        float(means[0] - means[-1]),
+        _variance(laplacian.reshape(size)),
+        int(np.count_nonzero(centre == low)) / size,
+        int(np.count_nonzero(centre == high)) / size,
+        (totals[0] - totals[-1]) / size,
     )
 
 
 def _variance(values: np.ndarray) -> float:
     """Of numbers around zero; a third of the time that `var` takes."""
-    mean = float(values.sum()) / values.size
+    mean = float(np.add.reduce(values)) / values.size
     return max(float(values.dot(values)) / values.size - mean * mean, 0.0)

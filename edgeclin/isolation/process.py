@@ -90,12 +90,16 @@ class EngineProcess:
         self._deadline_s = deadline_s
         self._channel.settimeout(deadline_s)
 
-    def run(self, sample: np.ndarray) -> np.ndarray:
+    def place(self) -> None:
+        """There is none: what hangs in the other process would still read it."""
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
         """As `Backend.run`.
 
         Raises:
             EngineFailed: no answer within the deadline, or the process ended or raised an error.
         """
+        assert sample is not None
         self._number += 1
         own = sample.dtype == self._own
         (self._board.own if own else self._board.real)[...] = sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,19 +94,49 @@ def voi_window(value: np.ndarray, step: steps.VOIWindow) -> np.ndarray:
     return np.clip(within, 0.0, 1.0).astype(np.float32)
 
 
-def normalise(value: np.ndarray, step: steps.Normalise) -> np.ndarray:
-    """(value * scale - mean) / std along the last axis; float32 of the same shape.
+def normalise(
+    value: np.ndarray, step: steps.Normalise, out: np.ndarray | None = None
+) -> np.ndarray:
+    """(value * scale - mean) / std along the last axis; float32 of the same shape, in `out` where
+    it is given, which is contiguous.
 
     Raises:
         BadInput: mean or std has neither one entry nor one a channel.
     """
     channels = value.shape[-1] if value.ndim else 1
+    # Over whole rows of pixels: NumPy is slow along an axis as short as the channels'.
+    width = value.shape[-2] if value.ndim > 1 else 1
+    scale, mean, std = _rows(step, width, channels)
+    normalised = np.empty(value.shape, np.float32) if out is None else out
+    np.copyto(normalised, value, casting="unsafe")
+    rows = normalised.reshape(-1, width * channels)
+    if scale is not None:
+        rows *= scale
+    if mean is not None:
+        rows -= mean
+    if std is not None:
+        rows /= std
+    return normalised
+
+
+@lru_cache(maxsize=16)
+def _rows(
+    step: steps.Normalise, width: int, channels: int
+) -> tuple[np.float32 | None, np.ndarray | None, np.ndarray | None]:
+    """Scale, mean and deviation, float32 [1] or one for each value of a row of `width` pixels; None
+    where it would change nothing."""
+    rows = []
     for what, entries in (("mean", step.mean), ("std", step.std)):
         if len(entries) not in (1, channels):
             raise BadInput(f"`normalise` has {len(entries)} of {what} for {channels} channels")
-    mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
-    normalised: np.ndarray = (value.astype(np.float32) * np.float32(step.scale) - mean) / std
-    return normalised
+        own = np.array(entries, np.float32)
+        rows.append(own if own.size == 1 else np.tile(own, width))
+    scale, (mean, std) = np.float32(step.scale), rows
+    return (
+        None if scale == 1 else scale,
+        mean if mean.any() else None,
+        std if (std != 1).any() else None,
+    )
 
 
 def channels_first(value: np.ndarray, step: steps.ChannelsFirst) -> np.ndarray:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from edgeclin import steps
+from edgeclin.backends.base import Backend
 from edgeclin.description import Input
 from edgeclin.errors import BadInput, EdgeclinError
 from edgeclin.preprocess import image, signal
@@ -113,6 +114,31 @@ class Preprocess:
         Raises:
             BadInput: a wrong shape, an undecodable image, or values that are not finite.
         """
+        raw, value = self._begun(sample)
+        looked_up = self._lookup(value)
+        return self._finished(raw, value, looked_up)
+
+    def for_engine(self, sample: Sample, backend: Backend) -> np.ndarray | None:
+        """Prepare one sample for `backend.run`, which gives the bits that it gives for what
+        `__call__` returns, in less time for a picture of bytes.
+
+        Returns:
+            float32 of `shape`, or the engine's own dtype; None where it is in the engine's place.
+
+        Raises:
+            BadInput: as `__call__`.
+        """
+        raw, value = self._begun(sample)
+        if (
+            not self._after
+            and value.shape == self.shape
+            and self._lookup.fill(value, backend.place)
+        ):
+            return None
+        return self._finished(raw, value, self._lookup(value, backend.input))
+
+    def _begun(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """The sample, and what the steps before those by value make of it."""
         value = np.asarray(sample)
         if value.dtype.kind not in "buif" or value.itemsize > 8:
             raise BadInput(f"values of type {value.dtype}, expected numbers of at most 64 bits")
@@ -124,15 +150,21 @@ class Preprocess:
         _require_finite(raw)  # before a step such as `clip` can hide an infinite value
         for apply, step in self._before:
             value = apply(value, step)
-        if self._lookup is not None:
-            value = self._lookup(value)
+        return raw, value
+
+    def _finished(
+        self, raw: np.ndarray, value: np.ndarray, looked_up: np.ndarray | None
+    ) -> np.ndarray:
+        value = self._lookup.through(value) if looked_up is None else looked_up
         for apply, step in self._after:
             value = apply(value, step)
-        if _squeezed(value.shape) != _squeezed(self.shape):
+        if value.shape != self.shape and _squeezed(value.shape) != _squeezed(self.shape):
             raise BadInput(
                 f"shape {_shape(value.shape)}, expected {_shape(self.shape)}"
                 + self._remedy(value.shape)
             )
+        if looked_up is not None:
+            return np.ascontiguousarray(value).reshape(self.shape)
         prepared = np.ascontiguousarray(value, np.float32).reshape(self.shape)
         if not (value is raw and value.dtype == np.float32):
             _require_finite(prepared)
