@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeclin.errors import BadInput, QueueFull
 from edgeclin.health import RunHealth
-from edgeclin.inbox import Arrival, Inbox
+from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
@@ -62,8 +62,13 @@ class Bedside:
         self._full = ""
         self._told: dict[str, tuple[float, int]] = {}
 
-    def run(self, sources: Iterable[Source], on_result: Callable[[Stored, Result], None]) -> None:
+    def run(
+        self, sources: Iterable[Source], on_result: Callable[[Stored, Result, Sample], None]
+    ) -> None:
         """Judge until all sources have ended or the inbox is stopped.
+
+        Args:
+            on_result: told each answer once it is stored, with the sample that it is about.
 
         Raises:
             EdgeclinError: a source ended so.
@@ -81,7 +86,7 @@ class Bedside:
             self._count(result)
             if arrival.answered is not None:
                 arrival.answered(stored, result)
-            on_result(stored, result)
+            on_result(stored, result, arrival.sample)
 
     def health(self) -> RunHealth:
         """How the loop is now; from any thread."""

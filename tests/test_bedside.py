@@ -54,8 +54,15 @@ def test_every_sample_gets_one_stored_answer(
     runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:100]), runtime.preprocess)
     seen: list[int] = []
-    Bedside(runtime, queue, 60).run([source], lambda stored, result: seen.append(result.position))
+    told: list[Sample] = []
+
+    def see(_: Stored, result: Result, sample: Sample) -> None:
+        seen.append(result.position)
+        told.append(sample)
+
+    Bedside(runtime, queue, 60).run([source], see)
     assert seen == list(range(100))
+    assert np.array_equal(told, beats[:100])
     assert [result.position for result in stored_results(queue)] == seen
 
 
@@ -65,7 +72,7 @@ def test_a_second_run_goes_on_after_the_last_stored_answer(
     runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:50]), runtime.preprocess)
 
-    def end_at_twenty(_: Stored, result: Result) -> None:
+    def end_at_twenty(_: Stored, result: Result, __: Sample) -> None:
         if result.position == 20:
             first.inbox.stop()
 
@@ -169,7 +176,7 @@ def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(
     bedside = Bedside(Runtime(bundle), queue, 60, answer_s=0.02)
     waits: list[float] = []
 
-    def slow(_: Stored, result: Result) -> None:
+    def slow(_: Stored, result: Result, __: Sample) -> None:
         assert result.latency_ms is not None
         waits.append(result.latency_ms.queue)
         time.sleep(0.01)

@@ -11,7 +11,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.benchmark.inputs import Inputs
 from edgeclin.benchmark.storing import DEADLINE_S, Storing
 from edgeclin.benchmark.taking import Limit, Rate, Taken, rate
-from edgeclin.inbox import Inbox
+from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import Stored
 from edgeclin.records import Result
 from edgeclin.runtime import Runtime
@@ -66,7 +66,7 @@ def multi_stream(
     arrivals = Arrivals(inputs, limit, streams, rate_hz)
     bedside = Bedside(runtime, storing.queue, DEADLINE_S)
 
-    def take_down(stored: Stored, result: Result) -> None:
+    def take_down(stored: Stored, result: Result, _: Sample) -> None:
         total = 1e3 * (time.monotonic() - arrivals.due(result.source, result.position))
         storing.note(stored)
         if result.latency_ms is None:  # tells of what was dropped

@@ -22,6 +22,7 @@ from edgeclin.cli.output import (
 if TYPE_CHECKING:
     from edgeclin.config import DeviceConfig
     from edgeclin.health import RunHealth, SyncHealth
+    from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
 
@@ -148,7 +149,7 @@ class _Tally:
         self._tiers: Counter[str] = Counter()
         self._latencies: list[float] = []
 
-    def count(self, stored: Stored, result: Result) -> None:
+    def count(self, stored: Stored, result: Result, sample: Sample) -> None:
         import msgspec
 
         if self._as_json:

@@ -32,7 +32,7 @@ from edgeclin.benchmark.percentiles import digits, distribution
 from edgeclin.benchmark.taking import Limit
 from edgeclin.bundle import Bundle
 from edgeclin.executable import executable
-from edgeclin.inbox import Inbox
+from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
@@ -313,7 +313,7 @@ def streams() -> None:
         bedside = Bedside(runtime, opened, deadline_s=60.0)
         before = Moment.now()
 
-        def take(stored: Stored, result: Result) -> None:
+        def take(stored: Stored, result: Result, _: Sample) -> None:
             now = time.monotonic()
             taken.append(1e3 * (now - source.due(result.source, result.position)))
             if stored.seq % 512 == 0:
