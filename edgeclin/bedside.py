@@ -37,6 +37,7 @@ class Bedside:
         inbox: what waits to be judged.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
+        full: why no answer can be stored now; empty when they can.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Bedside:
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
-        self._full = ""
+        self.full = ""
         self._told: dict[str, tuple[float, int]] = {}
 
     def run(
@@ -92,7 +93,7 @@ class Bedside:
         """How the loop is now; from any thread."""
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()
         drift = runtime.drift.report()
-        alarms = [self._full] if self._full else []
+        alarms = [self.full] if self.full else []
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
@@ -152,10 +153,10 @@ class Bedside:
         while True:
             try:
                 stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last)
-                self._full = ""
+                self.full = ""
                 return stored
             except QueueFull as exc:
-                self._full = str(exc)
+                self.full = str(exc)
                 log.error("ALARM: %s", exc)
                 self.busy_since = None
                 if self.inbox.stopped.wait(_RETRY_FULL_S):

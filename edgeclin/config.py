@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -60,6 +61,23 @@ class SyncConfig(Record, frozen=True):
     receipt_timeout_s: Annotated[float, Meta(ge=0, le=_DAY_S)] = 10.0
 
 
+class HTTPConfig(Record, frozen=True):
+    """The endpoint of `edgeclin run`, which knows no users: whoever reaches it may ask it all."""
+
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """0 for any that is free."""
+    host: Host = "127.0.0.1"
+    beyond_loopback: bool = False
+    """Whether other machines may reach it, too."""
+    max_body_mb: Annotated[int, Meta(ge=1, le=1024)] = 8
+    answer_s: Annotated[float, Meta(gt=0, le=_DAY_S)] = 10.0
+    """How long a request waits for its answer; it is stored all the same."""
+
+    @property
+    def on_loopback(self) -> bool:
+        return is_loopback(self.host)
+
+
 class DeviceConfig(Record, frozen=True):
     """One device."""
 
@@ -74,6 +92,7 @@ class DeviceConfig(Record, frozen=True):
     broker: BrokerConfig = BrokerConfig()
     opinions: OpinionConfig = OpinionConfig()
     sync: SyncConfig = SyncConfig()
+    http: HTTPConfig | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -105,7 +124,24 @@ def load_config(path: Path) -> DeviceConfig:
         )
     if broker.certificate is None and broker.key is not None:
         raise BadFile(path, "broker.key without broker.certificate", "name the certificate")
+    if config.http is not None and not (config.http.on_loopback or config.http.beyond_loopback):
+        raise BadFile(
+            path,
+            f"http.host {config.http.host} can be reached from other machines, and there are no "
+            "passwords",
+            "set http.beyond_loopback = true if that is meant",
+        )
     return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, whatever a name server says."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_topic_level(what: str, name: str) -> None:

@@ -15,7 +15,7 @@ from edgeclin.errors import BadFile, QueueUnusable
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -85,6 +85,18 @@ WHEN OLD.bytes > 0 AND NEW.bytes = 0 BEGIN
 END;
 CREATE TRIGGER questions_out AFTER DELETE ON questions WHEN OLD.bytes > 0 BEGIN
     UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3;
+END;
+"""
+
+_REVIEWS = """
+-- The last reviews, for whoever shows results at the bedside: their rows go with the receipt.
+CREATE TABLE reviews (
+    seq  INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+);
+CREATE TRIGGER reviews_in AFTER INSERT ON rows WHEN NEW.kind = 'review' BEGIN
+    INSERT INTO reviews (seq, body) VALUES (NEW.seq, NEW.body);
+    DELETE FROM reviews WHERE seq <= (SELECT seq FROM reviews ORDER BY seq DESC LIMIT 1 OFFSET 256);
 END;
 """
 
@@ -186,6 +198,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
     migrations = Migrations("edgeclin.offline_queue")
     migrations(name="0001_initial")(_initial)
+    migrations(name="0002_reviews")(_reviews)
     migrations.apply(Database(connection))
 
 
@@ -194,6 +207,12 @@ def _initial(db: Any) -> None:
         db.execute(statement)
     db.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),))
     db.execute("PRAGMA user_version = 1")
+
+
+def _reviews(db: Any) -> None:
+    for statement in _statements(_REVIEWS):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 2")
 
 
 def _statements(script: str) -> list[str]:

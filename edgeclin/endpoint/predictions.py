@@ -1,0 +1,164 @@
+"""`POST /predict`: one sample in, its answer out once it is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgeclin.config import HTTPConfig
+from edgeclin.description import Input
+from edgeclin.endpoint.body import media_types, sample_of
+from edgeclin.endpoint.refusal import json, refusal
+from edgeclin.errors import BadInput, EdgeclinError, MissingExtra
+from edgeclin.inbox import Inbox, Sample
+from edgeclin.offline_queue import Stored
+from edgeclin.records import Record, Result
+from edgeclin.sources import MAX_STREAMS
+
+NAME = "http"
+AT_ONCE = 16
+"""Requests whose bodies may be in memory, or whose samples may wait."""
+BODY_S = 20.0
+"""How long a body may take to come."""
+_STREAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Answer(Record, frozen=True):
+    """What was stored about a sample."""
+
+    seq: int
+    id: str
+    result: Result
+
+
+class Stopping(Exception):
+    """The loop ends, so that a sample that waits is not judged."""
+
+
+class Predictions:
+    """Offers what comes to the loop, and answers when it has.
+
+    Args:
+        inbox: the loop's.
+        spec: the input of the bundle.
+    """
+
+    def __init__(self, inbox: Inbox, spec: Input, config: HTTPConfig) -> None:
+        self._inbox = inbox
+        self._media_types = media_types(spec)
+        self._most = config.max_body_mb << 20
+        self._answer_s = config.answer_s
+        self._at_once = 0
+        self._streams: set[str] = set()
+        self._waiters: set[asyncio.Future[Answer]] = set()
+
+    def stop(self) -> None:
+        """Tell all who wait that no answer will come."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(Stopping())
+
+    async def __call__(self, request: Request) -> Response:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in self._media_types:
+            return refusal(
+                415,
+                f"a body of type {media_type!r}; this bundle takes {', '.join(self._media_types)}",
+                Accept=", ".join(self._media_types),
+            )
+        if self._at_once >= AT_ONCE:
+            return _busy(f"{AT_ONCE} requests are at work already")
+        self._at_once += 1
+        try:
+            return await self._take(request, media_type)
+        finally:
+            self._at_once -= 1
+
+    async def _take(self, request: Request, media_type: str) -> Response:
+        try:
+            body = await asyncio.wait_for(self._read(request), BODY_S)
+        except asyncio.TimeoutError:
+            return refusal(408, f"the body did not come within {BODY_S:.0f} s")
+        if body is None:
+            return refusal(
+                413, f"a body of over {self._most >> 20} MiB; http.max_body_mb sets the most"
+            )
+        sample: Sample
+        stream = request.query_params.get("stream")
+        try:
+            sample, named = await run_in_threadpool(sample_of, media_type, body)
+            stream = stream or named
+        except BadInput as problem:
+            sample = problem
+        except MissingExtra as exc:
+            return refusal(501, str(exc))
+        if stream is not None and not _STREAM.fullmatch(stream):
+            return refusal(
+                400, "a stream's name must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+            )
+        name = NAME if stream is None else f"{NAME}/{stream}"
+        if name not in self._streams and len(self._streams) >= MAX_STREAMS:
+            return refusal(429, f"{stream!r} would be more than {MAX_STREAMS} streams")
+        self._streams.add(name)
+        return await self._answer(name, sample)
+
+    async def _answer(self, name: str, sample: Sample) -> Response:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Answer] = loop.create_future()
+
+        def answered(stored: Stored, result: Result) -> None:
+            with suppress(RuntimeError):  # the endpoint has closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, waiter, Answer(stored.seq, stored.id, result))
+
+        try:
+            taken = self._inbox.line(name).offer(sample, answered)
+        except EdgeclinError as exc:  # the queue, which knows where a stream goes on
+            return refusal(503, str(exc))
+        if not taken:
+            if self._inbox.stopped.is_set():
+                return _stopped()
+            return _busy(f"as many samples of {name} as may wait do so already")
+        self._waiters.add(waiter)
+        try:
+            answer = await asyncio.wait_for(waiter, self._answer_s)
+        except asyncio.TimeoutError:
+            return refusal(
+                504,
+                f"no answer within {self._answer_s:g} s; the sample waits, and its result will be "
+                "stored and shown among the results: do not send it again",
+            )
+        except Stopping:
+            return _stopped()
+        finally:
+            self._waiters.discard(waiter)
+        return json(answer, 422 if answer.result.rejected else 200)
+
+    async def _read(self, request: Request) -> bytes | None:
+        """The body, or None for one that is too long."""
+        told = request.headers.get("content-length", "0")
+        if not told.isdigit() or int(told) > self._most:
+            return None
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._most:
+                return None
+        return bytes(body)
+
+
+def _settle(waiter: asyncio.Future[Answer], answer: Answer) -> None:
+    if not waiter.done():
+        waiter.set_result(answer)
+
+
+def _busy(why: str) -> Response:
+    return refusal(503, f"{why}; ask again", Retry_After="1")
+
+
+def _stopped() -> Response:
+    return refusal(503, "`edgeclin run` is stopping; this sample is not judged", Retry_After="5")
