@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +22,9 @@ from edgeclin.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from edgeclin.config import DeviceConfig
+    from edgeclin.bedside import Bedside
+    from edgeclin.config import DeviceConfig, HTTPConfig
+    from edgeclin.endpoint import Endpoint
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
@@ -68,6 +72,12 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     help="What writes to standard input cannot wait: the oldest sample of a full stream goes.",
 )
 @click.option(
+    "--http",
+    "port",
+    type=click.IntRange(min=0, max=65_535),
+    help="Serve the bedside page and take samples on this port, 0 for any that is free.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=1,
@@ -82,6 +92,7 @@ def run(
     addresses: tuple[str, ...],
     rate: float | None,
     live: bool,
+    port: int | None,
     threads: int,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
@@ -104,13 +115,16 @@ def run(
 
     config = load_config(config_path)
     path = Path(_required(str(bundle or config.bundle or ""), "bundle", config_path))
-    where = _required(addresses or config.sources, "source", config_path)
+    http = _http(config, port)
+    where = addresses or config.sources
+    if http is None:
+        _required(where, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
-    origins = open_sources(where, runtime, rate, live)
+    sources = [*open_sources(where, runtime, rate, live)]
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
-        for origin in origins:
+        for origin in sources:
             start = queue.next_position(origin.name, runtime.bundle.digest)
             if start and origin.recorded:
                 click.echo(
@@ -125,8 +139,15 @@ def run(
             return since is None or time.monotonic() - since < _STUCK_S
 
         on_stop(bedside.inbox.stop)
-        with Watchdog(alive), Telling(queue.notices, bedside.health):
-            bedside.run(origins, tally.count)
+        told = [tally.count]
+        with ExitStack() as stack:
+            if http is not None:
+                endpoint = _open_endpoint(bedside, runtime, queue, config, http, alive)
+                sources.append(stack.enter_context(endpoint))
+                told.append(endpoint.show)
+            stack.enter_context(Watchdog(alive))
+            stack.enter_context(Telling(queue.notices, bedside.health))
+            bedside.run(sources, lambda *answer: [tell(*answer) for tell in told])
     runtime.close()
     if not as_json:
         tally.print()
@@ -138,6 +159,36 @@ def _required(value: Value, what: str, config_path: Path) -> Value:
     if not value:
         raise BadFile(config_path, f"names no {what}", f"set it there, or give --{what}")
     return value
+
+
+def _http(config: DeviceConfig, port: int | None) -> HTTPConfig | None:
+    """The endpoint's settings; None without one."""
+    from msgspec.structs import replace
+
+    from edgeclin.config import HTTPConfig
+
+    return config.http if port is None else replace(config.http or HTTPConfig(), port=port)
+
+
+def _open_endpoint(
+    bedside: Bedside,
+    runtime: Runtime,
+    queue: OfflineQueue,
+    config: DeviceConfig,
+    http: HTTPConfig,
+    alive: Callable[[], bool],
+) -> Endpoint:
+    from edgeclin.endpoint import Endpoint
+
+    endpoint = Endpoint(bedside, runtime, queue, config, http, alive)
+    click.echo(f"serving {endpoint.address}", err=True)
+    if not http.on_loopback:
+        click.echo(
+            "warning: other machines can reach it, without any password: see their results, and "
+            "have samples judged",
+            err=True,
+        )
+    return endpoint
 
 
 class _Tally:

@@ -45,8 +45,9 @@ class Doorkeeper:
         host = headers.get("host", "")
         if not self._known(host):
             answer = refusal(
-                421, "this endpoint answers to localhost, 127.0.0.1 and [::1] only, whatever "
-                "name a name server gives this machine"
+                421,
+                "this endpoint answers to localhost, 127.0.0.1 and [::1] only, whatever "
+                "name a name server gives this machine",
             )
             await answer(scope, receive, marked)
         elif scope["method"] != "GET" and _from_elsewhere(headers, host):

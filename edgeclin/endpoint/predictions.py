@@ -25,7 +25,7 @@ AT_ONCE = 16
 """Requests whose bodies may be in memory, or whose samples may wait."""
 BODY_S = 20.0
 """How long a body may take to come."""
-_STREAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+STREAM = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
 class Answer(Record, frozen=True):
@@ -63,7 +63,8 @@ class Predictions:
             if not waiter.done():
                 waiter.set_exception(Stopping())
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """The route."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type not in self._media_types:
             return refusal(
@@ -97,7 +98,7 @@ class Predictions:
             sample = problem
         except MissingExtra as exc:
             return refusal(501, str(exc))
-        if stream is not None and not _STREAM.fullmatch(stream):
+        if stream is not None and not STREAM.fullmatch(stream):
             return refusal(
                 400, "a stream's name must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
             )
@@ -105,9 +106,9 @@ class Predictions:
         if name not in self._streams and len(self._streams) >= MAX_STREAMS:
             return refusal(429, f"{stream!r} would be more than {MAX_STREAMS} streams")
         self._streams.add(name)
-        return await self._answer(name, sample)
+        return await self._judged(name, sample)
 
-    async def _answer(self, name: str, sample: Sample) -> Response:
+    async def _judged(self, name: str, sample: Sample) -> Response:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Answer] = loop.create_future()
 

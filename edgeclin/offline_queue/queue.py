@@ -158,9 +158,7 @@ class OfflineQueue:
 
     def reviews(self, after: int = 0) -> list[Review]:
         """The last reviews with a sequence number above `after`, delivered or not, in order."""
-        rows = self._database.all(
-            "SELECT body FROM reviews WHERE seq > ? ORDER BY seq", (after,)
-        )
+        rows = self._database.all("SELECT body FROM reviews WHERE seq > ? ORDER BY seq", (after,))
         return [msgspec.json.decode(body, type=Review) for (body,) in rows]
 
     # -- the process that delivers -------------------------------------------------------------
