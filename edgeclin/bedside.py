@@ -89,6 +89,11 @@ class Bedside:
                 arrival.answered(stored, result)
             on_result(stored, result, arrival.sample)
 
+    @property
+    def runtime(self) -> Runtime:
+        """What judges the next sample."""
+        return self._runtime
+
     def health(self) -> RunHealth:
         """How the loop is now; from any thread."""
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()

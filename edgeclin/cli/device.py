@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
+    from edgeclin.sources import Source
 
 Value = TypeVar("Value")
 _STUCK_S = 10.0
@@ -121,10 +122,11 @@ def run(
         _required(where, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
-    sources = [*open_sources(where, runtime, rate, live)]
+    origins = open_sources(where, runtime, rate, live)
+    sources: list[Source] = [*origins]
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
-        for origin in sources:
+        for origin in origins:
             start = queue.next_position(origin.name, runtime.bundle.digest)
             if start and origin.recorded:
                 click.echo(
@@ -138,16 +140,20 @@ def run(
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
+        def tell(stored: Stored, result: Result, sample: Sample) -> None:
+            for listener in listeners:
+                listener(stored, result, sample)
+
         on_stop(bedside.inbox.stop)
-        told = [tally.count]
+        listeners = [tally.count]
         with ExitStack() as stack:
             if http is not None:
-                endpoint = _open_endpoint(bedside, runtime, queue, config, http, alive)
-                sources.append(stack.enter_context(endpoint))
-                told.append(endpoint.show)
+                endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
+                sources.append(endpoint)
+                listeners.append(endpoint.show)
             stack.enter_context(Watchdog(alive))
             stack.enter_context(Telling(queue.notices, bedside.health))
-            bedside.run(sources, lambda *answer: [tell(*answer) for tell in told])
+            bedside.run(sources, tell)
     runtime.close()
     if not as_json:
         tally.print()
@@ -172,7 +178,6 @@ def _http(config: DeviceConfig, port: int | None) -> HTTPConfig | None:
 
 def _open_endpoint(
     bedside: Bedside,
-    runtime: Runtime,
     queue: OfflineQueue,
     config: DeviceConfig,
     http: HTTPConfig,
@@ -180,7 +185,7 @@ def _open_endpoint(
 ) -> Endpoint:
     from edgeclin.endpoint import Endpoint
 
-    endpoint = Endpoint(bedside, runtime, queue, config, http, alive)
+    endpoint = Endpoint(bedside, queue, config, http, alive)
     click.echo(f"serving {endpoint.address}", err=True)
     if not http.on_loopback:
         click.echo(

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
 from edgeclin.description import Input
 from edgeclin.endpoint import metrics
@@ -50,8 +51,11 @@ class Rooms:
     events: Events
 
 
-def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
+def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette:
     """The endpoint as an ASGI application."""
+
+    def spec() -> Input:
+        return bedside.runtime.bundle.manifest.inputs[0]
 
     async def results(request: Request) -> Response:
         after = _number(request, "after", 0, 0, _MOST_SEQ)
@@ -63,7 +67,7 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         if sample is None:
             return refusal(404, "no such result, or its sample is no longer kept")
         try:
-            media_type, data = await run_in_threadpool(draw, sample, spec)
+            media_type, data = await run_in_threadpool(draw, sample, spec())
         except BadInput as problem:
             return refusal(404, f"the sample cannot be drawn: {problem}")
         except MissingExtra as exc:
@@ -79,7 +83,7 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def schema(_: Request) -> Response:
-        return json(document(media_types(spec)))
+        return json(document(media_types(spec())))
 
     routes = [
         Route("/predict", rooms.predictions.answer, methods=["POST"]),
@@ -88,7 +92,7 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         Route("/events", rooms.events, methods=["GET"]),
         Route("/health", health),
         Route("/metrics", for_prometheus),
-        Route("/schema/openapi.json", schema),
+        Route("/openapi.json", schema),
         *(Route(path, _file(*page)) for path, page in _PAGE.items()),
     ]
     return Starlette(

@@ -13,7 +13,6 @@ from edgeclin.errors import MissingExtra
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result
-from edgeclin.runtime import Runtime
 
 try:
     import uvicorn
@@ -59,16 +58,15 @@ class Endpoint:
     def __init__(
         self,
         bedside: Bedside,
-        runtime: Runtime,
         queue: OfflineQueue,
         config: DeviceConfig,
         http: HTTPConfig,
         alive: Callable[[], bool],
     ) -> None:
         self._http = http
-        self._spec = runtime.bundle.manifest.inputs[0]
-        self._history = History(_thresholds(runtime))
-        self._watch = Watch(bedside, runtime, queue, config, self._history, alive)
+        self._bedside = bedside
+        self._history = History(self._threshold)
+        self._watch = Watch(bedside, queue, config, self._history, alive)
         self._metrics = Metrics(self._watch.health)
         self._socket = listen(http.host, http.port)
         host, port = self._socket.getsockname()[:2]
@@ -103,12 +101,12 @@ class Endpoint:
         self.close()
 
     async def _serve(self, inbox: Inbox) -> None:
-        predictions = Predictions(inbox, self._spec, self._http)
+        predictions = Predictions(self._bedside, self._http)
         events = Events(self._history, self._watch.health)
         rooms = Rooms(self._history, self._watch, self._metrics, predictions, events)
         server = uvicorn.Server(
             uvicorn.Config(
-                application(rooms, self._spec, self._http),
+                application(rooms, self._bedside, self._http),
                 http=ImpatientProtocol,
                 ws="none",
                 loop="asyncio",
@@ -137,11 +135,6 @@ class Endpoint:
             await asyncio.to_thread(self._watch.look)
             await asyncio.sleep(_LOOK_S)
 
-
-def _thresholds(runtime: Runtime) -> Callable[[str], float | None]:
-    manifest = runtime.bundle.manifest
-    known = {
-        label: manifest.confidence.threshold_of(index)
-        for index, label in enumerate(manifest.output.labels)
-    }
-    return known.get
+    def _threshold(self, label: str) -> float:
+        manifest = self._bedside.runtime.bundle.manifest
+        return manifest.confidence.threshold_of(manifest.output.labels.index(label))

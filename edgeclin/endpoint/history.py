@@ -85,7 +85,7 @@ class History:
 
     def __init__(
         self,
-        threshold: Callable[[str], float | None],
+        threshold: Callable[[str], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._threshold = threshold

@@ -1,4 +1,4 @@
-"""`GET /schema/openapi.json`: what the endpoint answers, made from the records that it answers
+"""`GET /openapi.json`: what the endpoint answers, made from the records that it answers
 with."""
 
 from __future__ import annotations

@@ -10,15 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
-from edgeclin.description import Input
 from edgeclin.endpoint.body import media_types, sample_of
 from edgeclin.endpoint.refusal import json, refusal
 from edgeclin.errors import BadInput, EdgeclinError, MissingExtra
-from edgeclin.inbox import Inbox, Sample
+from edgeclin.inbox import Sample
 from edgeclin.offline_queue import Stored
 from edgeclin.records import Record, Result
-from edgeclin.sources import MAX_STREAMS
+from edgeclin.sources.json_lines import MAX_STREAMS
 
 NAME = "http"
 AT_ONCE = 16
@@ -41,16 +41,11 @@ class Stopping(Exception):
 
 
 class Predictions:
-    """Offers what comes to the loop, and answers when it has.
+    """Offers what comes to the loop, and answers when it has."""
 
-    Args:
-        inbox: the loop's.
-        spec: the input of the bundle.
-    """
-
-    def __init__(self, inbox: Inbox, spec: Input, config: HTTPConfig) -> None:
-        self._inbox = inbox
-        self._media_types = media_types(spec)
+    def __init__(self, bedside: Bedside, config: HTTPConfig) -> None:
+        self._bedside = bedside
+        self._inbox = bedside.inbox
         self._most = config.max_body_mb << 20
         self._answer_s = config.answer_s
         self._at_once = 0
@@ -66,11 +61,12 @@ class Predictions:
     async def answer(self, request: Request) -> Response:
         """The route."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in self._media_types:
+        known = media_types(self._bedside.runtime.bundle.manifest.inputs[0])
+        if media_type not in known:
             return refusal(
                 415,
-                f"a body of type {media_type!r}; this bundle takes {', '.join(self._media_types)}",
-                Accept=", ".join(self._media_types),
+                f"a body of type {media_type!r}; this bundle takes {', '.join(known)}",
+                Accept=", ".join(known),
             )
         if self._at_once >= AT_ONCE:
             return _busy(f"{AT_ONCE} requests are at work already")
