@@ -156,10 +156,17 @@ class OfflineQueue:
         )
         return int(row[0]) if row else 0
 
-    def reviews(self, after: int = 0) -> list[Review]:
-        """The last reviews with a sequence number above `after`, delivered or not, in order."""
-        rows = self._database.all("SELECT body FROM reviews WHERE seq > ? ORDER BY seq", (after,))
-        return [msgspec.json.decode(body, type=Review) for (body,) in rows]
+    def reviews(self, first: int = 0) -> dict[int, Review]:
+        """What became of the newest results, delivered or not.
+
+        Args:
+            first: the lowest sequence number of a result that is of interest.
+
+        Returns:
+            the last review of each result that has one, by the result's sequence number; of the
+            newest 256 such results.
+        """
+        return self._questions.reviews(first)
 
     # -- the process that delivers -------------------------------------------------------------
 
