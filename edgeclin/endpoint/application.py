@@ -17,7 +17,6 @@ from starlette.routing import Route
 
 from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
-from edgeclin.description import Input
 from edgeclin.endpoint import metrics
 from edgeclin.endpoint.body import media_types
 from edgeclin.endpoint.doorkeeper import Doorkeeper
@@ -54,20 +53,17 @@ class Rooms:
 def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette:
     """The endpoint as an ASGI application."""
 
-    def spec() -> Input:
-        return bedside.runtime.bundle.manifest.inputs[0]
-
     async def results(request: Request) -> Response:
         after = _number(request, "after", 0, 0, _MOST_SEQ)
         limit = _number(request, "limit", KEPT, 1, KEPT)
         return json(Results(tuple(rooms.history.newest(after, limit))))
 
     async def drawing(request: Request) -> Response:
-        sample = rooms.history.sample(request.path_params["seq"])
-        if sample is None:
+        kept = rooms.history.sample(request.path_params["seq"])
+        if kept is None:
             return refusal(404, "no such result, or its sample is no longer kept")
         try:
-            media_type, data = await run_in_threadpool(draw, sample, spec())
+            media_type, data = await run_in_threadpool(draw, *kept)
         except BadInput as problem:
             return refusal(404, f"the sample cannot be drawn: {problem}")
         except MissingExtra as exc:
@@ -83,7 +79,7 @@ def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def schema(_: Request) -> Response:
-        return json(document(media_types(spec())))
+        return json(document(media_types(bedside.runtime.bundle.manifest.inputs[0])))
 
     routes = [
         Route("/predict", rooms.predictions.answer, methods=["POST"]),

@@ -105,7 +105,7 @@ class Watch:
             waiting = self._queue.usage()
             oldest = self._history.oldest_seq
             if oldest is not None:
-                self._history.review(self._queue.reviews(after=oldest))
+                self._history.review(self._queue.reviews(oldest))
         except EdgeclinError as exc:
             self._seen, self._problem = None, f"the queue cannot be read: {exc}"
         else:

@@ -112,7 +112,8 @@ class OfflineQueue:
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
-        The id (UUIDv7) is made here, once; the source's position moves in the same transaction.
+        The id (UUIDv7) is made here, once; the source's position moves in the same transaction,
+        but for a shadow's answer.
 
         Args:
             sample: the raw sample, before preprocessing.
@@ -133,13 +134,14 @@ class OfflineQueue:
             with self._database.transaction(result.tier) as db:
                 self._make_room(db, result.tier, len(body) + len(ask or b""))
                 seq = insert_row(db, identity, "result", result.tier, body)
-                db.execute(
-                    """
-                    INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
-                        ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
-                    """,
-                    (result.source, bundle, after),
-                )
+                if not result.shadow_of:
+                    db.execute(
+                        """
+                        INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
+                            ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
+                        """,
+                        (result.source, bundle, after),
+                    )
                 if ask is not None:
                     self._questions.insert(db, seq, identity, result, ask, deadline_s)
         except BaseException:
