@@ -7,41 +7,18 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
-from edgeclin.backends import load_backend
 from edgeclin.bedside import Bedside
-from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.config import DeviceConfig, HTTPConfig, QueueConfig
 from edgeclin.endpoint import Endpoint
-from edgeclin.golden import write_golden
-from edgeclin.inbox import Sample
-from edgeclin.manifest import Engine, Manifest
-from edgeclin.offline_queue import OfflineQueue, Stored
-from edgeclin.preprocess import Preprocess
-from edgeclin.records import Result
+from edgeclin.offline_queue import OfflineQueue
 from edgeclin.runtime import Runtime
 from edgeclin.sources import Source
 
-ENGINE = Path(__file__).parent / "data" / "ecg_int8.tflite"
-NPY, JSON = "application/x-npy", "application/json"
-
-
-def heartbeat_bundle(path: Path, manifest: Manifest, beats: np.ndarray) -> Bundle:
-    """An unsigned bundle of a real INT8 engine for heartbeats."""
-    model = ENGINE.read_bytes()
-    backend, preprocess = load_backend("tflite", model), Preprocess(manifest.inputs[0])
-    inputs = [np.asarray(beat) for beat in beats[:4]]
-    outputs = np.stack([backend.run(preprocess(sample)).ravel() for sample in inputs])
-    changed = msgspec.structs.replace(
-        manifest, engines=(Engine(backend="tflite", file="engine.tflite", precision="int8"),)
-    )
-    files = {"engine.tflite": model, "golden.npz": write_golden(inputs, outputs)}
-    return Bundle.open(write_bundle(path, changed, files, None), (), allow_unsigned=True)
+JSON, NPY = "application/json", "application/x-npy"
+ANY = HTTPConfig(port=0)
+"""Any free port of loopback."""
 
 
 class Answered:
@@ -87,7 +64,7 @@ class Served:
 def serving(
     runtime: Runtime,
     queue: OfflineQueue,
-    http: HTTPConfig | None = None,
+    http: HTTPConfig = ANY,
     sources: Sequence[Source] = (),
     alive: Callable[[], bool] = lambda: True,
     judge: bool = True,
@@ -99,14 +76,12 @@ def serving(
     """
     config = DeviceConfig(1, "ward", "bed-1", QueueConfig(str(queue.path)))
     bedside = Bedside(runtime, queue, 60)
-    with Endpoint(bedside, queue, config, http or HTTPConfig(port=0), alive) as endpoint:
-
-        def show(stored: Stored, result: Result, sample: Sample) -> None:
-            endpoint.show(stored, result, sample)
-
+    with Endpoint(bedside, queue, config, http, alive) as endpoint:
         everything = [*sources, endpoint]
         if judge:
-            loop = threading.Thread(target=bedside.run, args=(everything, show), daemon=True)
+            loop = threading.Thread(
+                target=bedside.run, args=(everything, endpoint.show), daemon=True
+            )
             loop.start()
         else:
             for source in everything:
@@ -115,7 +90,6 @@ def serving(
             yield Served(bedside, queue, endpoint)
         finally:
             bedside.inbox.stop()
-            endpoint.close()
             if judge:
                 loop.join(30)
                 assert not loop.is_alive()

@@ -14,7 +14,6 @@ from edgeclin.endpoint.history import KEPT, Latest, Shown
 from edgeclin.endpoint.predictions import STREAM, Answer
 from edgeclin.endpoint.refusal import Refusal
 from edgeclin.records import Record
-from edgeclin.sources.json_samples import Chunk
 from edgeclin.version import VERSION
 
 
@@ -24,7 +23,7 @@ class Results(Record, frozen=True):
     results: tuple[Shown, ...]
 
 
-_RECORDS = (Answer, Chunk, Refusal, Results, Health, Latest, SignalDrawing)
+_RECORDS = (Answer, Refusal, Results, Health, Latest, SignalDrawing)
 _REFUSALS = {
     "400": "The stream's name is none, or another one than the body's.",
     "403": "A page of another site asks.",
@@ -104,12 +103,17 @@ def document(media_types: Sequence[str]) -> dict[str, Any]:
 
 def _predict(media_types: Sequence[str]) -> dict[str, Any]:
     numbers = {"type": "array", "description": "Numbers, nested as the sample's axes are."}
-    json = {"anyOf": [numbers, {"$ref": "#/components/schemas/Chunk"}]}
+    name = {"type": "string", "pattern": STREAM.pattern}
+    named = {
+        "type": "object",
+        "properties": {"samples": numbers, "stream": name},
+        "required": ["samples", "stream"],
+        "additionalProperties": False,
+    }
+    json = {"anyOf": [numbers, named]}
     return {
         "summary": "Judge one sample; the answer comes once it is stored",
-        "parameters": [
-            _parameter("stream", "Of the sample.", type="string", pattern=STREAM.pattern)
-        ],
+        "parameters": [_parameter("stream", "Of the sample.", **name)],
         "requestBody": {
             "required": True,
             "content": {one: {"schema": json} if one == JSON else {} for one in media_types},
