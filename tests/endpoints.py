@@ -8,11 +8,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from edgeclin.bedside import Bedside
+from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.config import DeviceConfig, HTTPConfig, QueueConfig
 from edgeclin.endpoint import Endpoint
 from edgeclin.offline_queue import OfflineQueue
@@ -29,6 +32,14 @@ def npy(sample: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, sample)
     return file.getvalue()
+
+
+def doubting(bundle: Bundle, path: Path) -> Bundle:
+    """The same bundle, unsigned, with a threshold that no answer reaches."""
+    manifest = bundle.manifest
+    changed = replace(manifest, confidence=replace(manifest.confidence, threshold=1.1))
+    files = {name: bundle.read(name) for name in manifest.files}
+    return Bundle.open(write_bundle(path, changed, files, None), (), allow_unsigned=True)
 
 
 class Answered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
@@ -21,12 +22,12 @@ from bedsides import stored_results
 from polling import wait_until
 
 pytest.importorskip("uvicorn", reason="the http extra is not installed")
-from endpoints import ANY, NPY, Served, npy, serving
+from endpoints import ANY, NPY, Served, doubting, npy, serving
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeclin import wire
-from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.bundle import Bundle
 from edgeclin.config import HTTPConfig
 from edgeclin.endpoint import connections, events
 from edgeclin.endpoint.application import Rooms, application
@@ -59,13 +60,7 @@ def served(runtime: Runtime, queue: OfflineQueue) -> Iterator[Served]:
 @pytest.fixture
 def unsure(tmp_path: Path, heartbeats: Bundle, queue: OfflineQueue) -> Iterator[Served]:
     """Every answer is in doubt."""
-    manifest = heartbeats.manifest
-    changed = msgspec.structs.replace(
-        manifest, confidence=msgspec.structs.replace(manifest.confidence, threshold=1.1)
-    )
-    files = {name: heartbeats.read(name) for name in manifest.files}
-    path = write_bundle(tmp_path / "unsure.edgeclin", changed, files, None)
-    with serving(Runtime(Bundle.open(path, (), allow_unsigned=True)), queue) as opened:
+    with serving(Runtime(doubting(heartbeats, tmp_path / "unsure.edgeclin")), queue) as opened:
         yield opened
 
 
@@ -590,6 +585,21 @@ def test_a_connection_in_use_is_not_ended(
         threading.Event().wait(0.1)
     assert connection.sock is before
     connection.close()
+
+
+def test_no_answer_waits_for_more_to_send(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nagle's algorithm would hold each one for 40 ms."""
+    made = connections.ImpatientProtocol.connection_made
+    at_once: list[int] = []
+
+    def watched(protocol: connections.ImpatientProtocol, transport: asyncio.Transport) -> None:
+        accepted = transport.get_extra_info("socket")
+        at_once.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(protocol, transport)
+
+    monkeypatch.setattr(connections.ImpatientProtocol, "connection_made", watched)
+    served.get("/health")
+    assert at_once == [1]
 
 
 def test_a_port_that_is_taken_is_one_sentence(served: Served) -> None:

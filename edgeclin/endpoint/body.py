@@ -53,10 +53,9 @@ def sample_of(media_type: str, body: bytes) -> tuple[np.ndarray, str | None]:
 def _npy(body: bytes) -> np.ndarray:
     try:
         # What is not .npy, numpy would take for a pickle or an archive.
-        loaded = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
     except Exception as exc:  # numpy has no one error for damage
         raise BadInput("not a .npy file of numbers") from exc
-    return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
 
 
 def _dicom(body: bytes) -> np.ndarray:
