@@ -100,6 +100,11 @@ class Endpoint:
             asyncio.run(self._serve())
             if self._broken is not None:  # better nothing than a page without the last results
                 raise self._broken
+        except Exception as exc:
+            log.error("the endpoint has ended", exc_info=exc)
+            raise EdgeclinError(
+                f"the endpoint has ended ({exc!r}); restart `edgeclin run` to have it back"
+            ) from exc
         finally:
             self._socket.close()
             self._ended.set()
@@ -147,7 +152,7 @@ class Endpoint:
         server.should_exit = True
         await serving
         if not self._closing.is_set():
-            raise EdgeclinError("the endpoint has ended by itself")
+            raise RuntimeError("the server stopped by itself")
 
     async def _look_in_time(self) -> None:
         while True:
