@@ -106,17 +106,19 @@ def test_it_serves_without_any_source_and_ends_with_all_that_it_answered(
 def test_it_serves_on_when_a_data_set_has_ended(config: Write) -> None:
     data = str(ECG / "data" / "validation.npz")
     with running(config("[http]\nport = 0\n"), "--source", data) as (_, port):
-        wait_until(lambda: newest(port) == "validation", "the data set")
-        assert predict(port).status == 200
-        wait_until(lambda: newest(port) == "http", "the sample")
+        wait_until(lambda: newest(port) == 150, "the whole data set")
+        answer = predict(port)
+        assert (answer.status, answer.json["seq"]) == (200, 151)
+        wait_until(lambda: newest(port) == 151, "the sample")
 
 
-def newest(port: int) -> str:
+def newest(port: int) -> int:
+    """The sequence number of the last result that is shown, 0 before there is one."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/results?limit=1")
     results = json.loads(connection.getresponse().read())["results"]
     connection.close()
-    return results[0]["result"]["source"].partition("#")[0].partition(".")[0] if results else ""
+    return int(results[0]["seq"]) if results else 0
 
 
 def run(config: Path, *options: str) -> Result:
