@@ -24,7 +24,7 @@ NAME = "http"
 AT_ONCE = 16
 """Requests whose bodies may be in memory, or whose samples may wait."""
 MOST_JSON = 2 << 20
-"""While JSON is read Python judges nothing: 1 MiB takes some 15 ms."""
+"""While JSON is read Python judges nothing: 1 MiB of it took 10 to 60 ms on x86-64."""
 BODY_S = 20.0
 """How long a body may take to come."""
 STREAM = re.compile(r"^[A-Za-z0-9._-]{1,64}$")

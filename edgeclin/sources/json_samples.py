@@ -31,7 +31,7 @@ def parse(text: bytes) -> np.ndarray | Chunk:
     """
     try:
         odd = any(word in text for word in _NOT_JSON)
-        # msgspec is five times as fast, and the GIL is held all the while.
+        # msgspec is faster, and the GIL is held all the while.
         value = json.loads(text) if odd else msgspec.json.decode(text)
         if isinstance(value, dict):
             return msgspec.convert(value, Chunk)
