@@ -40,6 +40,7 @@ class Bedside:
         inbox: what waits to be judged.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
+        full: why no answer can be stored now; empty when they can.
         refused: why the bundle that stands ready does not take over; empty when none does.
     """
 
@@ -65,7 +66,7 @@ class Bedside:
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
-        self._full = self.refused = ""
+        self.full = self.refused = ""
         self._told: dict[str, tuple[float, int]] = {}
 
     def run(
@@ -124,7 +125,7 @@ class Bedside:
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()
         drift = runtime.drift.report()
         alarms = [*runtime.alarms]
-        alarms += [problem for problem in (self._full, self.refused) if problem]
+        alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
@@ -186,10 +187,10 @@ class Bedside:
         while True:
             try:
                 stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last)
-                self._full = ""
+                self.full = ""
                 return stored
             except QueueFull as exc:
-                self._full = str(exc)
+                self.full = str(exc)
                 log.error("ALARM: %s", exc)
                 self.busy_since = None
                 if self.inbox.stopped.wait(_RETRY_FULL_S):

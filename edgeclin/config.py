@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -80,6 +81,23 @@ class IsolationConfig(Record, frozen=True):
         return (default if self.deadline_ms is None else self.deadline_ms) / 1000
 
 
+class HTTPConfig(Record, frozen=True):
+    """The endpoint of `edgeclin run`, which knows no users: whoever reaches it may ask it all."""
+
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """0 for any that is free."""
+    host: Host = "127.0.0.1"
+    beyond_loopback: bool = False
+    """Whether other machines may reach it, too."""
+    max_body_mb: Annotated[int, Meta(ge=1, le=1024)] = 8
+    answer_s: Annotated[float, Meta(gt=0, le=_DAY_S)] = 10.0
+    """How long a request waits for its answer; it is stored all the same."""
+
+    @property
+    def on_loopback(self) -> bool:
+        return is_loopback(self.host)
+
+
 class DeviceConfig(Record, frozen=True):
     """One device."""
 
@@ -98,6 +116,7 @@ class DeviceConfig(Record, frozen=True):
     sync: SyncConfig = SyncConfig()
     isolation: IsolationConfig | None = None
     """Without it the engine runs in the process of `run`."""
+    http: HTTPConfig | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -129,7 +148,24 @@ def load_config(path: Path) -> DeviceConfig:
         )
     if broker.certificate is None and broker.key is not None:
         raise BadFile(path, "broker.key without broker.certificate", "name the certificate")
+    if config.http is not None and not (config.http.on_loopback or config.http.beyond_loopback):
+        raise BadFile(
+            path,
+            f"http.host {config.http.host} can be reached from other machines, and there are no "
+            "passwords",
+            "set http.beyond_loopback = true if that is meant",
+        )
     return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, whatever a name server says."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_topic_level(what: str, name: str) -> None:

@@ -111,7 +111,7 @@ class Failover:
         )
 
     def place(self) -> None:
-        """There is none: the engine that takes the sample may hang, and another one takes it then."""
+        """There is none: another engine takes the sample when the first one hangs."""
 
     def run(self, sample: np.ndarray | None) -> np.ndarray:
         """As `Backend.run`, by the first engine that answers, with finite outputs.

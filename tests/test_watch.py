@@ -105,7 +105,7 @@ def test_a_file_that_was_left_half_way_goes_on_there(
     write(folder / "a.csv", np.sin(np.arange(204)))
     bedside = Bedside(runtime, queue, 60)
 
-    def end_at_twenty(_: object, result: Result) -> None:
+    def end_at_twenty(_: object, result: Result, __: object) -> None:
         if result.position == 20:
             bedside.inbox.stop()
 

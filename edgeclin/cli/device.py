@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,13 +22,16 @@ from edgeclin.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from edgeclin.bedside import Bedside
     from edgeclin.bundle import Bundle
-    from edgeclin.config import DeviceConfig
+    from edgeclin.config import DeviceConfig, HTTPConfig
+    from edgeclin.endpoint import Endpoint
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
     from edgeclin.runtime import Runtime
+    from edgeclin.sources import Source
 
 Value = TypeVar("Value")
 _STUCK_S = 10.0
@@ -71,6 +75,12 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     help="What writes to standard input cannot wait: the oldest sample of a full stream goes.",
 )
 @click.option(
+    "--http",
+    "port",
+    type=click.IntRange(min=0, max=65_535),
+    help="Serve the bedside page and take samples on this port, 0 for any that is free.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=1,
@@ -95,6 +105,7 @@ def run(
     addresses: tuple[str, ...],
     rate: float | None,
     live: bool,
+    port: int | None,
     threads: int,
     isolate: bool,
     shadow: Path | None,
@@ -121,7 +132,10 @@ def run(
 
     config = load_config(config_path)
     path = Path(_required(str(bundle or config.bundle or ""), "bundle", config_path))
-    where = _required(addresses or config.sources, "source", config_path)
+    http = _http(config, port)
+    where = addresses or config.sources
+    if http is None:
+        _required(where, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
     isolation = config.isolation or (IsolationConfig() if isolate else None)
 
@@ -139,6 +153,7 @@ def run(
     runtime = load(open_now())
     second = str(shadow or config.shadow or "")
     origins = open_sources(where, runtime, rate, live)
+    sources: list[Source] = [*origins]
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
         for origin in origins:
@@ -156,14 +171,23 @@ def run(
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
+        def tell(stored: Stored, result: Result, sample: Sample) -> None:
+            for listener in listeners:
+                listener(stored, result, sample)
+
         on_stop(bedside.inbox.stop)
+        listeners = [tally.count]
         with ExitStack() as stack:
             stack.enter_context(Watchdog(alive))
             stack.enter_context(Telling(queue.notices, bedside.health))
             stack.enter_context(Swap(path, bedside, open_now, load, yields=isolation is None))
             if beside is not None:
                 stack.enter_context(beside)
-            bedside.run(origins, tally.count)
+            if http is not None:
+                endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
+                sources.append(endpoint)
+                listeners.append(endpoint.show)
+            bedside.run(sources, tell)
     bedside.runtime.close()
     if not as_json:
         tally.print()
@@ -177,6 +201,35 @@ def _required(value: Value, what: str, config_path: Path) -> Value:
     if not value:
         raise BadFile(config_path, f"names no {what}", f"set it there, or give --{what}")
     return value
+
+
+def _http(config: DeviceConfig, port: int | None) -> HTTPConfig | None:
+    """The endpoint's settings; None without one."""
+    from msgspec.structs import replace
+
+    from edgeclin.config import HTTPConfig
+
+    return config.http if port is None else replace(config.http or HTTPConfig(), port=port)
+
+
+def _open_endpoint(
+    bedside: Bedside,
+    queue: OfflineQueue,
+    config: DeviceConfig,
+    http: HTTPConfig,
+    alive: Callable[[], bool],
+) -> Endpoint:
+    from edgeclin.endpoint import Endpoint
+
+    endpoint = Endpoint(bedside, queue, config, http, alive)
+    click.echo(f"serving {endpoint.address}", err=True)
+    if not http.on_loopback:
+        click.echo(
+            "warning: other machines can reach it, without any password: see their results, and "
+            "have samples judged",
+            err=True,
+        )
+    return endpoint
 
 
 class _Tally:

@@ -158,6 +158,18 @@ class OfflineQueue:
         )
         return int(row[0]) if row else 0
 
+    def reviews(self, first: int = 0) -> dict[int, Review]:
+        """What became of the newest results, delivered or not.
+
+        Args:
+            first: the lowest sequence number of a result that is of interest.
+
+        Returns:
+            the last review of each result that has one, by the result's sequence number; of the
+            newest 256 such results.
+        """
+        return self._questions.reviews(first)
+
     # -- the process that delivers -------------------------------------------------------------
 
     def pending(

@@ -15,7 +15,7 @@ from edgeclin.errors import BadFile, QueueUnusable
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -86,6 +86,16 @@ END;
 CREATE TRIGGER questions_out AFTER DELETE ON questions WHEN OLD.bytes > 0 BEGIN
     UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3;
 END;
+"""
+
+_REVIEWS = """
+-- What became of the newest results, for whoever shows them at the bedside: the rows that the cloud
+-- gets go with its receipt. By the result's number, so that a flood of reviews of old results takes
+-- none of a new one's.
+CREATE TABLE reviews (
+    seq  INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+);
 """
 
 
@@ -186,6 +196,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
     migrations = Migrations("edgeclin.offline_queue")
     migrations(name="0001_initial")(_initial)
+    migrations(name="0002_reviews")(_reviews)
     migrations.apply(Database(connection))
 
 
@@ -194,6 +205,12 @@ def _initial(db: Any) -> None:
         db.execute(statement)
     db.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),))
     db.execute("PRAGMA user_version = 1")
+
+
+def _reviews(db: Any) -> None:
+    for statement in _statements(_REVIEWS):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 2")
 
 
 def _statements(script: str) -> list[str]:

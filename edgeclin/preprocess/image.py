@@ -156,6 +156,11 @@ def _expect_image(value: np.ndarray) -> None:
 
 
 def opencv() -> Any:
+    """OpenCV's module.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     os.environ.setdefault(_LIMIT, str(MAX_PIXELS))  # read once, as OpenCV is loaded
     try:
         import cv2

@@ -1,0 +1,195 @@
+"""The last results, as they are now, for whoever asks; adding one costs the loop microseconds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeclin.description import Input
+from edgeclin.inbox import Sample
+from edgeclin.manifest import Manifest
+from edgeclin.offline_queue import Stored
+from edgeclin.records import Record, Result, Review, State
+
+KEPT = 50
+KEPT_BYTES = 32 << 20
+"""Of samples, for drawings; beyond it the oldest have none."""
+
+
+class Shown(Record, frozen=True, omit_defaults=True):
+    """One result as it is now.
+
+    Attributes:
+        seq, id: as the queue stored it.
+        state: that of the review where there is one.
+        result: the first answer, which stays on record whatever a review says.
+        threshold: the confidence from which an answer with its label is sure.
+        age_s: seconds since it was stored.
+        drawn: whether its sample is kept, so that it can be drawn.
+    """
+
+    seq: int
+    id: str
+    state: State
+    result: Result
+    age_s: float
+    threshold: float | None = None
+    review: Review | None = None
+    drawn: bool = False
+
+
+class Latest(Record, frozen=True):
+    """What changed since a listener was last told.
+
+    Attributes:
+        results: new or reviewed ones, oldest first.
+        missed: results in between that are no longer kept.
+    """
+
+    results: tuple[Shown, ...]
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Up to which change, and up to which result, a listener was told."""
+
+    change: int = 0
+    count: int = 0
+
+
+@dataclass(slots=True)
+class _Kept:
+    change: int
+    count: int
+    at: float
+    stored: Stored
+    result: Result
+    threshold: float | None
+    spec: Input | None
+    sample: np.ndarray | None
+    review: Review | None = None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.sample is None else self.sample.nbytes
+
+
+class History:
+    """The last `KEPT` results since the start.
+
+    Listeners hold a cursor and nothing is queued for them, so that a slow one costs no memory. The
+    lock is held for copying the list at most: the loop waits for it.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: deque[_Kept] = deque(maxlen=KEPT)
+        self._cursor = Cursor()
+        self._held = 0
+
+    @property
+    def cursor(self) -> Cursor:
+        return self._cursor
+
+    def add(
+        self, stored: Stored, result: Result, sample: Sample, manifest: Manifest | None
+    ) -> None:
+        """Take in a result; the array is kept as it is, so nobody may change it.
+
+        Args:
+            manifest: of the bundle that gave it; None where it is not known any more.
+        """
+        threshold = _threshold(result.label, manifest)
+        seen = _own(sample) if isinstance(sample, np.ndarray) and manifest else None
+        spec = manifest.inputs[0] if manifest else None
+        with self._lock:
+            cursor = Cursor(self._cursor.change + 1, self._cursor.count + 1)
+            new = _Kept(
+                cursor.change, cursor.count, self._clock(), stored, result, threshold, spec, seen
+            )
+            if len(self._kept) == KEPT:
+                self._held -= self._kept[0].bytes
+            self._kept.append(new)
+            self._held += new.bytes
+            self._forget_samples()
+            self._cursor = cursor
+
+    def review(self, reviews: Mapping[int, Review]) -> None:
+        """Take in what became of results, by their numbers; a review that is known changes
+        nothing."""
+        with self._lock:
+            for kept in self._kept:
+                review = reviews.get(kept.stored.seq)
+                if review is not None and review != kept.review:
+                    self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
+                    kept.review, kept.change = review, self._cursor.change
+
+    def newest(self, after: int = 0, limit: int = KEPT) -> list[Shown]:
+        """Results with a sequence number above `after`, newest first."""
+        kept = [one for one in reversed(self._all()[0]) if one.stored.seq > after]
+        return [self._shown(one) for one in kept[:limit]]
+
+    def since(self, cursor: Cursor) -> tuple[Latest, Cursor]:
+        """What changed after a cursor, and the cursor after it."""
+        kept, now = self._all()
+        changed = [self._shown(one) for one in kept if one.change > cursor.change]
+        missed = max(0, kept[0].count - cursor.count - 1) if kept else 0
+        return Latest(tuple(changed), missed), now
+
+    def sample(self, seq: int) -> tuple[np.ndarray, Input] | None:
+        """The sample of a result and what it was described as, while it is kept."""
+        for one in self._all()[0]:
+            if one.stored.seq == seq and (sample := one.sample) is not None and one.spec:
+                return sample, one.spec
+        return None
+
+    @property
+    def oldest_seq(self) -> int | None:
+        """None when there is no result."""
+        kept, _ = self._all()
+        return kept[0].stored.seq if kept else None
+
+    def _all(self) -> tuple[list[_Kept], Cursor]:
+        with self._lock:
+            return list(self._kept), self._cursor
+
+    def _shown(self, kept: _Kept) -> Shown:
+        return Shown(
+            seq=kept.stored.seq,
+            id=kept.stored.id,
+            state=kept.result.state if kept.review is None else kept.review.state,
+            result=kept.result,
+            age_s=round(self._clock() - kept.at, 3),
+            threshold=kept.threshold,
+            review=kept.review,
+            drawn=kept.sample is not None,
+        )
+
+    def _forget_samples(self) -> None:
+        for kept in self._kept:
+            if self._held <= KEPT_BYTES:
+                return
+            self._held -= kept.bytes
+            kept.sample = None
+
+
+def _threshold(label: str | None, manifest: Manifest | None) -> float | None:
+    if label is None or manifest is None:
+        return None
+    return manifest.confidence.threshold_of(manifest.output.labels.index(label))
+
+
+def _own(sample: np.ndarray) -> np.ndarray:
+    """The sample without what it was cut from, which would be kept with it."""
+    base = sample.base
+    return sample.copy() if isinstance(base, np.ndarray) and base.nbytes > sample.nbytes else sample
