@@ -134,10 +134,7 @@ function keep(shown, absent) {
 }
 
 function takeHealth(health) {
-  if (known.lostAt !== null && known.session !== "") {
-    news();
-    known.lostAt = null;
-  }
+  known.lostAt = null;
   known.health = health;
   known.heard = moment();
   known.problem = "";
@@ -289,7 +286,8 @@ function renderLife(why) {
   const health = known.health;
   const alarm = health?.alarms.length ? "ALARM" : live && last && urgent(last) ? "URGENT" : "";
   const words = [live ? "" : "NOT LIVE", alarm].filter(Boolean).join(", ") || "Live";
-  write(document.querySelector("title"), `${words} – ${health?.device ?? "edgeclin"}`);
+  const title = `${words} – ${health?.device ?? "edgeclin"}`;
+  if (document.title !== title) document.title = title;
 }
 
 /** Makes an element's content anew only when what it shows has changed. */
@@ -382,28 +380,18 @@ function renderCounts(health) {
   write(by("losses"), losses.join("; ") || "none dropped, none late");
 }
 
-function news() {
-  const gone = known.heard ?? known.lostAt;
-  const parts = [`Live again after ${span(since(gone))}.`];
-  if (known.restarted) {
+function renderNews() {
+  const { late, gone, restarted } = known;
+  const parts = [];
+  if (restarted) {
     parts.push("The device has restarted; its last results before that may not be shown.");
   }
-  parts.push(
-    known.late
-      ? `${counted(known.late, "result")} came meanwhile, marked “missed” below.`
-      : "No result came meanwhile.",
-  );
-  if (known.gone) {
-    parts.push(`${counted(known.gone, "more result")} came that can no longer be shown here.`);
+  if (late) {
+    parts.push(`${counted(late, "result")} came while this page was not live, marked “missed”.`);
   }
-  known.news = parts.join(" ");
-  known.restarted = false;
-}
-
-function renderNews() {
-  const text = known.news ?? (known.gone ? `${counted(known.gone, "result")} came too fast to be shown here.` : "");
-  by("news").hidden = !text;
-  write(by("news-text"), text);
+  if (gone) parts.push(`${counted(gone, "result")} came that can no longer be shown here.`);
+  by("news").hidden = parts.length === 0;
+  write(by("news-text"), parts.join(" "));
 }
 
 // ---- Results
@@ -643,7 +631,6 @@ function strip(lead, units, marks, seconds) {
 
 function curve(lead, low, high) {
   const y = (value) => (98 - ((value - low) / (high - low || 1)) * 96).toFixed(2);
-  const last = Math.max(1, lead.low.length - 1);
   let path = "";
   let pen = "M";
   lead.low.forEach((bottom, i) => {
@@ -651,7 +638,7 @@ function curve(lead, low, high) {
       pen = "M";
       return;
     }
-    const x = ((i / last) * 1000).toFixed(2);
+    const x = ((i / lead.low.length) * 1000).toFixed(2);
     path += `${pen}${x} ${y(bottom)}`;
     if (lead.high[i] !== bottom) path += `L${x} ${y(lead.high[i])}`;
     pen = "L";
@@ -662,8 +649,8 @@ function curve(lead, low, high) {
 // ----
 
 by("news-seen").addEventListener("click", () => {
-  known.news = undefined;
   known.late = known.gone = 0;
+  known.restarted = false;
   renderNews();
 });
 setInterval(tick, TICK_MS);
