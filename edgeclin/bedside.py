@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
+from edgeclin.shadow import Shadow
 from edgeclin.sources import Source
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class Bedside:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
         answer_s: seconds from a sample's arrival within which its answer must be stored; by default
             the latency budget of the bundle's profile.
+        shadow: judges everything a second time, for comparison.
         clock: seconds since 1970, for what health says.
 
     Attributes:
@@ -38,6 +41,7 @@ class Bedside:
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
         full: why no answer can be stored now; empty when they can.
+        refused: why the bundle that stands ready does not take over; empty when none does.
     """
 
     def __init__(
@@ -46,21 +50,23 @@ class Bedside:
         queue: OfflineQueue,
         deadline_s: float,
         answer_s: float | None = None,
+        shadow: Shadow | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runtime = runtime
+        self._hand = threading.Lock()
         self._queue = queue
         self._deadline_s = deadline_s
-        budget_ms = runtime.bundle.manifest.profile.latency_budget_ms
-        self.answer_s = budget_ms / 1000 if answer_s is None else answer_s
-        self.inbox = Inbox(lambda stream: queue.next_position(stream, runtime.bundle.digest))
+        self._answer_s = answer_s
+        self.inbox = Inbox(lambda stream: queue.next_position(stream, self.runtime.bundle.digest))
         self.busy_since: float | None = None
         self.late = 0
+        self._shadow = shadow
         self._clock = clock
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
-        self.full = ""
+        self.full = self.refused = ""
         self._told: dict[str, tuple[float, int]] = {}
 
     def run(
@@ -78,7 +84,8 @@ class Bedside:
             self.inbox.feed(source)
         while (arrival := self.inbox.take()) is not None:
             self.busy_since = time.monotonic()
-            result = self._judge(arrival)
+            with self._hand:
+                result = self._judge(arrival)
             stored = self._put(result, arrival)
             if stored is None:
                 return
@@ -87,13 +94,37 @@ class Bedside:
             self._count(result)
             if arrival.answered is not None:
                 arrival.answered(stored, result)
+            if self._shadow is not None:
+                self._shadow.show(stored, result, arrival.sample)
             on_result(stored, result, arrival.sample)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What answers now."""
+        return self._runtime
+
+    @property
+    def answer_s(self) -> float:
+        """See above."""
+        if self._answer_s is not None:
+            return self._answer_s
+        return self._runtime.bundle.manifest.profile.latency_budget_ms / 1000
+
+    def replace(self, runtime: Runtime) -> Runtime:
+        """Let another runtime answer from the next sample on, once the one in hand is answered.
+
+        Returns:
+            the one that answered so far, and does no more.
+        """
+        with self._hand:
+            old, self._runtime = self._runtime, runtime
+        return old
 
     def health(self) -> RunHealth:
         """How the loop is now; from any thread."""
         runtime, since, now = self._runtime, self.busy_since, time.monotonic()
         drift = runtime.drift.report()
-        alarms = [self.full] if self.full else []
+        alarms = [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
@@ -112,6 +143,7 @@ class Bedside:
             busy_s=0.0 if since is None else now - since,
             drift=drift,
             alarms=tuple(alarms),
+            shadow=self._shadow.health() if self._shadow is not None else None,
         )
 
     def _count(self, result: Result) -> None:

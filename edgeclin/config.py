@@ -86,6 +86,8 @@ class DeviceConfig(Record, frozen=True):
     device: str
     queue: QueueConfig
     bundle: FileName | None = None
+    shadow: FileName | None = None
+    """A second bundle, to compare with."""
     trusted_keys: tuple[FileName, ...] = ()
     source: FileName | tuple[FileName, ...] | None = None
     """One or several, as `--source` takes them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from edgeclin.records import Record
 
 
@@ -50,6 +52,47 @@ class DriftReport(Record, frozen=True):
         return any(shift.alarm for shift in (*self.since_start, *self.recent))
 
 
+class ShadowHealth(Record, frozen=True, omit_defaults=True):
+    """How a second bundle, whose answers nobody is shown, agrees with the one that answers.
+
+    Attributes:
+        bundle, engine: what judges in the shadow; empty until it is loaded.
+        beside: the bundle that it is compared with; counts are since that one began to answer.
+        compared: samples that both were asked about, and the first one answered.
+        agreed: of these, those with the same label.
+        sure: of those compared, the ones of which both were sure; `sure_agreed` of these agree.
+        unanswered: of those compared, those that the shadow could not judge.
+        missed: samples that came faster than it judges.
+        problem: what went wrong last.
+    """
+
+    bundle: str = ""
+    engine: str = ""
+    beside: str = ""
+    compared: int = 0
+    agreed: int = 0
+    sure: int = 0
+    sure_agreed: int = 0
+    unanswered: int = 0
+    missed: int = 0
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if not self.compared:
+            return self.problem or "nothing compared yet"
+        low, high = wilson(self.agreed, self.compared)
+        said = (
+            f"{self.agreed / self.compared:.1%} agree [{low:.1%}, {high:.1%}], n = {self.compared}"
+        )
+        if self.sure:
+            said += f"; where both are sure {self.sure_agreed} of {self.sure}"
+        if self.unanswered:
+            said += f"; {self.unanswered} unanswered"
+        if self.missed:
+            said += f"; {self.missed} missed"
+        return f"{said}; {self.problem}" if self.problem else said
+
+
 class RunHealth(Record, frozen=True, omit_defaults=True):
     """`edgeclin run`; counts are since its start.
 
@@ -64,6 +107,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
         busy_s: how long the sample in hand has been in hand; 0 when there is none.
         drift: how far what was answered is from what was validated, when the bundle says.
         alarms: what somebody must look at now, a sentence each.
+        shadow: how a second bundle agrees, where one judges too.
     """
 
     made_at: float
@@ -80,6 +124,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
     busy_s: float = 0.0
     drift: DriftReport | None = None
     alarms: tuple[str, ...] = ()
+    shadow: ShadowHealth | None = None
 
 
 class SyncHealth(Record, frozen=True, omit_defaults=True):
@@ -97,3 +142,13 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     connected: bool
     delivered: int = 0
     reviews: int = 0
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share, as numbers in [0, 1] (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    z2 = 1.959964**2
+    middle = (count + z2 / 2) / (n + z2)
+    half = sqrt(z2) / (n + z2) * sqrt(count * (n - count) / n + z2 / 4)
+    return middle - half, middle + half

@@ -61,6 +61,8 @@ class Result(Record, frozen=True, omit_defaults=True):
     bundle's primary one; empty when that one did.
     `made_at` is seconds since 1970 by the device's clock, which may be wrong: order is the
     queue's sequence number, never this. `position` is the sample's index in its source.
+    `shadow_of` is the id of the answer beside which a second bundle gave this one, for comparison
+    alone: nobody is shown it, and it settles nothing.
     """
 
     bundle: str
@@ -80,6 +82,7 @@ class Result(Record, frozen=True, omit_defaults=True):
     rejected: bool = False
     degraded: str = ""
     unsigned_bundle: bool = False
+    shadow_of: str = ""
 
 
 class Review(Record, frozen=True, omit_defaults=True):

@@ -73,7 +73,7 @@ def judging(
     found: list[Result] = []
     bedside = Bedside(runtime, queue, 60)
     loop = threading.Thread(
-        target=bedside.run, args=(sources, lambda _, result: found.append(result))
+        target=bedside.run, args=(sources, lambda _, result, __: found.append(result))
     )
     loop.start()
     try:

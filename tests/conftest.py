@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgeclin.backends import load_backend
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.description import load_description
@@ -139,6 +140,27 @@ def bundle_path(
 @pytest.fixture
 def bundle(bundle_path: Path, trust: list[Any]) -> Bundle:
     return Bundle.open(bundle_path, trust)
+
+
+@pytest.fixture(scope="session")
+def heartbeats(
+    tmp_path_factory: pytest.TempPathFactory,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+    beats: np.ndarray,
+) -> Bundle:
+    """An unsigned bundle of a real INT8 engine for heartbeats."""
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    folder, (manifest, _) = tmp_path_factory.mktemp("heartbeats"), manifest_and_files
+    model = (ROOT / "tests" / "data" / "ecg_int8.tflite").read_bytes()
+    backend, preprocess = load_backend("tflite", model), Preprocess(manifest.inputs[0])
+    inputs = [np.asarray(beat) for beat in beats[:4]]
+    outputs = np.stack([backend.run(preprocess(sample)).ravel() for sample in inputs])
+    changed = msgspec.structs.replace(
+        manifest, engines=(Engine(backend="tflite", file="engine.tflite", precision="int8"),)
+    )
+    files = {"engine.tflite": model, "golden.npz": write_golden(inputs, outputs)}
+    path = write_bundle(folder / "heartbeats.edgeclin", changed, files, None)
+    return Bundle.open(path, (), allow_unsigned=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from edgeclin import wire
 from edgeclin.errors import BadFile
+from edgeclin.health import RunHealth
 from edgeclin.records import Drop, Latency, Record, Result, Review, State, Tier
 
 pytest.importorskip("ibis", reason="the cloud extra is not installed")
@@ -129,6 +130,56 @@ def test_the_page_is_whole_loads_nothing_and_runs_nothing(filled: Store, tmp_pat
     assert not re.search(r"@import|url\((?!#)", text)
     assert "&lt;script&gt;" in text
     assert "results stored" in text
+
+
+def test_a_shadows_answers_are_compared_and_counted_nowhere_else(
+    filled: Store, tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    before = Analysis(filled.tables())
+    shadows = {  # position 2 is final, 4 was provisional; both were answered `normal`
+        2: make_result(2, label="normal", state=State.FINAL),
+        3: make_result(3, label="PVC", state=State.FINAL),
+        4: make_result(4, label="normal", state=State.PROVISIONAL),
+        5: make_result(5, label=None, state=State.UNREVIEWED, rejected=True),
+    }
+    items = tuple(
+        wire.Item(
+            1000 + position,
+            f"s{position}",
+            "result",
+            msgspec.Raw(
+                msgspec.json.encode(
+                    msgspec.structs.replace(
+                        shadow, shadow_of=f"r{position}", bundle="2" * 64, tier=Tier.BULK
+                    )
+                )
+            ),
+        )
+        for position, shadow in shadows.items()
+    )
+    filled.add(wire.Topics("ward", "bed"), wire.Batch(epoch="e", items=items))
+    filled.add_status(
+        wire.Topics("ward", HOSTILE),
+        "st/health",
+        wire.Status("online", 1.0, run=RunHealth(1.0, 1.0, "b", "e", alarms=("a lead is off",))),
+    )
+    after = Analysis(filled.tables())
+    assert after.summary() == before.summary()
+    assert after.outcome_rows() == before.outcome_rows()
+    assert before.agreement() == []
+    (row,) = after.agreement()
+    assert row.pop("bundle") == make_result().bundle
+    assert row == {
+        "shadow": "2" * 64,
+        "compared": 4,
+        "agreed": 2,
+        "sure": 2,
+        "sure_agreed": 1,
+    }
+    write_report(after, filled.statuses(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "50.0 % [15.0, 85.0]" in page
+    assert "ALARM: a lead is off" in page
 
 
 def test_an_empty_store_has_a_page_too(tmp_path: Path) -> None:

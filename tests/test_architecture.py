@@ -53,7 +53,9 @@ LAYERS = (
         "inbox",
         "streams",
         "sources",
+        "shadow",
         "bedside",
+        "swap",
         "benchmark",
         "verify",
         "answered",
@@ -66,7 +68,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-APART = ({"runtime", "bedside", "inbox", "streams", "sources"}, {"sync"})
+APART = ({"runtime", "shadow", "bedside", "swap", "inbox", "streams", "sources"}, {"sync"})
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}

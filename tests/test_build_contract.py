@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -407,6 +408,21 @@ def test_closing_an_engine_gives_all_its_memory_back(gpu: Gpu, cuda: str) -> Non
     assert not np.array_equal(answers[0], answers[1])
     np.testing.assert_array_equal(answers[0], answers[2])
     backend.close()
+    assert not fake_gpu.memory
+
+
+@pytest.mark.parametrize("cuda", ["bindings", "cudart", "pycuda"])
+def test_an_engine_answers_in_another_thread_than_loaded_it(gpu: Gpu, cuda: str) -> None:
+    gpu("11.0.0", cuda)
+    plan = build_plan(load_library(), (DATA / "ecg_tensorrt.onnx").read_bytes(), 64)
+    sample = np.ones((140, 1), np.float32)
+    with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as judge:
+        backend = loader.submit(load_backend, "tensorrt", plan.data).result()
+        first = loader.submit(backend.run, sample).result()
+        np.testing.assert_array_equal(judge.submit(backend.run, sample).result(), first)
+        loader.submit(backend.close).result()
+    import fake_gpu
+
     assert not fake_gpu.memory
 
 

@@ -125,7 +125,7 @@ def test_health_counts_what_was_answered_and_how(
     bedside = Bedside(runtime, queue, 60, answer_s=0.0, clock=lambda: 7.0)
     answers = []
     samples: list[Sample] = [*beats[:9], BadInput("no lead")]
-    bedside.run([Scripted(samples)], lambda _, result: answers.append(result))
+    bedside.run([Scripted(samples)], lambda _, result, __: answers.append(result))
     health = bedside.health()
     assert sum(health.states.values()) == len(answers) == health.late == 10
     assert health.states[State.UNREVIEWED.value] >= health.rejected == 1

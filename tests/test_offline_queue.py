@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pytest
-from conftest import BUNDLE
+from conftest import BUNDLE, ROOT
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -565,6 +566,51 @@ def test_questions_come_oldest_first_and_page_by_page(
     first = queue.questions(limit=2)
     rest = queue.questions(after=first[-1].seq)
     assert [q.result for q in (*first, *rest)] == [entry.id for entry in asked]
+
+
+def test_what_became_of_a_result_stays_known_after_the_receipt(
+    queue: OfflineQueue, make_result: MakeResult, clock: Clock
+) -> None:
+    stored = ask_about(queue, make_result(state=State.PROVISIONAL), deadline_s=1.0)
+    assert queue.reviews() == {}
+    clock.now += 2
+    (expired,) = queue.expire()
+    assert queue.reviews() == {stored.seq: expired}
+    late = queue.settle(opinion(stored.id, "ectopic"))
+    assert late is not None
+    assert late.state is State.AMENDED
+    queue.remove(receipt(queue, (1, 100)))
+    assert queue.reviews() == {stored.seq: late}
+    assert queue.reviews(first=stored.seq + 1) == {}
+
+
+def test_a_flood_of_reviews_of_old_results_takes_none_of_a_new_one_s(
+    queue: OfflineQueue, make_result: MakeResult, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions_module, "KEPT_REVIEWS", 3)
+    asked = [ask_about(queue, make_result(n, state=State.PROVISIONAL)) for n in range(8)]
+    for entry in reversed(asked):
+        assert queue.settle(opinion(entry.id, "normal")) is not None
+    assert list(queue.reviews()) == [entry.seq for entry in asked[-3:]]
+
+
+def test_a_queue_of_schema_1_is_brought_up_to_date_with_all_that_waits(tmp_path: Path) -> None:
+    path = tmp_path / "q.db"
+    path.write_bytes(gzip.decompress((ROOT / "tests/data/queue_1.sqlite.gz").read_bytes()))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        before = connection.execute("SELECT * FROM rows").fetchall()
+    with OfflineQueue(path, uptime=lambda: 110.0, boot="one") as queue:
+        assert queue.epoch == "01a21796-ed68-7e36-adbe-1aa75acb9df6"
+        assert queue._database.all("SELECT * FROM rows") == before
+        (question,) = queue.questions()
+        assert queue.reviews() == {}
+        review = queue.settle(opinion(question.result, "ectopic"))
+        assert queue.reviews() == {question.seq: review}
+    OfflineQueue(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # -- bounds -------------------------------------------------------------------------------------

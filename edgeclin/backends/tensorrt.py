@@ -15,7 +15,7 @@ from edgeclin.tensorrt.library import load_library, new_logger
 class TensorRTBackend:
     """One engine with one float input and one float output, batch size 1, on the first GPU.
 
-    It takes the plan that `edgeclin build` made on this machine. The thread that made it runs it.
+    It takes the plan that `edgeclin build` made on this machine.
     """
 
     def __init__(self, model: bytes, threads: int = 1) -> None:

@@ -23,12 +23,15 @@ from edgeclin.cli.output import (
 
 if TYPE_CHECKING:
     from edgeclin.bedside import Bedside
+    from edgeclin.bundle import Bundle
     from edgeclin.config import DeviceConfig, HTTPConfig
     from edgeclin.endpoint import Endpoint
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.inbox import Sample
     from edgeclin.offline_queue import OfflineQueue, Stored, Told
     from edgeclin.records import Result
+    from edgeclin.runtime import Runtime
+    from edgeclin.sources import Source
 
 Value = TypeVar("Value")
 _STUCK_S = 10.0
@@ -84,6 +87,11 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     show_default=True,
     help="Threads of the engine.",
 )
+@click.option(
+    "--shadow",
+    type=FILE,
+    help="A second bundle that judges the same samples: recorded, and shown to nobody.",
+)
 @trust_options
 @click.option("--json", "as_json", is_flag=True, help="Print each result as a line of JSON.")
 def run(
@@ -94,6 +102,7 @@ def run(
     live: bool,
     port: int | None,
     threads: int,
+    shadow: Path | None,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -110,7 +119,9 @@ def run(
     from edgeclin.config import load_config
     from edgeclin.offline_queue import Telling
     from edgeclin.runtime import Runtime
+    from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
+    from edgeclin.swap import Swap, require_same_samples
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
@@ -120,11 +131,25 @@ def run(
     if http is None:
         _required(where, "source", config_path)
     trusted = trust or tuple(Path(key) for key in config.trusted_keys)
-    runtime = Runtime(open_bundle(path, trusted, allow_unsigned), threads=threads)
-    sources = [*open_sources(where, runtime, rate, live)]
+
+    def open_now() -> Bundle:
+        return open_bundle(path, trusted, allow_unsigned)
+
+    def load(opened: Bundle) -> Runtime:
+        return Runtime(opened, threads=threads)
+
+    def load_shadow() -> Runtime:
+        opened = open_bundle(Path(second), trusted, allow_unsigned)
+        require_same_samples(opened, runtime.bundle)
+        return load(opened)
+
+    runtime = load(open_now())
+    second = str(shadow or config.shadow or "")
+    origins = open_sources(where, runtime, rate, live)
+    sources: list[Source] = [*origins]
     tally = _Tally(as_json)
     with open_queue(config) as queue, queue.claim("run"):
-        for origin in sources:
+        for origin in origins:
             start = queue.next_position(origin.name, runtime.bundle.digest)
             if start and origin.recorded:
                 click.echo(
@@ -132,25 +157,35 @@ def run(
                     "before it",
                     err=True,
                 )
-        bedside = Bedside(runtime, queue, config.opinions.deadline_s)
+        beside = Shadow(load_shadow, queue) if second else None
+        bedside = Bedside(runtime, queue, config.opinions.deadline_s, shadow=beside)
 
         def alive() -> bool:
             since = bedside.busy_since
             return since is None or time.monotonic() - since < _STUCK_S
 
+        def tell(stored: Stored, result: Result, sample: Sample) -> None:
+            for listener in listeners:
+                listener(stored, result, sample)
+
         on_stop(bedside.inbox.stop)
-        told = [tally.count]
+        listeners = [tally.count]
         with ExitStack() as stack:
-            if http is not None:
-                endpoint = _open_endpoint(bedside, runtime, queue, config, http, alive)
-                sources.append(stack.enter_context(endpoint))
-                told.append(endpoint.show)
             stack.enter_context(Watchdog(alive))
             stack.enter_context(Telling(queue.notices, bedside.health))
-            bedside.run(sources, lambda *answer: [tell(*answer) for tell in told])
-    runtime.close()
+            stack.enter_context(Swap(path, bedside, open_now, load))
+            if beside is not None:
+                stack.enter_context(beside)
+            if http is not None:
+                endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
+                sources.append(endpoint)
+                listeners.append(endpoint.show)
+            bedside.run(sources, tell)
+    bedside.runtime.close()
     if not as_json:
         tally.print()
+    if beside is not None:
+        click.echo(f"shadow: {beside.health()}", err=True)
 
 
 def _required(value: Value, what: str, config_path: Path) -> Value:
@@ -172,7 +207,6 @@ def _http(config: DeviceConfig, port: int | None) -> HTTPConfig | None:
 
 def _open_endpoint(
     bedside: Bedside,
-    runtime: Runtime,
     queue: OfflineQueue,
     config: DeviceConfig,
     http: HTTPConfig,
@@ -180,7 +214,7 @@ def _open_endpoint(
 ) -> Endpoint:
     from edgeclin.endpoint import Endpoint
 
-    endpoint = Endpoint(bedside, runtime, queue, config, http, alive)
+    endpoint = Endpoint(bedside, queue, config, http, alive)
     click.echo(f"serving {endpoint.address}", err=True)
     if not http.on_loopback:
         click.echo(
@@ -303,6 +337,8 @@ def _facts_of_run(health: RunHealth) -> dict[str, str]:
         "answered": states or "nothing yet",
         "in trouble": f"{health.rejected} rejected, {health.late} late, {health.dropped} dropped",
     }
+    if health.shadow is not None:
+        facts["shadow"] = str(health.shadow)
     if health.degraded:
         facts["degraded"] = health.degraded
     return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}

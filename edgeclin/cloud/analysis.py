@@ -26,7 +26,8 @@ class Analysis:
     """The tables of a store (`Store.tables`) as expressions.
 
     Attributes:
-        results: one row a stored result, as the device first gave it.
+        results: one row a stored result, as the device first gave it; those of shadows apart.
+        shadows: one row an answer of a shadow, beside the result that it was compared with.
         reviews: one row a stored review.
         outcomes: one row a result with what became of it: `final_state` and `final_label`.
     """
@@ -37,7 +38,9 @@ class Analysis:
             kind: connection.create_table(kind, ibis.memtable(table))
             for kind, table in tables.items()
         }
-        self.results: Expression = named["result"]
+        of = named["result"].shadow_of.fill_null("")
+        self.results: Expression = named["result"].filter(of == "")
+        self.shadows: Expression = named["result"].filter(of != "")
         self.reviews: Expression = named["review"]
         self.drops: Expression = named["drop"]
         self.outcomes: Expression = _outcomes(self.results, self.reviews)
@@ -111,6 +114,24 @@ class Analysis:
             judged.group_by(edge=judged.label, cloud=judged.final_label)
             .aggregate(count=judged.count())
             .order_by("edge", "cloud")
+        )
+
+    def agreement(self) -> list[dict[str, Any]]:
+        """How often each shadow gave the label that the bundle beside it gave: rows `bundle`,
+        `shadow`, `compared`, `agreed`, `sure` (both were) and `sure_agreed`."""
+        first = self.results.select(of="id", beside="bundle", shown="label", was="state")
+        both = self.shadows.inner_join(first, self.shadows.shadow_of == first.of)
+        agreed = (both.label == both.shown).fill_null(False)
+        sure = (both.state == State.FINAL.value) & (both.was == State.FINAL.value)
+        return _rows(
+            both.group_by(bundle=both.beside, shadow=both.bundle)
+            .aggregate(
+                compared=both.count(),
+                agreed=agreed.sum(),
+                sure=sure.sum(),
+                sure_agreed=(sure & agreed).sum(),
+            )
+            .order_by("bundle", "shadow")
         )
 
 

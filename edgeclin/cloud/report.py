@@ -12,6 +12,7 @@ import numpy as np
 from edgeclin import wire
 from edgeclin.cloud.analysis import Analysis
 from edgeclin.files import write_atomic, writing
+from edgeclin.health import wilson
 from edgeclin.pages import render
 from edgeclin.pages.drawing import BLUE, GREEN, GREY, RED, YELLOW, figure, matrix, svg
 from edgeclin.records import State
@@ -38,6 +39,11 @@ def write_report(
         BadFile: `path` cannot be written.
     """
     outcomes = analysis.outcome_rows()
+    runs = {
+        (site, device): status.run
+        for site, device, topic, _, status in statuses
+        if topic == "st/health"
+    }
     plots = [] if not outcomes else _plots(analysis, outcomes)
     page = render(
         "edgeclin.cloud",
@@ -48,9 +54,10 @@ def write_report(
         plots=plots,
         labels=analysis.labels(),
         opinions=analysis.opinions(),
+        shadows=[(row, wilson(row["agreed"], row["compared"])) for row in analysis.agreement()],
         bundles=sorted({(row["bundle"], row["engine"]) for row in outcomes}),
         devices=[
-            (site, device, status, _moment(received))
+            (site, device, status, runs.get((site, device)), _moment(received))
             for site, device, topic, received, status in statuses
             if topic == "st/state"
         ],

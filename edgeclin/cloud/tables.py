@@ -51,6 +51,7 @@ SCHEMAS = {
             ("rejected", pa.bool_()),
             ("degraded", pa.string()),
             ("unsigned_bundle", pa.bool_()),
+            ("shadow_of", pa.string()),
         ]
     ),
     "review": pa.schema(

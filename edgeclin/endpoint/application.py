@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
-from edgeclin.description import Input
 from edgeclin.endpoint import metrics
 from edgeclin.endpoint.body import media_types
 from edgeclin.endpoint.doorkeeper import Doorkeeper
@@ -50,7 +50,7 @@ class Rooms:
     events: Events
 
 
-def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
+def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette:
     """The endpoint as an ASGI application."""
 
     async def results(request: Request) -> Response:
@@ -59,11 +59,11 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         return json(Results(tuple(rooms.history.newest(after, limit))))
 
     async def drawing(request: Request) -> Response:
-        sample = rooms.history.sample(request.path_params["seq"])
-        if sample is None:
+        kept = rooms.history.sample(request.path_params["seq"])
+        if kept is None:
             return refusal(404, "no such result, or its sample is no longer kept")
         try:
-            media_type, data = await run_in_threadpool(draw, sample, spec)
+            media_type, data = await run_in_threadpool(draw, *kept)
         except BadInput as problem:
             return refusal(404, f"the sample cannot be drawn: {problem}")
         except MissingExtra as exc:
@@ -79,7 +79,7 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def schema(_: Request) -> Response:
-        return json(document(media_types(spec)))
+        return json(document(media_types(bedside.runtime.bundle.manifest.inputs[0])))
 
     routes = [
         Route("/predict", rooms.predictions.answer, methods=["POST"]),
@@ -88,7 +88,7 @@ def application(rooms: Rooms, spec: Input, config: HTTPConfig) -> Starlette:
         Route("/events", rooms.events, methods=["GET"]),
         Route("/health", health),
         Route("/metrics", for_prometheus),
-        Route("/schema/openapi.json", schema),
+        Route("/openapi.json", schema),
         *(Route(path, _file(*page)) for path, page in _PAGE.items()),
     ]
     return Starlette(

@@ -7,27 +7,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from edgeclin.datasets.dicom import DICOMFiles
 from edgeclin.datasets.reader import Piece
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput
-from edgeclin.records import Record
+from edgeclin.sources.json_samples import Chunk, parse, to_array
 from edgeclin.steps import Decode
 
 JSON, NPY, DICOM = "application/json", "application/x-npy", "application/dicom"
 PICTURES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
-
-
-class Named(Record, frozen=True):
-    """A sample and the stream that it belongs to."""
-
-    samples: Any
-    stream: str | None = None
 
 
 def media_types(spec: Input) -> tuple[str, ...]:
@@ -48,7 +39,10 @@ def sample_of(media_type: str, body: bytes) -> tuple[np.ndarray, str | None]:
         MissingExtra: what reads it is not installed.
     """
     if media_type == JSON:
-        return _json(body)
+        value = parse(body)
+        return (
+            (to_array(value.samples), value.stream) if isinstance(value, Chunk) else (value, None)
+        )
     if media_type == NPY:
         return _npy(body), None
     if media_type == DICOM:
@@ -56,30 +50,12 @@ def sample_of(media_type: str, body: bytes) -> tuple[np.ndarray, str | None]:
     return np.frombuffer(body, np.uint8), None
 
 
-def _json(body: bytes) -> tuple[np.ndarray, str | None]:
-    stream = None
-    try:
-        if body.lstrip()[:1] == b"{":
-            named = msgspec.json.decode(body, type=Named)
-            value, stream = named.samples, named.stream
-        else:
-            value = msgspec.json.decode(body)
-        sample = np.asarray(value)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
-        raise BadInput(f"not a JSON array of numbers ({exc})") from exc
-    if not sample.ndim or sample.dtype.kind not in "iuf":
-        raise BadInput("not a JSON array of numbers")
-    with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
-        return sample.astype(np.float32), stream
-
-
 def _npy(body: bytes) -> np.ndarray:
     try:
-        loaded = np.load(io.BytesIO(body), allow_pickle=False)
+        # What is not .npy, numpy would take for a pickle or an archive.
+        loaded = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
     except Exception as exc:  # numpy has no one error for damage
         raise BadInput("not a .npy file of numbers") from exc
-    if not isinstance(loaded, np.ndarray):
-        raise BadInput("an archive of arrays, expected one .npy file")
     return loaded.astype(loaded.dtype.newbyteorder("="), copy=False)
 
 

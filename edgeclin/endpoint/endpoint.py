@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from edgeclin.bedside import Bedside
 from edgeclin.config import DeviceConfig, HTTPConfig
-from edgeclin.errors import MissingExtra
+from edgeclin.errors import EdgeclinError, MissingExtra
 from edgeclin.inbox import Inbox, Sample
+from edgeclin.manifest import Manifest
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result
-from edgeclin.runtime import Runtime
 
 try:
     import uvicorn
@@ -59,33 +59,47 @@ class Endpoint:
     def __init__(
         self,
         bedside: Bedside,
-        runtime: Runtime,
         queue: OfflineQueue,
         config: DeviceConfig,
         http: HTTPConfig,
         alive: Callable[[], bool],
     ) -> None:
         self._http = http
-        self._spec = runtime.bundle.manifest.inputs[0]
-        self._history = History(_thresholds(runtime))
-        self._watch = Watch(bedside, runtime, queue, config, self._history, alive)
+        self._bedside = bedside
+        self._judge = bedside.runtime.bundle
+        self._history = History()
+        self._watch = Watch(bedside, queue, config, self._history, alive)
         self._metrics = Metrics(self._watch.health)
         self._socket = listen(http.host, http.port)
         host, port = self._socket.getsockname()[:2]
         self.address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        self._broken: Exception | None = None
         self._closing = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
 
     def show(self, stored: Stored, result: Result, sample: Sample) -> None:
-        """Take in a result; called by the loop, which it must not hold up."""
-        self._history.add(stored, result, sample)
-        self._metrics.count(result)
+        """Take in a result; called by the loop, which it neither holds up nor ends."""
+        try:
+            self._history.add(stored, result, sample, self._manifest(result))
+            self._metrics.count(result)
+        except Exception as exc:
+            self._broken = exc
+            self._closing.set()
 
-    def deliver(self, inbox: Inbox) -> None:
+    def _manifest(self, result: Result) -> Manifest | None:
+        """Of the bundle that gave a result; another may have taken over since."""
+        now = self._bedside.runtime.bundle
+        if now.digest == result.bundle:
+            self._judge = now
+        return self._judge.manifest if self._judge.digest == result.bundle else None
+
+    def deliver(self, _: Inbox) -> None:
         self._ended.clear()
         try:
-            asyncio.run(self._serve(inbox))
+            asyncio.run(self._serve())
+            if self._broken is not None:  # better nothing than a page without the last results
+                raise self._broken
         finally:
             self._ended.set()
 
@@ -102,13 +116,13 @@ class Endpoint:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def _serve(self, inbox: Inbox) -> None:
-        predictions = Predictions(inbox, self._spec, self._http)
+    async def _serve(self) -> None:
+        predictions = Predictions(self._bedside, self._http)
         events = Events(self._history, self._watch.health)
         rooms = Rooms(self._history, self._watch, self._metrics, predictions, events)
         server = uvicorn.Server(
             uvicorn.Config(
-                application(rooms, self._spec, self._http),
+                application(rooms, self._bedside, self._http),
                 http=ImpatientProtocol,
                 ws="none",
                 loop="asyncio",
@@ -124,24 +138,17 @@ class Endpoint:
         )
         looking = asyncio.create_task(self._look_in_time())
         serving = asyncio.create_task(server.serve([self._socket]))
-        while not (self._closing.is_set() or inbox.stopped.is_set() or serving.done()):
+        while not (self._closing.is_set() or serving.done()):
             await asyncio.sleep(_TURN_S)
         events.stopping = True
         predictions.stop()
         looking.cancel()
         server.should_exit = True
         await serving
+        if not self._closing.is_set():
+            raise EdgeclinError("the endpoint has ended by itself")
 
     async def _look_in_time(self) -> None:
         while True:
             await asyncio.to_thread(self._watch.look)
             await asyncio.sleep(_LOOK_S)
-
-
-def _thresholds(runtime: Runtime) -> Callable[[str], float | None]:
-    manifest = runtime.bundle.manifest
-    known = {
-        label: manifest.confidence.threshold_of(index)
-        for index, label in enumerate(manifest.output.labels)
-    }
-    return known.get

@@ -10,15 +10,13 @@ from collections.abc import Callable
 
 import msgspec
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from edgeclin.endpoint.health import Health
 from edgeclin.endpoint.history import Cursor, History
 from edgeclin.endpoint.refusal import refusal
 
 LISTENERS = 16
-STALLED_S = 15.0
-"""A listener that takes nothing for so long is let go."""
 HEALTH_S = 1.0
 _TURN_S = 0.1
 _ID = re.compile(r"([0-9a-f]{16})-(\d{1,15})-(\d{1,15})")
@@ -51,8 +49,6 @@ class Events:
         gone = asyncio.ensure_future(_disconnect(receive))
         try:
             await self._tell(self._cursor(Headers(scope=scope)), gone, send)
-        except asyncio.TimeoutError:
-            pass  # it has stalled: returning without an end closes the connection
         finally:
             gone.cancel()
             self._open -= 1
@@ -64,14 +60,8 @@ class Events:
         return Cursor(int(found[2]), int(found[3]))
 
     async def _tell(self, cursor: Cursor, gone: asyncio.Future[None], send: Send) -> None:
-        await _in_time(
-            send,
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"text/event-stream")],
-            },
-        )
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         told = float("-inf")
         text = b"retry: 1000\n\n"
         first = True
@@ -85,13 +75,11 @@ class Events:
                 told = time.monotonic()
                 text += _event("health", self._health())
             if text:
-                await _in_time(
-                    send, {"type": "http.response.body", "body": text, "more_body": True}
-                )
+                await send({"type": "http.response.body", "body": text, "more_body": True})
                 text = b""
             await asyncio.sleep(_TURN_S)
         if not gone.done():
-            await _in_time(send, {"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": b""})
 
 
 def _event(name: str, value: object, identity: str = "") -> bytes:
@@ -99,10 +87,6 @@ def _event(name: str, value: object, identity: str = "") -> bytes:
     if identity:
         text += f"id: {identity}\n".encode()
     return text + b"data: " + msgspec.json.encode(value) + b"\n\n"
-
-
-async def _in_time(send: Send, message: Message) -> None:
-    await asyncio.wait_for(send(message), STALLED_S)
 
 
 async def _disconnect(receive: Receive) -> None:

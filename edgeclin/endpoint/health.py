@@ -13,7 +13,6 @@ from edgeclin.errors import EdgeclinError
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Told, Usage
 from edgeclin.records import Record
-from edgeclin.runtime import Runtime
 
 _SILENT_S = 10.0
 
@@ -80,7 +79,6 @@ class Watch:
     def __init__(
         self,
         bedside: Bedside,
-        runtime: Runtime,
         queue: OfflineQueue,
         config: DeviceConfig,
         history: History,
@@ -88,7 +86,6 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bedside = bedside
-        self._runtime = runtime
         self._queue = queue
         self._config = config
         self._history = history
@@ -108,7 +105,7 @@ class Watch:
             waiting = self._queue.usage()
             oldest = self._history.oldest_seq
             if oldest is not None:
-                self._history.review(self._queue.reviews(after=oldest))
+                self._history.review(self._queue.reviews(oldest))
         except EdgeclinError as exc:
             self._seen, self._problem = None, f"the queue cannot be read: {exc}"
         else:
@@ -129,14 +126,14 @@ class Watch:
         if self._clock() - self._looked > _SILENT_S:
             alarms.append(f"the queue has not answered for {self._clock() - self._looked:.0f} s")
         newest = self._history.newest(limit=1)
-        manifest = self._runtime.bundle.manifest
+        bundle = self._bedside.runtime.bundle
         return Health(
             status="alarm" if alarms else "degraded" if run.degraded else "ok",
             serving=self._alive() and not self._bedside.full,
             site=self._config.site,
             device=self._config.device,
-            model=f"{manifest.name} {manifest.version}",
-            signed=self._runtime.bundle.signed_by is not None,
+            model=f"{bundle.manifest.name} {bundle.manifest.version}",
+            signed=bundle.signed_by is not None,
             last_s=newest[0].age_s if newest else None,
             stream=newest[0].result.source if newest else None,
             dropped=self._bedside.inbox.dropped,

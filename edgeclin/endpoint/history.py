@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgeclin.description import Input
 from edgeclin.inbox import Sample
+from edgeclin.manifest import Manifest
 from edgeclin.offline_queue import Stored
 from edgeclin.records import Record, Result, Review, State
 
@@ -69,6 +71,7 @@ class _Kept:
     stored: Stored
     result: Result
     threshold: float | None
+    spec: Input | None
     sample: np.ndarray | None
     review: Review | None = None
 
@@ -76,19 +79,14 @@ class _Kept:
 class History:
     """The last `KEPT` results since the start.
 
-    Listeners hold a cursor and nothing is queued for them, so that a slow one costs no memory.
+    Listeners hold a cursor and nothing is queued for them, so that a slow one costs no memory. The
+    lock is held for copying the list at most: the loop waits for it.
 
     Args:
-        threshold: the confidence from which an answer with that label is sure.
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        threshold: Callable[[str], float | None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._threshold = threshold
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
@@ -98,54 +96,72 @@ class History:
     def cursor(self) -> Cursor:
         return self._cursor
 
-    def add(self, stored: Stored, result: Result, sample: Sample) -> None:
-        """Take in a result; the array is kept as it is, so nobody may change it."""
-        threshold = None if result.label is None else self._threshold(result.label)
-        seen = _own(sample) if isinstance(sample, np.ndarray) else None
+    def add(
+        self, stored: Stored, result: Result, sample: Sample, manifest: Manifest | None
+    ) -> None:
+        """Take in a result; the array is kept as it is, so nobody may change it.
+
+        Args:
+            manifest: of the bundle that gave it; None where it is not known any more.
+        """
+        threshold = _threshold(result.label, manifest)
+        seen = _own(sample) if isinstance(sample, np.ndarray) and manifest else None
         now = self._clock()
         with self._lock:
             cursor = Cursor(self._cursor.change + 1, self._cursor.count + 1)
             self._kept.append(
-                _Kept(cursor.change, cursor.count, now, stored, result, threshold, seen)
+                _Kept(
+                    cursor.change,
+                    cursor.count,
+                    now,
+                    stored,
+                    result,
+                    threshold,
+                    manifest.inputs[0] if manifest else None,
+                    seen,
+                )
             )
             self._forget_samples()
             self._cursor = cursor
 
-    def review(self, reviews: Iterable[Review]) -> None:
-        """Take in what became of results, in order; a review that is known changes nothing."""
-        latest = {review.result: review for review in reviews}
+    def review(self, reviews: Mapping[int, Review]) -> None:
+        """Take in what became of results, by their numbers; a review that is known changes
+        nothing."""
         with self._lock:
             for kept in self._kept:
-                review = latest.get(kept.stored.id)
+                review = reviews.get(kept.stored.seq)
                 if review is not None and review != kept.review:
                     self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
                     kept.review, kept.change = review, self._cursor.change
 
     def newest(self, after: int = 0, limit: int = KEPT) -> list[Shown]:
         """Results with a sequence number above `after`, newest first."""
-        with self._lock:
-            kept = [one for one in reversed(self._kept) if one.stored.seq > after][:limit]
-            return [self._shown(one) for one in kept]
+        kept = [one for one in reversed(self._all()[0]) if one.stored.seq > after]
+        return [self._shown(one) for one in kept[:limit]]
 
     def since(self, cursor: Cursor) -> tuple[Latest, Cursor]:
         """What changed after a cursor, and the cursor after it."""
-        with self._lock:
-            changed = [one for one in self._kept if one.change > cursor.change]
-            changed.sort(key=lambda one: one.count)
-            first = self._kept[0].count if self._kept else 1
-            missed = max(0, first - cursor.count - 1)
-            return Latest(tuple(map(self._shown, changed)), missed), self._cursor
+        kept, now = self._all()
+        changed = [self._shown(one) for one in kept if one.change > cursor.change]
+        missed = max(0, kept[0].count - cursor.count - 1) if kept else 0
+        return Latest(tuple(changed), missed), now
 
-    def sample(self, seq: int) -> np.ndarray | None:
-        """The sample of a result, while it is kept."""
-        with self._lock:
-            return next((one.sample for one in self._kept if one.stored.seq == seq), None)
+    def sample(self, seq: int) -> tuple[np.ndarray, Input] | None:
+        """The sample of a result and what it was described as, while it is kept."""
+        for one in self._all()[0]:
+            if one.stored.seq == seq and (sample := one.sample) is not None and one.spec:
+                return sample, one.spec
+        return None
 
     @property
     def oldest_seq(self) -> int | None:
         """None when there is no result."""
+        kept, _ = self._all()
+        return kept[0].stored.seq if kept else None
+
+    def _all(self) -> tuple[list[_Kept], Cursor]:
         with self._lock:
-            return self._kept[0].stored.seq if self._kept else None
+            return list(self._kept), self._cursor
 
     def _shown(self, kept: _Kept) -> Shown:
         return Shown(
@@ -166,6 +182,12 @@ class History:
                 held += kept.sample.nbytes
                 if held > KEPT_BYTES:
                     kept.sample = None
+
+
+def _threshold(label: str | None, manifest: Manifest | None) -> float | None:
+    if label is None or manifest is None:
+        return None
+    return manifest.confidence.threshold_of(manifest.output.labels.index(label))
 
 
 def _own(sample: np.ndarray) -> np.ndarray:

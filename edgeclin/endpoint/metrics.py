@@ -72,16 +72,20 @@ class _Facts(Collector):
             ("serving", "Whether samples are answered and their answers stored.", health.serving),
             ("alarm", "Whether somebody must look now.", bool(health.alarms)),
             ("degraded", "Whether another engine answers than the bundle's own.", run.degraded),
+            (
+                "link_up",
+                "Whether `edgeclin sync` said of late that it has a session with the broker.",
+                health.link.state == "connected",
+            ),
             ("waiting_samples", "Samples that wait to be judged.", run.waiting),
             ("busy_seconds", "How long the sample in hand has been in hand.", run.busy_s),
             ("uptime_seconds", "Since the start.", run.up_s),
         ):
             number = float(bool(reading)) if isinstance(reading, str) else float(reading)
             yield GaugeMetricFamily(f"edgeclin_{name}", what, value=number)
-        if health.link.state != "unknown":
-            connected = float(health.link.state == "connected")
+        if health.last_s is not None:
             yield GaugeMetricFamily(
-                "edgeclin_link_up", "Whether there is a session with the broker.", value=connected
+                "edgeclin_last_answer_age_seconds", "Since the last answer.", value=health.last_s
             )
         yield from _queue(health)
         yield from _drift(health)

@@ -1,5 +1,4 @@
-"""`GET /schema/openapi.json`: what the endpoint answers, made from the records that it answers
-with."""
+"""`GET /openapi.json`: what the endpoint answers, made from the records that it answers with."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from edgeclin.endpoint.body import DICOM, JSON, NPY
+from edgeclin.endpoint.body import JSON
 from edgeclin.endpoint.drawing import SignalDrawing
 from edgeclin.endpoint.health import Health
 from edgeclin.endpoint.history import KEPT, Latest, Shown
@@ -25,6 +24,18 @@ class Results(Record, frozen=True):
 
 
 _RECORDS = (Answer, Refusal, Results, Health, Latest, SignalDrawing)
+_REFUSALS = {
+    "400": "The stream's name is none, or another one than the body's.",
+    "403": "A page of another site asks.",
+    "408": "The body did not come in time.",
+    "413": "The body is too long.",
+    "415": "This bundle does not take such a body.",
+    "421": "The Host header names another machine.",
+    "429": "Too many streams.",
+    "501": "What reads such a body is not installed.",
+    "503": "No room, or `edgeclin run` is stopping; see Retry-After. Nothing was judged.",
+    "504": "No answer in time; the result is stored and listed later all the same.",
+}
 
 
 def document(media_types: Sequence[str]) -> dict[str, Any]:
@@ -45,137 +56,93 @@ def document(media_types: Sequence[str]) -> dict[str, Any]:
         },
         "paths": {
             "/predict": {"post": _predict(media_types)},
-            "/results": {"get": _results()},
-            "/results/{seq}/drawing": {"get": _drawing()},
-            "/events": {"get": _events()},
-            "/health": {
-                "get": {
-                    "summary": "How the device is now",
-                    "responses": {
-                        "200": _of(Health, "It answers; `status` says whether all is well."),
-                        "503": _of(Health, "It does not answer, or cannot store answers."),
-                    },
-                }
-            },
-            "/metrics": {
-                "get": {
-                    "summary": "The same for Prometheus",
-                    "responses": {"200": _text("text/plain", "Prometheus' text format.")},
-                }
-            },
-            "/": {
-                "get": {
-                    "summary": "The bedside page",
-                    "responses": {"200": _text("text/html", "A page that needs no internet.")},
-                }
-            },
+            "/results": _get(
+                f"The last results, at most {KEPT} since the start, newest first",
+                {
+                    "200": _record(Results, "As they are now, reviews included."),
+                    "400": _record(Refusal, "A parameter is no number in its range."),
+                },
+                _parameter("after", "Only those with a higher seq.", type="integer", minimum=0),
+                _parameter("limit", "At most so many.", type="integer", minimum=1, maximum=KEPT),
+            ),
+            "/results/{seq}/drawing": _get(
+                "What the sample of a result looks like",
+                {
+                    "200": _drawing(),
+                    "404": _record(Refusal, "Its sample is no longer kept, or cannot be drawn."),
+                    "501": _record(Refusal, "What draws it is not installed."),
+                },
+                {**_parameter("seq", "Of the result.", "path", type="integer"), "required": True},
+            ),
+            "/events": _get(
+                "Results (`Latest`) and health (`Health`) as server-sent events",
+                {
+                    "200": _text("text/event-stream", "`results` and, each second, `health`."),
+                    "503": _record(Refusal, "Too many listeners."),
+                },
+                _parameter("Last-Event-ID", "Goes on after it.", "header", type="string"),
+            ),
+            "/health": _get(
+                "How the device is now",
+                {
+                    "200": _record(Health, "It answers; `status` says whether all is well."),
+                    "503": _record(Health, "It does not answer, or cannot store answers."),
+                },
+            ),
+            "/metrics": _get("The same for Prometheus", {"200": _text("text/plain", "Metrics.")}),
+            "/openapi.json": _get(
+                "This", {"200": {"description": "OpenAPI", "content": {JSON: {}}}}
+            ),
+            "/": _get("The bedside page", {"200": _text("text/html", "Needs no internet.")}),
+            "/bedside.css": _get("Its style", {"200": _text("text/css", "CSS.")}),
+            "/bedside.js": _get("Its script", {"200": _text("text/javascript", "JavaScript.")}),
         },
         "components": {"schemas": schemas},
     }
 
 
 def _predict(media_types: Sequence[str]) -> dict[str, Any]:
-    refusals = {
-        "400": "The stream's name is none.",
-        "403": "A page of another site asks.",
-        "408": "The body did not come in time.",
-        "413": "The body is too long.",
-        "415": "This bundle does not take such a body.",
-        "421": "The Host header names another machine.",
-        "429": "Too many streams.",
-        "501": "What reads such a body is not installed.",
-        "503": "No room, or `edgeclin run` is stopping; see Retry-After. Nothing was judged.",
-        "504": "No answer in time; the result is stored and listed later all the same.",
+    numbers = {"type": "array", "description": "Numbers, nested as the sample's axes are."}
+    name = {"type": "string", "pattern": STREAM.pattern}
+    named = {
+        "type": "object",
+        "properties": {"samples": numbers, "stream": name},
+        "required": ["samples", "stream"],
+        "additionalProperties": False,
     }
+    json = {"anyOf": [numbers, named]}
     return {
         "summary": "Judge one sample; the answer comes once it is stored",
-        "parameters": [
-            _query("stream", {"type": "string", "pattern": STREAM.pattern}, "Of the sample."),
-        ],
+        "parameters": [_parameter("stream", "Of the sample.", **name)],
         "requestBody": {
             "required": True,
-            "content": {media_type: {"schema": _body(media_type)} for media_type in media_types},
+            "content": {one: {"schema": json} if one == JSON else {} for one in media_types},
         },
         "responses": {
-            "200": _of(Answer, "The answer."),
-            "422": _of(Answer, "The sample cannot be judged; a result that says why is stored."),
-            **{status: _of(Refusal, why) for status, why in refusals.items()},
+            "200": _record(Answer, "The answer."),
+            "422": _record(Answer, "It cannot be judged; a result that says why is stored."),
+            **{status: _record(Refusal, why) for status, why in _REFUSALS.items()},
         },
     }
 
 
-def _body(media_type: str) -> dict[str, Any]:
-    if media_type != JSON:
-        form = {NPY: "A .npy file", DICOM: "A DICOM file of one frame"}.get(media_type, "A picture")
-        return {"description": form}
-    numbers = {"type": "array", "description": "Numbers, nested as the sample's axes are"}
-    return {
-        "anyOf": [
-            numbers,
-            {
-                "type": "object",
-                "properties": {"samples": numbers, "stream": {"type": "string"}},
-                "required": ["samples"],
-                "additionalProperties": False,
-            },
-        ]
-    }
+def _get(summary: str, responses: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"get": {"summary": summary, "parameters": parameters, "responses": responses}}
 
 
-def _results() -> dict[str, Any]:
-    return {
-        "summary": f"The last results, at most {KEPT} since the start, newest first",
-        "parameters": [
-            _query("after", {"type": "integer", "minimum": 0}, "Only those with a higher seq."),
-            _query("limit", {"type": "integer", "minimum": 1, "maximum": KEPT}, "At most so many."),
-        ],
-        "responses": {
-            "200": _of(Results, "As they are now, reviews included."),
-            "400": _of(Refusal, "A parameter is no number in its range."),
-        },
-    }
+def _parameter(name: str, what: str, place: str = "query", **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": what, "schema": schema}
+
+
+def _record(record: type[Record], description: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{record.__name__}"}
+    return {"description": description, "content": {JSON: {"schema": schema}}}
 
 
 def _drawing() -> dict[str, Any]:
-    seq = {"name": "seq", "in": "path", "required": True, "schema": {"type": "integer"}}
-    drawn = _of(SignalDrawing, "A signal in few points, or a picture in few pixels.")
+    drawn = _record(SignalDrawing, "A signal in few points, or a picture in few pixels.")
     drawn["content"]["image/png"] = {}
-    return {
-        "summary": "What the sample of a result looks like",
-        "parameters": [seq],
-        "responses": {
-            "200": drawn,
-            "404": _of(Refusal, "Its sample is no longer kept, or cannot be drawn."),
-            "501": _of(Refusal, "What draws it is not installed."),
-        },
-    }
-
-
-def _events() -> dict[str, Any]:
-    return {
-        "summary": "Results (`Latest`) and health (`Health`) as server-sent events",
-        "parameters": [
-            {
-                "name": "Last-Event-ID",
-                "in": "header",
-                "schema": {"type": "string"},
-                "description": "Goes on after that event.",
-            }
-        ],
-        "responses": {
-            "200": _text("text/event-stream", "Events `results` and, each second, `health`."),
-            "503": _of(Refusal, "Too many listeners."),
-        },
-    }
-
-
-def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": schema, "description": description}
-
-
-def _of(record: type[Record], description: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{record.__name__}"}
-    return {"description": description, "content": {JSON: {"schema": schema}}}
+    return drawn
 
 
 def _text(media_type: str, description: str) -> dict[str, Any]:

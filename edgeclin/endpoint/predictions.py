@@ -7,18 +7,18 @@ import re
 from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
-from edgeclin.description import Input
 from edgeclin.endpoint.body import media_types, sample_of
 from edgeclin.endpoint.refusal import json, refusal
 from edgeclin.errors import BadInput, EdgeclinError, MissingExtra
-from edgeclin.inbox import Inbox, Sample
+from edgeclin.inbox import Sample
 from edgeclin.offline_queue import Stored
 from edgeclin.records import Record, Result
-from edgeclin.sources import MAX_STREAMS
+from edgeclin.sources.json_lines import MAX_STREAMS
 
 NAME = "http"
 AT_ONCE = 16
@@ -37,23 +37,18 @@ class Answer(Record, frozen=True):
 
 
 class Stopping(Exception):
-    """The loop ends, so that a sample that waits is not judged."""
+    """The loop has ended, so that a sample that waits is not judged."""
 
 
 class Predictions:
-    """Offers what comes to the loop, and answers when it has.
+    """Offers what comes to the loop, and answers when it has."""
 
-    Args:
-        inbox: the loop's.
-        spec: the input of the bundle.
-    """
-
-    def __init__(self, inbox: Inbox, spec: Input, config: HTTPConfig) -> None:
-        self._inbox = inbox
-        self._media_types = media_types(spec)
+    def __init__(self, bedside: Bedside, config: HTTPConfig) -> None:
+        self._bedside = bedside
         self._most = config.max_body_mb << 20
         self._answer_s = config.answer_s
         self._at_once = 0
+        self._decoding = asyncio.Lock()  # decoded, a body may take many times its size
         self._streams: set[str] = set()
         self._waiters: set[asyncio.Future[Answer]] = set()
 
@@ -66,47 +61,63 @@ class Predictions:
     async def answer(self, request: Request) -> Response:
         """The route."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in self._media_types:
+        known = media_types(self._bedside.runtime.bundle.manifest.inputs[0])
+        if media_type not in known:
             return refusal(
                 415,
-                f"a body of type {media_type!r}; this bundle takes {', '.join(self._media_types)}",
-                Accept=", ".join(self._media_types),
+                f"a body of type {media_type!r}; this bundle takes {', '.join(known)}",
+                Accept=", ".join(known),
+            )
+        stream = request.query_params.get("stream")
+        if stream is not None and not STREAM.fullmatch(stream):
+            return refusal(
+                400, "a stream's name must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
             )
         if self._at_once >= AT_ONCE:
             return _busy(f"{AT_ONCE} requests are at work already")
         self._at_once += 1
         try:
-            return await self._take(request, media_type)
+            return await self._take(request, media_type, stream)
+        except asyncio.TimeoutError:
+            return refusal(408, f"the body did not come within {BODY_S:g} s")
+        except ClientDisconnect:
+            return refusal(400, "the body ended early")
         finally:
             self._at_once -= 1
 
-    async def _take(self, request: Request, media_type: str) -> Response:
-        try:
-            body = await asyncio.wait_for(self._read(request), BODY_S)
-        except asyncio.TimeoutError:
-            return refusal(408, f"the body did not come within {BODY_S:.0f} s")
+    async def _take(self, request: Request, media_type: str, stream: str | None) -> Response:
+        body = await asyncio.wait_for(self._read(request), BODY_S)
         if body is None:
             return refusal(
                 413, f"a body of over {self._most >> 20} MiB; http.max_body_mb sets the most"
             )
         sample: Sample
-        stream = request.query_params.get("stream")
         try:
-            sample, named = await run_in_threadpool(sample_of, media_type, body)
-            stream = stream or named
+            async with self._decoding:
+                sample, named = await run_in_threadpool(sample_of, media_type, body)
         except BadInput as problem:
-            sample = problem
+            sample, named = problem, None
         except MissingExtra as exc:
             return refusal(501, str(exc))
-        if stream is not None and not STREAM.fullmatch(stream):
-            return refusal(
-                400, "a stream's name must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
-            )
+        if stream is not None and named not in (None, stream):
+            return refusal(400, f"the stream is {stream} in the address and {named} in the body")
+        stream = stream or named
         name = NAME if stream is None else f"{NAME}/{stream}"
         if name not in self._streams and len(self._streams) >= MAX_STREAMS:
             return refusal(429, f"{stream!r} would be more than {MAX_STREAMS} streams")
         self._streams.add(name)
         return await self._judged(name, sample)
+
+    async def _read(self, request: Request) -> bytes | None:
+        """The body, or None for one that is too long."""
+        if int(request.headers.get("content-length", "0")) > self._most:
+            return None
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._most:
+                return None
+        return bytes(body)
 
     async def _judged(self, name: str, sample: Sample) -> Response:
         loop = asyncio.get_running_loop()
@@ -116,12 +127,14 @@ class Predictions:
             with suppress(RuntimeError):  # the endpoint has closed: nobody waits any more
                 loop.call_soon_threadsafe(_settle, waiter, Answer(stored.seq, stored.id, result))
 
+        if self._bedside.full:
+            return _busy(f"no answer can be stored: {self._bedside.full}")
         try:
-            taken = self._inbox.line(name).offer(sample, answered)
+            line = await run_in_threadpool(self._bedside.inbox.line, name)
         except EdgeclinError as exc:  # the queue, which knows where a stream goes on
-            return refusal(503, str(exc))
-        if not taken:
-            if self._inbox.stopped.is_set():
+            return _busy(str(exc))
+        if not line.offer(sample, answered):
+            if self._bedside.inbox.stopped.is_set():
                 return _stopped()
             return _busy(f"as many samples of {name} as may wait do so already")
         self._waiters.add(waiter)
@@ -130,26 +143,14 @@ class Predictions:
         except asyncio.TimeoutError:
             return refusal(
                 504,
-                f"no answer within {self._answer_s:g} s; the sample waits, and its result will be "
-                "stored and shown among the results: do not send it again",
+                f"no answer within {self._answer_s:g} s; the sample waits, and while `edgeclin "
+                "run` goes on its result will be stored and shown: do not send it again",
             )
         except Stopping:
             return _stopped()
         finally:
             self._waiters.discard(waiter)
         return json(answer, 422 if answer.result.rejected else 200)
-
-    async def _read(self, request: Request) -> bytes | None:
-        """The body, or None for one that is too long."""
-        told = request.headers.get("content-length", "0")
-        if not told.isdigit() or int(told) > self._most:
-            return None
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._most:
-                return None
-        return bytes(body)
 
 
 def _settle(waiter: asyncio.Future[Answer], answer: Answer) -> None:
@@ -162,4 +163,6 @@ def _busy(why: str) -> Response:
 
 
 def _stopped() -> Response:
-    return refusal(503, "`edgeclin run` is stopping; this sample is not judged", Retry_After="5")
+    return refusal(
+        503, "`edgeclin run` is stopping and stored nothing about this sample", Retry_After="5"
+    )

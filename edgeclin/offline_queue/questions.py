@@ -21,6 +21,8 @@ from edgeclin.uptime import Uptime
 log = logging.getLogger(__name__)
 
 _KEPT_UNREVIEWED = 10_000
+KEPT_REVIEWS = 256
+"""Reviewed results, the newest, of which it stays known what became of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,18 @@ class Questions:
                 confidence=opinion.confidence,
                 waited_s=None if waited is None else round(waited, 3),
             )
-            _insert_review(db, review)
+            _insert_review(db, seq, review)
             if state is State.UNREVIEWED:
                 _withdraw(db, seq)
             else:
                 db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
         self._payloads.remove(file)
         return review
+
+    def reviews(self, first: int) -> dict[int, Review]:
+        """The last review of each result from number `first` on, of the newest `KEPT_REVIEWS`."""
+        rows = self._database.all("SELECT seq, body FROM reviews WHERE seq >= ?", (first,))
+        return {seq: msgspec.json.decode(body, type=Review) for seq, body in rows}
 
     def expire(self) -> list[Review]:
         """Turn provisional answers whose deadline has passed into unreviewed ones."""
@@ -192,7 +199,7 @@ class Questions:
                     made_at=self._clock(),
                     waited_s=round(now - asked_at, 3) if here else None,
                 )
-                _insert_review(db, review)
+                _insert_review(db, seq, review)
                 _withdraw(db, seq)
                 reviews.append(review)
             if reviews:
@@ -202,8 +209,18 @@ class Questions:
         return reviews
 
 
-def _insert_review(db: sqlite3.Connection, review: Review) -> None:
-    insert_row(db, str(uuid6.uuid7()), "review", Tier.ROUTINE, msgspec.json.encode(review))
+def _insert_review(db: sqlite3.Connection, seq: int, review: Review) -> None:
+    """Queue what became of a result, and remember it while the result is among the newest."""
+    body = msgspec.json.encode(review)
+    insert_row(db, str(uuid6.uuid7()), "review", Tier.ROUTINE, body)
+    db.execute("INSERT OR REPLACE INTO reviews (seq, body) VALUES (?, ?)", (seq, body))
+    db.execute(
+        """
+        DELETE FROM reviews
+        WHERE seq <= (SELECT seq FROM reviews ORDER BY seq DESC LIMIT 1 OFFSET ?)
+        """,
+        (KEPT_REVIEWS,),
+    )
 
 
 def _withdraw(db: sqlite3.Connection, seq: int) -> None:

@@ -112,7 +112,8 @@ class OfflineQueue:
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
-        The id (UUIDv7) is made here, once; the source's position moves in the same transaction.
+        The id (UUIDv7) is made here, once; the source's position moves in the same transaction,
+        but for a shadow's answer.
 
         Args:
             sample: the raw sample, before preprocessing.
@@ -133,13 +134,14 @@ class OfflineQueue:
             with self._database.transaction(result.tier) as db:
                 self._make_room(db, result.tier, len(body) + len(ask or b""))
                 seq = insert_row(db, identity, "result", result.tier, body)
-                db.execute(
-                    """
-                    INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
-                        ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
-                    """,
-                    (result.source, bundle, after),
-                )
+                if not result.shadow_of:
+                    db.execute(
+                        """
+                        INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
+                            ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
+                        """,
+                        (result.source, bundle, after),
+                    )
                 if ask is not None:
                     self._questions.insert(db, seq, identity, result, ask, deadline_s)
         except BaseException:
@@ -156,10 +158,17 @@ class OfflineQueue:
         )
         return int(row[0]) if row else 0
 
-    def reviews(self, after: int = 0) -> list[Review]:
-        """The last reviews with a sequence number above `after`, delivered or not, in order."""
-        rows = self._database.all("SELECT body FROM reviews WHERE seq > ? ORDER BY seq", (after,))
-        return [msgspec.json.decode(body, type=Review) for (body,) in rows]
+    def reviews(self, first: int = 0) -> dict[int, Review]:
+        """What became of the newest results, delivered or not.
+
+        Args:
+            first: the lowest sequence number of a result that is of interest.
+
+        Returns:
+            the last review of each result that has one, by the result's sequence number; of the
+            newest 256 such results.
+        """
+        return self._questions.reviews(first)
 
     # -- the process that delivers -------------------------------------------------------------
 

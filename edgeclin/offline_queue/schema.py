@@ -89,15 +89,13 @@ END;
 """
 
 _REVIEWS = """
--- The last reviews, for whoever shows results at the bedside: their rows go with the receipt.
+-- What became of the newest results, for whoever shows them at the bedside: the rows that the cloud
+-- gets go with its receipt. By the result's number, so that a flood of reviews of old results takes
+-- none of a new one's.
 CREATE TABLE reviews (
     seq  INTEGER PRIMARY KEY,
     body BLOB NOT NULL
 );
-CREATE TRIGGER reviews_in AFTER INSERT ON rows WHEN NEW.kind = 'review' BEGIN
-    INSERT INTO reviews (seq, body) VALUES (NEW.seq, NEW.body);
-    DELETE FROM reviews WHERE seq <= (SELECT seq FROM reviews ORDER BY seq DESC LIMIT 1 OFFSET 256);
-END;
 """
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
-
-import msgspec
-import numpy as np
-from msgspec import Meta
+from typing import BinaryIO
 
 from edgeclin.errors import BadInput
 from edgeclin.files import reading
 from edgeclin.inbox import Inbox, Line, Sample
 from edgeclin.preprocess import Preprocess
-from edgeclin.records import Record
+from edgeclin.sources.json_samples import Chunk, parse, to_array
 from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
 MAX_STREAMS = 1024
 _NAME = re.compile(rb'"stream"\s*:\s*"([A-Za-z0-9._-]{1,64})"')
 """Also in a line that is broken elsewhere."""
-_NOT_JSON = (b"NaN", b"Infinity")
-"""What Python writes for a sample that is missing; JSON (RFC 8259) has no such numbers."""
 
 
 class JsonLinesSource:
@@ -62,13 +55,15 @@ class JsonLinesSource:
     def _take(self, text: bytes, inbox: Inbox) -> bool:
         stream = self.name
         try:
-            value = _parse(text)
-            if not isinstance(value, _Chunk):
+            if len(text) > MAX_LINE:
+                raise BadInput(f"a line of over {MAX_LINE >> 20} MiB")
+            value = parse(text)
+            if not isinstance(value, Chunk):
                 return self._add(value, inbox.line(stream))
             signal = self._signal(value.stream)
             stream = f"{self.name}/{value.stream}"
             line = inbox.line(stream)
-            return all(self._add(window, line) for window in signal.feed(_array(value.samples)))
+            return all(self._add(window, line) for window in signal.feed(to_array(value.samples)))
         except BadInput as problem:
             named = _NAME.search(text)
             if named is not None and (broken := self._signals.get(named[1].decode())):
@@ -90,37 +85,3 @@ class JsonLinesSource:
             yield line
             while len(line) > MAX_LINE and not line.endswith(b"\n"):
                 line = self._stream.readline(MAX_LINE + 1)
-
-
-class _Chunk(Record, frozen=True):
-    """What came of one signal."""
-
-    stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
-    samples: Any
-
-
-def _parse(line: bytes) -> np.ndarray | _Chunk:
-    if len(line) > MAX_LINE:
-        raise BadInput(f"a line of over {MAX_LINE >> 20} MiB")
-    if line.lstrip().startswith(b"{"):
-        try:
-            if any(word in line for word in _NOT_JSON):
-                return msgspec.convert(json.loads(line), _Chunk)
-            return msgspec.json.decode(line, type=_Chunk)
-        except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
-            raise BadInput(f"not what came of a stream ({exc})") from exc
-    try:
-        return _array(json.loads(line))
-    except (ValueError, RecursionError) as exc:
-        raise BadInput(f"not a JSON array of numbers ({exc})") from exc
-
-
-def _array(value: Any) -> np.ndarray:
-    try:
-        sample = np.asarray(value)
-    except (ValueError, TypeError) as exc:
-        raise BadInput(f"not a JSON array of numbers ({exc})") from exc
-    if not sample.ndim or sample.dtype.kind not in "iuf":
-        raise BadInput("not a JSON array of numbers")
-    with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
-        return sample.astype(np.float32)

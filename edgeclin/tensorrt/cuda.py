@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ class Device:
 
 
 class Cuda(Protocol):
-    """The first GPU, opened by the thread that uses it. Every method raises EngineUnavailable.
+    """The first GPU, used by one thread at a time. Every method raises EngineUnavailable.
 
     Addresses are those of the GPU's memory. Copies are queued on `stream`, in order with what else
     is: arrays must be contiguous and must live, unchanged, until `synchronise`.
@@ -129,6 +130,7 @@ class PyCuda:
     def __init__(self, driver: Any) -> None:
         self._cuda = driver
         self._memory: dict[int, Any] = {}
+        self._thread = 0
         device = self._ask(self._open)
         capability = ".".join(map(str, device.compute_capability()))
         driver_version = _cuda_version(driver.get_driver_version())
@@ -140,11 +142,13 @@ class PyCuda:
         return int(self._stream.handle)
 
     def allocate(self, size: int) -> int:
+        self._follow()
         memory = self._ask(self._cuda.mem_alloc, size)
         self._memory[int(memory)] = memory
         return int(memory)
 
     def upload(self, address: int, source: np.ndarray) -> None:
+        self._follow()
         self._ask(self._cuda.memcpy_htod_async, address, source, self._stream)
 
     def download(self, target: np.ndarray, address: int) -> None:
@@ -154,6 +158,7 @@ class PyCuda:
         self._ask(self._stream.synchronize)
 
     def close(self) -> None:
+        self._follow()
         while self._memory:
             self._memory.popitem()[1].free()
         del self._stream
@@ -164,8 +169,15 @@ class PyCuda:
         device = self._cuda.Device(0)
         # The one that TensorRT itself uses.
         self._context = device.retain_primary_context()
-        self._context.push()
+        self._follow()
         return device
+
+    def _follow(self) -> None:
+        """Have the context in the thread that now uses the GPU; pycuda keeps it in one only."""
+        here = threading.get_ident()
+        if here != self._thread:
+            self._context.push()
+            self._thread = here
 
     def _ask(self, function: Any, *arguments: Any) -> Any:
         try:

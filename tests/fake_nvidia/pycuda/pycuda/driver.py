@@ -1,11 +1,15 @@
-"""A fake of pycuda's driver API: nothing works without `init` and a context that is pushed."""
+"""A fake of pycuda's driver API: nothing works without `init` and a context that this
+thread has pushed."""
 
 from __future__ import annotations
+
+import threading
 
 import fake_gpu
 import numpy as np
 
-_state = {"init": False, "contexts": 0}
+_state = {"init": False}
+_contexts = threading.local()
 
 
 class Error(Exception):
@@ -13,7 +17,7 @@ class Error(Exception):
 
 
 def _require_context() -> None:
-    if not _state["contexts"]:
+    if not getattr(_contexts, "pushed", 0):
         raise Error("invalid device context")
 
 
@@ -29,10 +33,11 @@ def get_driver_version() -> int:
 
 class Context:
     def push(self) -> None:
-        _state["contexts"] += 1
+        _contexts.pushed = getattr(_contexts, "pushed", 0) + 1
 
     def pop(self) -> None:
-        _state["contexts"] -= 1
+        _require_context()
+        _contexts.pushed -= 1
 
 
 class Device:
@@ -76,10 +81,12 @@ def mem_alloc(size: int) -> DeviceAllocation:
 
 
 def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
+    _require_context()
     host = src.ctypes.data
     fake_gpu.queue(stream.handle, lambda: fake_gpu.copy(dest, host, src.nbytes, dest))
 
 
 def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
+    _require_context()
     host = dest.ctypes.data
     fake_gpu.queue(stream.handle, lambda: fake_gpu.copy(host, src, dest.nbytes, src))

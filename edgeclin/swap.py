@@ -1,0 +1,132 @@
+"""Another bundle in the place of the one that answers, without a gap."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from edgeclin.bedside import Bedside
+from edgeclin.bundle import Bundle
+from edgeclin.description import Input
+from edgeclin.errors import BadBundle, EdgeclinError
+from edgeclin.runtime import Runtime
+from edgeclin.steps import Decode, Step, Window
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""How often to look at the bundle's path; what stands there must be the same in two looks."""
+_NICE = 10
+_END_S = 5.0
+_Mark: TypeAlias = tuple[tuple[str, int, int, int], ...]
+
+
+class Swap:
+    """Looks for another bundle at the path, and has it answer once it has passed its self-test.
+
+    Nothing waits meanwhile: the bundle that answers goes on until the other one is ready, and
+    where that one cannot be trusted, loaded or believed, for good. `Bedside.refused` then says so.
+
+    Args:
+        path: where the bundle of `bedside` was opened.
+        open_bundle: opens what stands there now, as the command line was told to trust.
+        load: makes a runtime of it, which runs its self-test.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        bedside: Bedside,
+        open_bundle: Callable[[], Bundle],
+        load: Callable[[Bundle], Runtime],
+    ) -> None:
+        self._path = path
+        self._bedside = bedside
+        self._open = open_bundle
+        self._load = load
+        self._seen: _Mark = ()  # the first look comes later than the bundle was opened
+        self._changed = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look_in_time, daemon=True)
+
+    def look(self) -> None:
+        """Take what stands at the path, where it has changed and is no longer being written."""
+        now = _mark(self._path)
+        if now != self._seen:
+            self._seen, self._changed = now, True
+        elif self._changed:
+            self._changed = False
+            self._take()
+
+    def __enter__(self) -> Swap:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join(_END_S)  # an engine that hangs while it loads must not hold the end up
+
+    def _look_in_time(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        while not self._done.wait(LOOK_S):
+            self.look()
+
+    def _take(self) -> None:
+        bedside, current = self._bedside, self._bedside.runtime.bundle
+        try:
+            bundle = self._open()
+            if bundle.digest != current.digest:
+                require_same_samples(bundle, current)
+                bedside.replace(self._load(bundle)).close()
+                log.warning("%s: bundle %s answers from now on", self._path, bundle.digest[:12])
+            bedside.refused = ""
+        except Exception as exc:  # whatever is wrong with it, the other one goes on
+            said = str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"
+            bedside.refused = (
+                f"bundle {current.digest[:12]} goes on, since what stands at {self._path} now is "
+                f"refused, and would be at the next start: {said}"
+            )
+            log.error("ALARM: %s", bedside.refused)
+
+
+def require_same_samples(new: Bundle, old: Bundle) -> None:
+    """Refuse a bundle for which the sources would have to deliver other samples.
+
+    Raises:
+        BadBundle: names what is different.
+    """
+    before, after = (_delivered(bundle.manifest.inputs[0]) for bundle in (old, new))
+    for what, value in after.items():
+        if value != before[what]:
+            raise BadBundle(
+                new.path,
+                f"its samples have {what} {value}, those of the bundle that answers {before[what]}",
+                "restart the service to change what sources deliver",
+            )
+
+
+def _delivered(spec: Input) -> dict[str, object]:
+    """What sources look at when they cut recordings and decode pictures."""
+    first: Step | None = next(iter(spec.preprocessing), None)
+    return {
+        "kind": spec.kind,
+        "units": spec.units,
+        "sampling_hz": spec.sampling_hz,
+        "leads": list(spec.leads),
+        "first step": first if isinstance(first, (Window, Decode)) else None,
+        "shape": None if spec.kind == "image" else list(spec.shape),
+    }
+
+
+def _mark(path: Path) -> _Mark:
+    """What tells one bundle from another without reading it; empty where there is none."""
+    try:
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        found = [(file.name, file.stat()) for file in sorted(files)]
+    except OSError:
+        return ()
+    return tuple((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found)

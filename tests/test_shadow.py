@@ -1,0 +1,233 @@
+"""A second bundle judges along: recorded, shown to nobody, and in nobody's way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+from polling import wait_until
+
+from edgeclin.backends.fake import FakeBackend
+from edgeclin.bedside import Bedside
+from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.cli import main
+from edgeclin.errors import BadInput, EngineUnavailable
+from edgeclin.golden import read_golden, write_golden
+from edgeclin.health import wilson
+from edgeclin.inbox import Inbox, Sample
+from edgeclin.keys import KeyPair, load_signer
+from edgeclin.manifest import Manifest
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.preprocess import Preprocess
+from edgeclin.records import Result, State, Tier
+from edgeclin.runtime import Runtime
+from edgeclin.shadow import LINE, Shadow
+
+
+class Scripted:
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line("scripted")
+        for sample in self._samples:
+            line.put(sample)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
+    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def second_path(
+    tmp_path: Path, manifest_and_files: tuple[Manifest, dict[str, bytes]], key_pair: KeyPair
+) -> Path:
+    """A bundle of which the engine often finds another label."""
+    manifest, files = manifest_and_files
+    other = files | {"engine.json": files["engine.json"].replace(b"8.0", b"-8.0")}
+    backend, preprocess = FakeBackend(other["engine.json"]), Preprocess(manifest.inputs[0])
+    inputs, _ = read_golden(files["golden.npz"], False)
+    outputs = np.stack([backend.run(preprocess(sample)) for sample in inputs])
+    other["golden.npz"] = write_golden(list(inputs), outputs)
+    signer = load_signer(key_pair.private)
+    return write_bundle(
+        tmp_path / "second.edgeclin", replace(manifest, version="2.0.0"), other, signer
+    )
+
+
+@pytest.fixture
+def second(second_path: Path, trust: list[Any]) -> Bundle:
+    return Bundle.open(second_path, trust)
+
+
+Judge = Callable[..., list[Result]]
+
+
+@pytest.fixture
+def judge(bundle: Bundle, queue: OfflineQueue) -> Judge:
+    """Answers samples one by one, each once the shadow has judged the one before."""
+
+    def judge_all(shadow: Shadow, samples: list[Sample]) -> list[Result]:
+        answers: list[Result] = []
+        bedside = Bedside(Runtime(bundle, draw=lambda: 1.0), queue, 60, shadow=shadow)
+
+        def told(_: object, result: Result, __: Sample) -> None:
+            answers.append(result)
+            wanted = sum(not answer.rejected for answer in answers)
+            wait_until(lambda: shadow.health().compared == wanted, "the shadow's answer")
+
+        bedside.run([Scripted(samples)], told)
+        health = bedside.health()
+        assert health.shadow == shadow.health()
+        assert sum(health.states.values()) == len(answers), "a shadow's answers are none"
+        return answers
+
+    return judge_all
+
+
+def stored(queue: OfflineQueue, tier: Tier) -> list[Result]:
+    rows = queue.pending(tier, limit=999)
+    return [msgspec.json.decode(row.body, type=Result) for row in rows]
+
+
+def test_a_shadow_judges_what_was_answered_and_health_says_how_far_they_agree(
+    bundle: Bundle, second: Bundle, queue: OfflineQueue, judge: Judge, beats: np.ndarray
+) -> None:
+    with Shadow(lambda: Runtime(second), queue) as shadow:
+        answers = judge(shadow, [*beats[:40], BadInput("lead off")])
+    own = [Runtime(second).predict(beat) for beat in beats[:40]]
+    agreed = sum(mine.label == shown.label for mine, shown in zip(own, answers, strict=False))
+    both = [
+        mine.label == shown.label
+        for mine, shown in zip(own, answers, strict=False)
+        if mine.state is shown.state is State.FINAL
+    ]
+    assert 0 < len(both) < 40
+    assert agreed < 40
+    health = shadow.health()
+    assert (health.bundle, health.beside) == (second.digest, bundle.digest)
+    assert (health.compared, health.agreed) == (40, agreed)
+    assert (health.sure, health.sure_agreed) == (len(both), sum(both))
+    assert (health.unanswered, health.missed, health.problem) == (0, 0, "")
+    low, high = wilson(agreed, 40)
+    assert f"[{low:.1%}, {high:.1%}], n = 40" in str(health)
+
+
+def test_a_shadows_answers_are_bulk_name_the_answer_beside_them_and_ask_nothing(
+    bundle: Bundle, second: Bundle, queue: OfflineQueue, judge: Judge, beats: np.ndarray
+) -> None:
+    with Shadow(lambda: Runtime(second, draw=lambda: 0.0), queue) as shadow:
+        judge(shadow, [*beats[:20]])
+    shown = {
+        row.id: msgspec.json.decode(row.body, type=Result)
+        for tier in (Tier.URGENT, Tier.ROUTINE)
+        for row in queue.pending(tier, limit=999)
+    }
+    own = stored(queue, Tier.BULK)
+    assert len(own) == len(shown) == 20
+    assert {answer.bundle for answer in own} == {second.digest}
+    for answer in own:
+        beside = shown[answer.shadow_of]
+        assert (answer.source, answer.position) == (beside.source, beside.position)
+        assert not answer.audit
+    assert any(answer.state is State.PROVISIONAL for answer in own)
+    asking = sum(answer.state is State.PROVISIONAL for answer in shown.values())
+    assert queue.standing().waiting["questions"].count == asking
+    assert queue.next_position("scripted", bundle.digest) == 20
+    assert queue.next_position("scripted", second.digest) == 0
+
+
+def test_answers_wait_for_no_shadow_and_what_it_misses_is_counted(
+    bundle: Bundle, second: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    goes_on = threading.Event()
+
+    def load() -> Runtime:
+        assert goes_on.wait(20)
+        return Runtime(second)
+
+    with Shadow(load, queue) as shadow:
+        bedside = Bedside(Runtime(bundle), queue, 60, shadow=shadow)
+        bedside.run([Scripted([*beats[:30]])], lambda *_: None)
+        assert str(shadow.health()) == "nothing compared yet"
+        goes_on.set()
+    health = shadow.health()
+    assert (health.compared, health.missed) == (LINE, 30 - LINE)
+    assert [answer.position for answer in stored(queue, Tier.BULK)] == list(range(22, 30))
+
+
+def test_a_shadow_that_cannot_be_loaded_is_told_and_answers_go_on(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    def load() -> Runtime:
+        raise EngineUnavailable("no such engine")
+
+    with Shadow(load, queue) as shadow:
+        bedside = Bedside(Runtime(bundle), queue, 60, shadow=shadow)
+        bedside.run([Scripted([*beats[:20]])], lambda *_: None)
+        wait_until(lambda: shadow.health().problem, "the problem")
+    assert shadow.health().problem == "it does not judge: no such engine"
+    assert sum(bedside.health().states.values()) == 20
+    assert bedside.health().alarms == ()
+
+
+def test_a_sample_that_the_shadow_cannot_judge_is_unanswered_not_agreed(
+    bundle: Bundle, second: Bundle, queue: OfflineQueue, judge: Judge, beats: np.ndarray
+) -> None:
+    runtime = Runtime(second)
+
+    def broken(_: np.ndarray) -> np.ndarray:
+        raise ValueError("out of range")
+
+    runtime.backend.run = broken  # type: ignore[method-assign]
+    with Shadow(lambda: runtime, queue) as shadow:
+        judge(shadow, [beats[0]])
+    health = shadow.health()
+    assert (health.compared, health.agreed, health.unanswered) == (1, 0, 1)
+    (own,) = stored(queue, Tier.BULK)
+    assert own.rejected
+    assert own.reason == "rejected: ValueError: out of range"
+
+
+def test_counts_begin_anew_when_another_bundle_takes_over(
+    bundle: Bundle, second: Bundle, queue: OfflineQueue, judge: Judge, beats: np.ndarray
+) -> None:
+    with Shadow(lambda: Runtime(second), queue) as shadow:
+        judge(shadow, [*beats[:9]])
+        taken_over = Bedside(Runtime(second), queue, 60, shadow=shadow)
+        taken_over.run([Scripted([*beats[9:12]])], lambda *_: None)
+        wait_until(lambda: shadow.health().compared == 3, "three comparisons")
+    health = shadow.health()
+    assert (health.beside, health.agreed) == (second.digest, 3)
+
+
+def test_run_takes_a_shadow_and_says_at_its_end_how_far_it_agreed(
+    tmp_path: Path, bundle_path: Path, second_path: Path, key_pair: KeyPair, beats: np.ndarray
+) -> None:
+    np.savez(tmp_path / "beats.npz", X=beats[:25])
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'schema = 1\nsite = "s"\ndevice = "d"\nbundle = "{bundle_path}"\n'
+        f'source = "{tmp_path / "beats.npz"}"\nshadow = "{second_path}"\n'
+        f'trusted_keys = ["{key_pair.public}"]\n[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
+    )
+    done = CliRunner().invoke(main, ["run", "--config", str(config), "--rate", "50"])
+    assert done.exit_code == 0, done.output
+    assert "shadow: " in done.output
+    assert ", n = 25" in done.output
+    shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+    assert ", n = 25" in shown.output
+
+
+@pytest.mark.parametrize(("count", "n", "low", "high"), [(9, 10, 0.5958, 0.9821), (0, 0, 0, 1)])
+def test_the_interval_of_a_share_is_wilsons(count: int, n: int, low: float, high: float) -> None:
+    assert wilson(count, n) == pytest.approx((low, high), abs=1e-4)
