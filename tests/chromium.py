@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -29,16 +30,21 @@ def open_browser(command: str) -> Iterator[Browser]:
     """A browser that has a profile of its own and asks nothing of the internet by itself."""
     profile = tempfile.mkdtemp(prefix="edgeclin-chromium-")
     (its_in, our_out), (our_in, its_out) = os.pipe(), os.pipe()
+
+    def join() -> None:
+        """The protocol's pipes are descriptors 3 and 4."""
+        low, high = fcntl.fcntl(its_in, fcntl.F_DUPFD, 10), fcntl.fcntl(its_out, fcntl.F_DUPFD, 10)
+        os.dup2(low, 3)
+        os.dup2(high, 4)
+
     process = subprocess.Popen(
         [
-            # The protocol's pipes are descriptors 3 and 4.
-            "/bin/sh", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out} {its_in}<&- {its_out}>&-', "sh",
             command, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}",
             "--no-first-run", "--disable-gpu", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
             *(["--no-sandbox"] if os.geteuid() == 0 else []), "about:blank",
         ],
-        pass_fds=(its_in, its_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        pass_fds=(3, 4), preexec_fn=join, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(its_in)
