@@ -4,6 +4,7 @@
 const KEPT = 50; // results, the newest included
 const HEARD_S = 3; // without a word of the device, what is shown is the past
 const OLD_S = 30; // an answer as old as that is the past, too
+const BUSY_S = 5; // one sample in hand for so long: the loop may hang
 const AGAIN_S = 6; // a connection as silent as that is given up
 const RETRY_MS = 1000;
 const TICK_MS = 250;
@@ -18,10 +19,10 @@ const STATES = {
   unreviewed: ["Unreviewed", "no second opinion came; a person must look"],
 };
 const LINKS = {
-  connected: ["Connected", "said so"],
-  disconnected: ["Disconnected", "said so"],
-  silent: ["Silent", "edgeclin sync last spoke"],
-  unknown: ["Unknown", ""],
+  connected: ["Connected", "as of"],
+  disconnected: ["Disconnected", "as of"],
+  silent: ["Silent", "last heard"],
+  unknown: ["Unknown", "never heard"],
 };
 const ADVICE =
   "What to do: check the sensor or the picture and take the sample again. " +
@@ -64,6 +65,8 @@ function span(seconds) {
   if (s < 172800) return `${Math.floor(s / 3600)} h ${two(Math.floor(s / 60) % 60)} min`;
   return `${Math.floor(s / 86400)} days`;
 }
+
+const ago = (seconds) => (seconds < 1 ? "just now" : `${span(seconds)} ago`);
 
 function percent(share) {
   if (share < 1 && share >= 0.9995) return "over 99.9 %";
@@ -210,6 +213,10 @@ function past() {
   if (known.problem) return `${known.problem} Last heard ${span(silence)} ago.`;
   if (silence > HEARD_S) return `The device is silent. Last heard ${span(silence)} ago.`;
   if (!known.health.serving) return "The device does not answer now; see the alarms.";
+  const busy = (known.health.run.busy_s ?? 0) + silence;
+  if (known.health.run.busy_s > BUSY_S) {
+    return `The engine has been at one sample for ${span(busy)}.`;
+  }
   const last = newest();
   if (last !== undefined && age(last) > OLD_S) {
     return `No new result. The last one is ${span(age(last))} old.`;
@@ -280,7 +287,7 @@ function renderLife(why) {
   document.body.dataset.live = live ? "yes" : "no";
   by("bar-icon").setAttribute("href", !live ? "#not-live" : last ? "#live" : "#waiting");
   write(by("bar-word"), live ? "LIVE" : "NOT LIVE");
-  const fresh = last ? `Newest result ${span(age(last))} ago.` : "Waiting for the first result.";
+  const fresh = last ? `Newest result ${ago(age(last))}.` : "Waiting for the first result.";
   write(by("bar-why"), live ? fresh : `${why} What is shown is the past.`);
   write(by("newest-title"), live ? "Newest result" : "Last known result, not live");
   const health = known.health;
@@ -307,7 +314,7 @@ function renderDevice() {
   write(by("place"), `${health.device}, ${health.site}`);
   write(by("model"), health.model);
   fill(by("signature"), health.signed, () =>
-    health.signed ? [icon("signed"), " Signed"] : [icon("unsigned"), " NOT signed"],
+    health.signed ? [icon("signed"), "Signed"] : [icon("unsigned"), "NOT signed"],
   );
   const degraded = health.run.degraded ?? "";
   by("degraded-device").hidden = !degraded;
@@ -334,15 +341,7 @@ function renderLink(link) {
   const [word, how] = LINKS[link.state] ?? [link.state, ""];
   fill(by("link"), link.state, () => [icon(LINKS[link.state] ? link.state : "unknown"), word]);
   const aged = link.age_s ?? null;
-  const when = aged === null ? "" : span(aged + since(known.heard));
-  write(
-    by("link-age"),
-    link.state === "unknown"
-      ? "edgeclin sync has not spoken since the device started"
-      : link.state === "silent"
-        ? `${how} ${when} ago; it no longer runs`
-        : `${how} ${when} ago`,
-  );
+  write(by("link-age"), aged === null ? how : `${how} ${ago(aged + since(known.heard))}`);
 }
 
 function renderQueue(queue) {
@@ -432,6 +431,10 @@ function reasonLine(shown) {
   return make("p", "reason", reason);
 }
 
+/** Results of a bundle that judges no more stay, but not as if the present one had given them. */
+const elsewhere = (shown) =>
+  known.health !== null && shown.result.bundle !== known.health.run.bundle;
+
 function confidenceBar(shown) {
   const confidence = shown.result.confidence ?? 0;
   const threshold = shown.threshold ?? null;
@@ -472,6 +475,7 @@ function large(kept) {
   if (result.unsigned_bundle) {
     parts.push(make("p", "degraded", icon("unsigned"), "Judged by a bundle that is NOT signed"));
   }
+  if (elsewhere(shown)) parts.push(make("p", "reason", "Judged by another bundle than the present"));
   parts.push(make("p", "small", `Result ${shown.seq} of stream ${result.source}`));
   return parts;
 }
@@ -492,6 +496,7 @@ function small(kept) {
   parts.push(reasonLine(shown));
   if (result.rejected) parts.push(make("p", "advice", ADVICE));
   if (result.degraded) parts.push(degradedLine(shown));
+  if (elsewhere(shown)) parts.push(make("p", "reason", "Judged by another bundle than the present"));
   if (result.source !== newest().shown.result.source) {
     parts.push(make("p", "reason", `Stream ${result.source}`));
   }
@@ -503,14 +508,14 @@ const items = new Map();
 /** The element of a result in the list, made anew when the result has changed. */
 function item(kept) {
   const id = kept.shown.id;
-  const key = [kept.shown.state, newest().shown.result.source].join("\n");
+  const key = [kept.shown.state, newest().shown.result.source, elsewhere(kept.shown)].join("\n");
   let entry = items.get(id);
   if (entry?.key !== key) {
     entry = { key, element: make("li", "", ...small(kept)) };
     entry.age = entry.element.querySelector(".age");
     items.set(id, entry);
   }
-  write(entry.age, `${span(age(kept))} ago`);
+  write(entry.age, ago(age(kept)));
   return entry.element;
 }
 
@@ -518,7 +523,7 @@ function renderResults() {
   const [last, ...earlier] = known.results;
   by("no-earlier").hidden = earlier.length > 0;
   if (last === undefined) return;
-  fill(by("answer"), { ...last.shown, age_s: 0 }, () => large(last));
+  fill(by("answer"), [{ ...last.shown, age_s: 0 }, elsewhere(last.shown)], () => large(last));
   const elements = earlier.map(item);
   const list = by("earlier");
   if (elements.length !== list.children.length || elements[0] !== list.firstChild || elements.some((one, i) => list.children[i] !== one)) {
@@ -539,41 +544,45 @@ function renderPinned(earlier) {
     pins.map(([title, kept]) => make("div", "pin", make("h2", "", title), ...small(kept))),
   );
   [...by("pinned").querySelectorAll(".age")].forEach((element, i) =>
-    write(element, `${span(age(pins[i][1]))} ago`),
+    write(element, ago(age(pins[i][1]))),
   );
 }
 
 // ---- The sample of the newest result
 
-const sample = { of: null, failed: false, busy: false, at: 0 };
+const sample = { of: null, what: "", tried: null, busy: false, at: -DRAW_MS };
 
 async function renderSample() {
   const last = newest();
   if (sample.of !== null) {
     const kept = known.results.find((one) => one.shown.id === sample.of.shown.id);
     const which = kept === last ? "this result" : `result ${sample.of.shown.seq}, not the newest`;
-    write(by("caption"), `${sample.what} of ${which}, ${span(age(sample.of))} ago`);
+    write(by("caption"), `${sample.what} of ${which}, ${ago(age(sample.of))}`);
   }
   const due = last !== undefined && last.shown.id !== sample.of?.shown.id && last.shown.id !== sample.tried;
-  if (!due || sample.busy || performance.now() - sample.at < DRAW_MS) return;
+  if (!due || past() !== "" || sample.busy || performance.now() - sample.at < DRAW_MS) return;
   sample.busy = true;
   sample.tried = last.shown.id;
   try {
-    if (!last.shown.drawn) throw new Error("not kept");
-    const limit = AbortSignal.timeout(5000);
-    const answer = await fetch(`results/${last.shown.seq}/drawing`, { signal: limit });
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    const type = answer.headers.get("content-type") ?? "";
-    if (type.startsWith("image/")) await picture(await answer.blob());
-    else signal(await answer.json());
-    sample.of = last;
-    by("sample").hidden = false;
+    sample.of = (await renderDrawing(last.shown)) ? last : null;
+    by("sample").hidden = sample.of === null;
   } catch {
-    sample.of = null;
-    by("sample").hidden = true;
+    sample.tried = null; // the device was not reached, or sent half of it: again
   }
   sample.busy = false;
   sample.at = performance.now();
+}
+
+/** Whether there is one. */
+async function renderDrawing(shown) {
+  if (!shown.drawn) return false;
+  const limit = AbortSignal.timeout(5000);
+  const answer = await fetch(`results/${shown.seq}/drawing`, { signal: limit });
+  if (!answer.ok) return false;
+  const type = answer.headers.get("content-type") ?? "";
+  if (type.startsWith("image/")) await picture(await answer.blob());
+  else signal(await answer.json());
+  return true;
 }
 
 async function picture(blob) {
@@ -617,7 +626,7 @@ function ticks(seconds) {
 function strip(lead, units, marks, seconds) {
   const finite = [...lead.low, ...lead.high].filter((value) => value !== null);
   const [low, high] = [Math.min(...finite), Math.max(...finite)];
-  const range = finite.length ? `${low} to ${high} ${units}`.trim() : "no value";
+  const range = finite.length ? `${short(low)} to ${short(high)} ${units}`.trim() : "no value";
   const name = [lead.name, range].filter(Boolean).join(": ");
   const svg = drawn("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img" });
   svg.setAttribute("aria-label", `Signal ${name}`);
@@ -628,6 +637,8 @@ function strip(lead, units, marks, seconds) {
   svg.append(drawn("path", { class: "curve", d: curve(lead, low, high) }));
   return make("div", "lead", make("p", "", name), svg);
 }
+
+const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 
 function curve(lead, low, high) {
   const y = (value) => (98 - ((value - low) / (high - low || 1)) * 96).toFixed(2);
