@@ -83,8 +83,9 @@ class Stage:
         self._seqs = itertools.count(1)
         self._reviews: dict[int, Review] = {}
         self._events = Events(self.history, lambda: self.health)
-        rooms = Rooms(self.history, cast(Any, None), cast(Any, None), cast(Any, None), self._events)
-        app = application(rooms, cast(Any, SimpleNamespace()), HTTPConfig(port=0))
+        unused = cast(Any, SimpleNamespace(answer=None, health=None, text=None))
+        rooms = Rooms(self.history, unused, unused, unused, self._events)
+        app = application(rooms, unused, HTTPConfig(port=0))
         self._server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
         self._socket = listen("127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
@@ -162,10 +163,10 @@ def test_a_result_appears_with_its_state_confidence_threshold_and_reason(
     mark = "document.querySelector('#answer .mark').getAttribute('d')"
     assert page.run(bar) == "613"
     assert page.run(mark).startswith("M900 ")
-    assert page.text("header") == (
+    assert page.text("header").startswith(
         "bed-7, ward-3 Stream lead-II Model fake-ecg 1.0.0 Bundle Signed "
-        "Link to the cloud Connected as of 2 s ago"
-    ) or "Connected as of" in page.text("header")
+        "Link to the cloud Connected as of "
+    )
     assert page.text("#queue") == "1 urgent, 2 routine, 0 bulk"
     assert "3 questions" in page.text("#room")
 
@@ -230,7 +231,13 @@ def test_a_rejected_result_says_what_to_do_and_gives_no_answer(page: Page, stage
     seq = stage.add(rejected=True, label=None, state=State.UNREVIEWED, reason="lead II is flat")
     newest_is(page, seq)
     shown = page.text("#answer")
-    for part in ("No answer", "Rejected", "lead II is flat", "What to do:", "take the sample again"):
+    for part in (
+        "No answer",
+        "Rejected",
+        "lead II is flat",
+        "What to do:",
+        "take the sample again",
+    ):
         assert part in shown
     assert page.run("document.querySelector('#answer .bars')") is None
 
@@ -272,8 +279,11 @@ def test_what_the_device_sends_is_text(page: Page, stage: Stage) -> None:
     stage.run(degraded=HOSTILE)
     stage.change(model=HOSTILE, device=HOSTILE, site=HOSTILE, alarms=(HOSTILE,),
                  dropped={HOSTILE: 3})  # fmt: skip
-    first = stage.add(state=State.PROVISIONAL, label=HOSTILE_LABEL, reason=HOSTILE, source=HOSTILE,
-                      degraded=HOSTILE, manifest=hostile(stage.manifest))  # fmt: skip
+    labels = (HOSTILE, *stage.manifest.output.labels[1:])
+    output = msgspec.structs.replace(stage.manifest.output, labels=labels)
+    manifest = msgspec.structs.replace(stage.manifest, output=output)
+    first = stage.add(state=State.PROVISIONAL, label=HOSTILE, reason=HOSTILE, source=HOSTILE,
+                      degraded=HOSTILE, manifest=manifest)  # fmt: skip
     stage.review(first, State.AMENDED, HOSTILE)
     newest_is(page, first)
     newest_is(page, stage.add())
@@ -283,13 +293,6 @@ def test_what_the_device_sends_is_text(page: Page, stage: Stage) -> None:
         assert HOSTILE in page.text(where), where
     assert page.run("document.querySelectorAll('img, script:not([src])').length") == 0
     assert "taken" != page.run("document.title")
-
-
-HOSTILE_LABEL = "normal"
-
-
-def hostile(manifest: Manifest) -> Manifest:
-    return manifest
 
 
 @pytest.mark.parametrize(
@@ -330,9 +333,7 @@ def test_alarms_show_and_are_called_once_though_their_seconds_tick(
 
 
 @pytest.mark.parametrize("what", ["full", "hangs", "old"])
-def test_a_device_that_does_not_answer_now_is_not_live(
-    page: Page, stage: Stage, what: str
-) -> None:
+def test_a_device_that_does_not_answer_now_is_not_live(page: Page, stage: Stage, what: str) -> None:
     newest_is(page, stage.add())
     if what == "full":
         stage.change(serving=False, status="alarm", alarms=("the queue is full",))
@@ -342,9 +343,13 @@ def test_a_device_that_does_not_answer_now_is_not_live(
         stage.ahead = 31.0
         page.ask("Page.reload")
     page.wait(NOT_LIVE)
-    page.wait({"full": "document.querySelector('.bar').innerText.includes('does not answer now')",
-               "hangs": "document.querySelector('.bar').innerText.includes('been at one sample')",
-               "old": "document.querySelector('.bar').innerText.includes('No new result')"}[what])
+    page.wait(
+        {
+            "full": "document.querySelector('.bar').innerText.includes('does not answer now')",
+            "hangs": "document.querySelector('.bar').innerText.includes('been at one sample')",
+            "old": "document.querySelector('.bar').innerText.includes('No new result')",
+        }[what]
+    )
     assert page.text(".bar").startswith("NOT LIVE")
     assert page.run("document.title").startswith("NOT LIVE")
     assert page.text("#newest-title") == "Last known result, not live"
@@ -356,8 +361,7 @@ def shape_of(page: Page, symbol: str) -> str:
 
 
 def test_the_page_is_not_live_until_it_has_heard_the_device(browser: Browser, stage: Stage) -> None:
-    page = browser.open(stage.address + "bedside.html".replace("bedside.html", ""))
-    page.wait(LIVE)
+    page = browser.open(stage.address)
     source = page.run("fetch('/').then(answer => answer.text())")
     assert 'data-live="no"' in source
     assert "<title>NOT LIVE" in source
@@ -411,7 +415,7 @@ def test_a_signal_is_drawn_with_its_units_and_seconds(page: Page, stage: Stage) 
     page.wait("document.querySelector('#drawing .curve') !== null")
     assert page.text(".lead p") == "II: −1 to 1 mV"
     assert page.text(".axis").split() == ["0", "0.5", "1", "s"]
-    assert "of this result" in page.text("#caption")
+    page.wait("document.querySelector('#caption').innerText.includes('of this result')")
 
 
 def test_a_picture_is_drawn(page: Page, stage: Stage) -> None:
@@ -474,9 +478,7 @@ def test_text_stands_out_from_what_is_behind_it(page: Page, stage: Stage, scheme
 
 
 @pytest.mark.parametrize(("width", "zoom"), [(320, 1), (375, 1), (1280, 2), (1920, 1)])
-def test_nothing_is_cut_off_at_any_width(
-    page: Page, stage: Stage, width: int, zoom: int
-) -> None:
+def test_nothing_is_cut_off_at_any_width(page: Page, stage: Stage, width: int, zoom: int) -> None:
     page.size(width // zoom, 800, zoom)
     show_everything(stage)
     stage.change(device=LONG, model=LONG, alarms=(LONG,), dropped={LONG: 1})
