@@ -309,7 +309,9 @@ function renderDevice() {
   const health = known.health;
   renderAlarms();
   renderNews();
-  write(by("stream"), newest()?.shown.result.source ?? "none yet");
+  const streams = new Set(known.results.map((one) => one.shown.result.source)).size;
+  const stream = newest()?.shown.result.source ?? "none yet";
+  write(by("stream"), streams > 1 ? `${stream} (newest of ${streams})` : stream);
   if (health === null) return;
   write(by("place"), `${health.device}, ${health.site}`);
   write(by("model"), health.model);
@@ -417,7 +419,7 @@ function was(shown) {
     "was",
     "Was: ",
     make("s", "", label ?? "no answer"),
-    label === null || label === undefined ? "" : `, ${percent(confidence ?? 0)} by this device`,
+    label ? `, ${percent(confidence ?? 0)} by this device` : "",
   );
 }
 
@@ -427,7 +429,9 @@ function degradedLine(shown) {
 
 function reasonLine(shown) {
   const review = shown.review;
-  const reason = review ? `${review.reason} (device: ${shown.result.reason})` : shown.result.reason;
+  if (!review) return make("p", "reason", shown.result.reason);
+  const by = [review.model, review.confidence && percent(review.confidence)].filter(Boolean);
+  const reason = `${review.reason}${by.length ? ` (${by.join(", ")})` : ""}; this device: ${shown.result.reason}`;
   return make("p", "reason", reason);
 }
 
@@ -451,10 +455,12 @@ function confidenceBar(shown) {
     const x = Math.round(1000 * threshold);
     bar.append(drawn("path", { class: "mark", d: `M${x} -4V24`, "vector-effect": "non-scaling-stroke" }));
   }
+  const whose =
+    shown.state === "amended" ? ` confidence of this device in ${shown.result.label}` : " confidence";
   const words = make(
     "div",
     "confidence",
-    make("p", "", make("strong", "", percent(confidence)), " confidence"),
+    make("p", "", make("strong", "", percent(confidence)), whose),
     make("p", "small", mark),
   );
   return make("div", "", words, bar);
