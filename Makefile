@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 COMMA := ,
 # PyTorch is large, and from most registries it comes with CUDA: its tests want PYTORCH=1.
-EXTRAS ?= convert,$(if $(PYTORCH),pytorch$(COMMA))cloud,vision,wfdb,tensorrt,rtx,broker,dev
-CORE := tflite,cloud,signal,vision,wfdb,broker,dev
+EXTRAS ?= convert,$(if $(PYTORCH),pytorch$(COMMA))cloud,vision,wfdb,http,tensorrt,rtx,broker,dev
+CORE := tflite,cloud,signal,vision,wfdb,http,broker,dev
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

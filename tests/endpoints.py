@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from edgeclin.bedside import Bedside
 from edgeclin.config import DeviceConfig, HTTPConfig, QueueConfig
@@ -19,6 +22,13 @@ from edgeclin.sources import Source
 JSON, NPY = "application/json", "application/x-npy"
 ANY = HTTPConfig(port=0)
 """Any free port of loopback."""
+
+
+def npy(sample: np.ndarray) -> bytes:
+    """A sample as the bytes of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, sample)
+    return file.getvalue()
 
 
 class Answered:

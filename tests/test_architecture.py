@@ -55,6 +55,7 @@ LAYERS = (
         "sources",
         "shadow",
         "bedside",
+        "endpoint",
         "swap",
         "benchmark",
         "verify",
@@ -68,11 +69,15 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-APART = ({"runtime", "shadow", "bedside", "swap", "inbox", "streams", "sources"}, {"sync"})
+APART = (
+    {"runtime", "shadow", "bedside", "endpoint", "swap", "inbox", "streams", "sources"},
+    {"sync"},
+)
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}
 HEAVY |= {"pydicom", "wfdb", "pandas"}
 HEAVY |= {"tensorrt", "tensorrt_rtx_bindings", "cuda", "pycuda"}
 HEAVY |= {"torch", "onnx"}
+HEAVY |= {"starlette", "uvicorn", "prometheus_client"}
 SOURCES = sorted((ROOT / "edgeclin").rglob("*.py"))
 
 

@@ -186,10 +186,11 @@ def test_run_unit_passes_systemd_verify_with_the_coral_drop_in(verifiable: Path)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
-def test_run_unit_passes_systemd_verify_with_the_camera_drop_in(verifiable: Path) -> None:
+@pytest.mark.parametrize("what", ["camera", "http"])
+def test_run_unit_passes_systemd_verify_with_a_drop_in(verifiable: Path, what: str) -> None:
     folder = verifiable / "edgeclin-run.service.d"
     folder.mkdir(exist_ok=True)
-    shutil.copy(SCRIPTS / "edgeclin-run-camera.conf", folder / "camera.conf")
+    shutil.copy(SCRIPTS / f"edgeclin-run-{what}.conf", folder / f"{what}.conf")
     done = run(tool("systemd-analyze"), "verify", verifiable / UNITS[0])
     assert (done.returncode, done.stderr.strip()) == (0, "")
 

@@ -18,7 +18,7 @@ from bedsides import PICTURE, bundle_of, stored_results
 from polling import wait_until
 
 pytest.importorskip("uvicorn", reason="the http extra is not installed")
-from endpoints import ANY, JSON, NPY, Answered, Served, serving
+from endpoints import ANY, JSON, NPY, Answered, Served, npy, serving
 
 from edgeclin.bundle import Bundle
 from edgeclin.config import HTTPConfig
@@ -63,12 +63,6 @@ def pictures(
     bundle = bundle_of(tmp_path, manifest_and_files[0], PICTURE, sample)
     with serving(Runtime(bundle), queue) as opened:
         yield opened
-
-
-def npy(sample: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, sample)
-    return file.getvalue()
 
 
 def the_stored(answer: Answered, queue: OfflineQueue) -> Result:
@@ -318,17 +312,21 @@ def test_only_so_many_requests_are_at_work_at_once(held: Served) -> None:
 def test_a_full_queue_is_said_and_nothing_waits_for_it(
     tmp_path: Path, runtime: Runtime, beats: np.ndarray
 ) -> None:
-    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=2000) as queue:
-        with serving(runtime, queue, HTTPConfig(port=0, answer_s=0.5)) as served:
-            codes = []
-            while 503 not in codes:
-                codes.append(served.predict(npy(beats[0]), NPY).status)
-                assert len(codes) < 20
-            assert codes[-2:] == [504, 503]
-            answer = served.predict(npy(beats[0]), NPY)
-            assert answer.headers["Retry-After"] == "1"
-            assert "connect the device, or raise queue.max_mb" in answer.json["error"]
-            assert served.bedside.inbox.waiting == 0
+    config = HTTPConfig(port=0, answer_s=0.5)
+    with (
+        OfflineQueue(tmp_path / "small.sqlite", max_bytes=2000) as queue,
+        serving(runtime, queue, config) as served,
+    ):
+        codes: list[int] = []
+        while 503 not in codes:
+            codes.append(served.predict(npy(beats[0]), NPY).status)
+            assert len(codes) < 20
+        assert codes[-2:] == [504, 503]
+        answer = served.predict(npy(beats[0]), NPY)
+        assert answer.headers["Retry-After"] == "1"
+        assert "connect the device, or raise queue.max_mb" in answer.json["error"]
+        assert served.get("/health").status == 503
+        assert served.bedside.inbox.waiting == 0
 
 
 def test_who_waits_when_it_ends_is_told_and_what_was_stored_is_answered(

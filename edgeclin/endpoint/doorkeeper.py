@@ -7,6 +7,7 @@ that a browser on this machine shows, for they reach its loopback too.
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgeclin.config import HTTPConfig, is_loopback
 from edgeclin.endpoint.refusal import refusal
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _HEADERS = {
     # All that the page loads comes from here, and no page may frame it.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -72,10 +74,9 @@ def _from_elsewhere(headers: Headers, host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """Without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
+    """Without the port; empty for what is no Host header (RFC 9110, 7.2)."""
+    found = _HOST.fullmatch(host.lower())
+    return (found[1] or found[2]) if found else ""
 
 
 def _is_address(name: str) -> bool:

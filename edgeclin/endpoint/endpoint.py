@@ -101,6 +101,7 @@ class Endpoint:
             if self._broken is not None:  # better nothing than a page without the last results
                 raise self._broken
         finally:
+            self._socket.close()
             self._ended.set()
 
     def close(self) -> None:

@@ -1,0 +1,616 @@
+"""What the endpoint shows: results, health, metrics, events; to whom, and to how many."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from bedsides import stored_results
+from polling import wait_until
+
+pytest.importorskip("uvicorn", reason="the http extra is not installed")
+from endpoints import ANY, NPY, Served, npy, serving
+from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgeclin import wire
+from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.config import HTTPConfig
+from edgeclin.endpoint import connections, events
+from edgeclin.endpoint.application import Rooms, application
+from edgeclin.endpoint.events import Events
+from edgeclin.endpoint.history import KEPT
+from edgeclin.endpoint.predictions import Predictions
+from edgeclin.errors import EdgeclinError
+from edgeclin.health import RunHealth, SyncHealth
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.runtime import Runtime
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
+    with OfflineQueue(tmp_path / "q.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def runtime(heartbeats: Bundle) -> Runtime:
+    return Runtime(heartbeats, draw=lambda: 1.0)
+
+
+@pytest.fixture
+def served(runtime: Runtime, queue: OfflineQueue) -> Iterator[Served]:
+    with serving(runtime, queue) as opened:
+        yield opened
+
+
+@pytest.fixture
+def unsure(tmp_path: Path, heartbeats: Bundle, queue: OfflineQueue) -> Iterator[Served]:
+    """Every answer is in doubt."""
+    manifest = heartbeats.manifest
+    changed = msgspec.structs.replace(
+        manifest, confidence=msgspec.structs.replace(manifest.confidence, threshold=1.1)
+    )
+    files = {name: heartbeats.read(name) for name in manifest.files}
+    path = write_bundle(tmp_path / "unsure.edgeclin", changed, files, None)
+    with serving(Runtime(Bundle.open(path, (), allow_unsigned=True)), queue) as opened:
+        yield opened
+
+
+# -- results ------------------------------------------------------------------------------------
+
+
+def test_results_come_newest_first_and_only_those_after(served: Served, beats: np.ndarray) -> None:
+    for beat in beats[:5]:
+        served.predict(npy(beat), NPY)
+    wait_until(lambda: len(served.get("/results").json["results"]) == 5, "all")
+    assert seqs(served, "") == [5, 4, 3, 2, 1]
+    assert seqs(served, "?after=3") == [5, 4]
+    assert seqs(served, "?after=1&limit=2") == [5, 4]
+    shown = served.get("/results?limit=1").json["results"][0]
+    assert (shown["state"], shown["threshold"], shown["drawn"]) == ("final", 0.9, True)
+    stored = stored_results(served.queue)[-1]
+    assert msgspec.convert(shown["result"], type(stored)) == stored
+
+
+def seqs(served: Served, query: str) -> list[int]:
+    return [shown["seq"] for shown in served.get(f"/results{query}").json["results"]]
+
+
+def test_a_number_out_of_its_range_is_refused(served: Served) -> None:
+    limits = ("limit=0", f"limit={KEPT + 1}", "limit=1.5")
+    for query in ("after=-1", "after=x", "after=", "after=" + "9" * 30, *limits):
+        answer = served.get(f"/results?{query}")
+        assert answer.status == 400, query
+        assert "must be a number from" in answer.json["error"]
+
+
+def test_a_result_shows_what_became_of_it_though_the_cloud_has_it(
+    unsure: Served, beats: np.ndarray
+) -> None:
+    answer = unsure.predict(npy(beats[0]), NPY)
+    assert answer.json["result"]["state"] == "provisional"
+    opinion = wire.Opinion(result=answer.json["id"], model="big", label="ectopic", confidence=0.9)
+    unsure.queue.settle(opinion)
+    everything = wire.Receipt(epoch=unsure.queue.epoch, ranges=((1, 100),))
+    assert unsure.queue.remove(everything) == 2
+    wait_until(lambda: unsure.get("/results").json["results"][0]["state"] == "amended", "it")
+    (shown,) = unsure.get("/results").json["results"]
+    assert shown["review"]["label"] == "ectopic"
+    assert shown["result"] == answer.json["result"]
+
+
+def test_a_result_is_shown_as_its_own_bundle_means_it(
+    served: Served, unsure: Served, beats: np.ndarray
+) -> None:
+    served.predict(npy(beats[0]), NPY)
+    served.bedside.replace(unsure.bedside.runtime)
+    served.predict(npy(beats[0]), NPY)
+    wait_until(lambda: seqs(served, "") == [2, 1], "both")
+    new, old = served.get("/results").json["results"]
+    assert (old["threshold"], new["threshold"]) == (0.9, 1.1)
+    assert served.get("/health").json["run"]["bundle"] == new["result"]["bundle"]
+
+
+def test_a_sample_is_drawn_while_it_is_kept(served: Served, beats: np.ndarray) -> None:
+    served.predict(npy(beats[0]), NPY)
+    wait_until(lambda: seqs(served, "") == [1], "it")
+    drawn = served.get("/results/1/drawing").json
+    (lead,) = drawn["leads"]
+    np.testing.assert_allclose(lead["low"], beats[0], rtol=1e-3)
+    assert served.get("/results/2/drawing").status == 404
+
+
+# -- health -------------------------------------------------------------------------------------
+
+
+def test_health_tells_whether_samples_are_answered(
+    runtime: Runtime, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    moving = [True]
+    with serving(runtime, queue, alive=lambda: moving[0]) as served:
+        answer = served.get("/health")
+        now = answer.json
+        assert (answer.status, now["status"], now["serving"]) == (200, "ok", True)
+        assert (now["site"], now["device"], now["signed"]) == ("ward", "bed-1", False)
+        assert (now["last_s"], now["link"]["state"]) == (None, "unknown")
+        served.predict(npy(beats[0]), NPY, "/predict?stream=a")
+        wait_until(lambda: served.get("/health").json["stream"] == "http/a", "the last stream")
+        assert served.get("/health").json["last_s"] < 60
+        moving[0] = False
+        answer = served.get("/health")
+        assert answer.status == 503
+        assert (answer.json["status"], answer.json["serving"]) == ("alarm", False)
+        assert "the engine hangs" in answer.json["alarms"][0]
+
+
+def test_health_tells_of_the_link(served: Served) -> None:
+    for connected in (True, False):
+        served.queue.notices.tell(SyncHealth(made_at=0, up_s=1, connected=connected))
+        state = "connected" if connected else "disconnected"
+        wait_until(partial(says, served, state), state)
+
+
+def says(served: Served, state: str) -> bool:
+    return bool(served.get("/health").json["link"]["state"] == state)
+
+
+def test_health_tells_that_the_queue_cannot_be_read(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        raise EdgeclinError("the disk is gone")
+
+    wait_until(lambda: served.get("/health").json["queue"], "a first look")
+    monkeypatch.setattr(served.queue, "usage", broken)
+    wait_until(lambda: served.get("/health").json["alarms"], "an alarm")
+    now = served.get("/health").json
+    assert now["queue"] is None
+    assert now["alarms"] == ["the queue cannot be read: the disk is gone"]
+
+
+class Waiting:
+    """Another source, which has nothing to deliver yet."""
+
+    def __init__(self) -> None:
+        self.more = threading.Event()
+
+    def deliver(self, inbox: Any) -> None:
+        self.more.wait(60)
+        inbox.line("other").put(np.zeros(140, np.float32))
+        inbox.stopped.wait(60)
+
+
+@pytest.mark.parametrize("how", ["the server", "showing"])
+def test_the_loop_goes_on_with_an_alarm_when_serving_ends(
+    runtime: Runtime,
+    queue: OfflineQueue,
+    beats: np.ndarray,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = Waiting()
+    if how == "the server":
+
+        async def broken(*_: Any) -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr("uvicorn.Server.main_loop", broken)
+    with serving(runtime, queue, sources=[other]) as served:
+        if how == "showing":
+
+            def fail(*_: Any) -> None:
+                raise RuntimeError("broken")
+
+            monkeypatch.setattr(served.endpoint._metrics, "count", fail)
+            served.predict(npy(beats[0]), NPY)
+        wait_until(lambda: served.bedside.health().alarms, "an alarm")
+        assert served.bedside.health().alarms == ("a source has failed: broken",)
+        with pytest.raises(OSError):
+            served.get("/health")
+        before = len(stored_results(queue))
+        other.more.set()
+        wait_until(lambda: len(stored_results(queue)) > before, "another answer")
+    assert "ALARM: a source has failed, the others go on: broken" in caplog.text
+
+
+# -- metrics ------------------------------------------------------------------------------------
+
+
+def metrics(served: Served) -> dict[str, dict[tuple[str, ...], float]]:
+    """The samples of `/metrics`, by name and the values of their labels."""
+    answer = served.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(answer.body.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def test_metrics_say_what_was_answered_and_how_long_it_took(
+    served: Served, beats: np.ndarray
+) -> None:
+    before = metrics(served)
+    assert before["edgeclin_results_total"][("final",)] == 0
+    assert "edgeclin_last_answer_age_seconds" not in before
+    for beat in beats[:3]:
+        served.predict(npy(beat), NPY)
+    served.predict(b"[]")
+    wait_until(lambda: len(seqs(served, "")) == 4, "all shown")
+    now = metrics(served)
+    states = [json.loads(msgspec.json.encode(r))["state"] for r in stored_results(served.queue)]
+    for state in ("final", "provisional", "confirmed", "amended", "unreviewed"):
+        assert now["edgeclin_results_total"][(state,)] == states.count(state)
+    assert now["edgeclin_rejected_total"][()] == 1
+    latencies = [one.latency_ms for one in stored_results(served.queue) if one.latency_ms]
+    for step in ("queue", "preprocess", "engine", "postprocess"):
+        assert now["edgeclin_latency_seconds_count"][(step,)] == 3
+        spent = sum(getattr(one, step) for one in latencies) / 1000
+        assert now["edgeclin_latency_seconds_sum"][(step,)] == pytest.approx(spent)
+    assert 0 <= now["edgeclin_last_answer_age_seconds"][()] < 60
+    assert now["edgeclin_serving"][()] == 1
+    assert now["edgeclin_degraded"][()] == 0
+    assert now["edgeclin_link_up"][()] == 0
+    for name in ("late_total", "dropped_total", "urgent_total", "waiting_samples", "alarm"):
+        assert f"edgeclin_{name}" in now
+    wait_until(lambda: metrics(served)["edgeclin_queue_rows"][("routine",)] > 0, "the queue")
+    wait_until(
+        lambda: sum(metrics(served)["edgeclin_queue_rows"].values()) == 4, "all rows counted"
+    )
+    served.queue.notices.tell(SyncHealth(made_at=0, up_s=1, connected=True))
+    wait_until(lambda: metrics(served)["edgeclin_link_up"][()] == 1, "the link")
+
+
+def test_metrics_tell_that_another_engine_answers(served: Served) -> None:
+    runtime = served.bedside.runtime
+    runtime.degraded = "no GPU here"
+    now = metrics(served)
+    assert now["edgeclin_degraded"][()] == 1
+    (labels,) = now["edgeclin_info"]
+    assert set(labels) == {runtime.bundle.digest, runtime.engine, "fake-ecg 1.0.0"}
+
+
+# -- events -------------------------------------------------------------------------------------
+
+
+class Listener:
+    """One listener of `/events`."""
+
+    def __init__(self, served: Served, last: str | None = None) -> None:
+        self._connection = served.connect()
+        headers = {} if last is None else {"Last-Event-ID": last}
+        self._connection.request("GET", "/events", headers=headers)
+        self._response = self._connection.getresponse()
+        self.status = self._response.status
+        self.media_type = self._response.headers["Content-Type"]
+
+    def next(self, name: str) -> tuple[str, Any]:
+        """The id and data of the next event of that name."""
+        while True:
+            fields: dict[str, str] = {}
+            while line := self._response.readline().decode().rstrip("\n"):
+                field, _, value = line.partition(": ")
+                fields[field] = value
+            assert fields, "the stream has ended"
+            if fields.get("event") == name:
+                return fields.get("id", ""), json.loads(fields["data"])
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()
+
+
+def test_events_bring_results_as_they_come_and_health_each_second(
+    served: Served, beats: np.ndarray
+) -> None:
+    listener = Listener(served)
+    assert (listener.status, listener.media_type) == (200, "text/event-stream")
+    assert listener.next("results")[1] == {"results": [], "missed": 0}
+    assert listener.next("health")[1]["status"] == "ok"
+    answer = served.predict(npy(beats[0]), NPY)
+    _, told = listener.next("results")
+    assert [shown["id"] for shown in told["results"]] == [answer.json["id"]]
+    ups = [listener.next("health")[1]["run"]["up_s"] for _ in range(3)]
+    assert 0.9 < ups[2] - ups[1] < 20
+    listener.close()
+
+
+def test_a_listener_that_comes_back_gets_what_it_missed_and_no_more(
+    served: Served, beats: np.ndarray
+) -> None:
+    served.predict(npy(beats[0]), NPY)
+    wait_until(lambda: seqs(served, "") == [1], "the first")
+    first = Listener(served)
+    last, told = first.next("results")
+    first.close()
+    assert told["missed"] == 0
+    for beat in beats[:3]:
+        served.predict(npy(beat), NPY)
+    wait_until(lambda: len(seqs(served, "")) == 4, "all")
+    again = Listener(served, last)
+    assert [shown["seq"] for shown in again.next("results")[1]["results"]] == [2, 3, 4]
+    again.close()
+    for beat in beats[: KEPT + 2]:
+        served.predict(npy(beat), NPY)
+    wait_until(lambda: seqs(served, "?limit=1") == [KEPT + 6], "all of them")
+    late = Listener(served, last)
+    told = late.next("results")[1]
+    assert (len(told["results"]), told["missed"]) == (KEPT, 5)
+    late.close()
+
+
+@pytest.mark.parametrize("last", ["", "x", "0123456789abcdef-5-5", "-1-1"])
+def test_a_listener_from_before_the_restart_gets_all_that_is_kept(
+    served: Served, beats: np.ndarray, last: str
+) -> None:
+    served.predict(npy(beats[0]), NPY)
+    wait_until(lambda: seqs(served, "") == [1], "it")
+    listener = Listener(served, last)
+    assert [shown["seq"] for shown in listener.next("results")[1]["results"]] == [1]
+    listener.close()
+
+
+def test_a_review_is_an_event(unsure: Served, beats: np.ndarray) -> None:
+    listener = Listener(unsure)
+    listener.next("results")
+    answer = unsure.predict(npy(beats[0]), NPY)
+    assert listener.next("results")[1]["results"][0]["state"] == "provisional"
+    unsure.queue.settle(
+        wire.Opinion(result=answer.json["id"], model="big", label="ectopic", confidence=0.9)
+    )
+    (shown,) = listener.next("results")[1]["results"]
+    assert (shown["seq"], shown["state"]) == (1, "amended")
+    listener.close()
+
+
+def test_there_are_only_so_many_listeners_and_who_goes_makes_room(served: Served) -> None:
+    listeners = [Listener(served) for _ in range(events.LISTENERS)]
+    refused = served.get("/events")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+    listeners.pop().close()
+    wait_until(lambda: listens(served), "room")
+    for listener in listeners:
+        listener.close()
+
+
+def listens(served: Served) -> bool:
+    listener = Listener(served)
+    listener.close()
+    return listener.status == 200
+
+
+def test_a_listener_that_takes_nothing_is_let_go(
+    runtime: Runtime, queue: OfflineQueue, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_S", 1.0)
+    monkeypatch.setattr(events, "HEALTH_S", 0.0)
+    monkeypatch.setattr(events, "_TURN_S", 0.0)
+    monkeypatch.setattr(events, "LISTENERS", 1)
+    with serving(runtime, queue) as served:
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", served.port))
+        stalled.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert stalled.recv(15) == b"HTTP/1.1 200 OK"
+        assert served.get("/events").status == 503
+        wait_until(lambda: listens(served), "it is let go")
+        stalled.close()
+
+
+def test_the_end_is_told_to_listeners(runtime: Runtime, queue: OfflineQueue) -> None:
+    with serving(runtime, queue) as served:
+        listener = Listener(served)
+        listener.next("health")
+    with pytest.raises((AssertionError, http.client.HTTPException)):
+        while True:
+            listener.next("health")
+
+
+# -- openapi ------------------------------------------------------------------------------------
+
+
+def test_the_description_is_valid_and_names_every_route(served: Served) -> None:
+    document = served.get("/openapi.json").json
+    validate(document)
+    assert document["openapi"] == "3.1.0"
+    predictions = Predictions(served.bedside, ANY)
+    rooms: Any = Rooms(None, None, None, predictions, Events(None, None))  # type: ignore[arg-type]
+    app = application(rooms, served.bedside, ANY)
+    routes = {
+        (re.sub(":[a-z]+", "", route.path), method.lower())
+        for route in app.routes
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+    }
+    described = {(path, method) for path, entry in document["paths"].items() for method in entry}
+    assert described == routes
+    taken = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert list(taken) == ["application/json", NPY]
+
+
+def test_answers_are_as_described(served: Served, beats: np.ndarray) -> None:
+    from jsonschema import Draft202012Validator
+
+    document = served.get("/openapi.json").json
+    good = served.predict(npy(beats[0]), NPY)
+    wait_until(lambda: seqs(served, "") == [1], "it")
+    for path, method, answer in (
+        ("/predict", "post", good),
+        ("/predict", "post", served.predict(b"[]")),
+        ("/predict", "post", served.predict(b"[]", "text/plain")),
+        ("/predict", "post", served.predict(b"[]", path="/predict?stream=a+b")),
+        ("/results", "get", served.get("/results")),
+        ("/results", "get", served.get("/results?limit=0")),
+        ("/results/{seq}/drawing", "get", served.get("/results/1/drawing")),
+        ("/results/{seq}/drawing", "get", served.get("/results/9/drawing")),
+        ("/health", "get", served.get("/health")),
+    ):
+        described = document["paths"][path][method]["responses"][str(answer.status)]
+        schema = described["content"]["application/json"]["schema"]
+        whole = {**schema, "components": document["components"]}
+        Draft202012Validator(whole).validate(answer.json)
+
+
+# -- who may ask --------------------------------------------------------------------------------
+
+
+def test_it_listens_on_loopback_and_nothing_else(served: Served) -> None:
+    assert served.endpoint._socket.getsockname()[0] == "127.0.0.1"
+
+
+HOSTS = {
+    200: ("localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080"),
+    421: (
+        "evil.example", "localhost.evil.example:8080", "192.168.1.7", "", "[::1", "localhost:",
+        "127.0.0.1.evil.example", "localhost:80@evil.example", "localhost.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", HOSTS)
+def test_only_names_of_this_machine_are_answered(served: Served, status: int) -> None:
+    for host in HOSTS[status]:
+        for path in ("/health", "/", "/openapi.json"):
+            assert served.get(path, Host=host).status == status, host
+        body = {"Content-Type": "application/json", "Host": host}
+        asked = served.ask("POST", "/predict", b"[]", body).status
+        assert asked == (422 if status == 200 else 421)
+
+
+ORIGINS: dict[int, tuple[dict[str, str], ...]] = {
+    422: (
+        {},
+        {"Origin": "http://127.0.0.1:PORT", "Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+    ),
+    403: (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://127.0.0.1:PORT"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ),
+}
+
+
+@pytest.mark.parametrize("status", ORIGINS)
+def test_a_page_of_another_site_cannot_have_a_sample_judged(served: Served, status: int) -> None:
+    for headers in ORIGINS[status]:
+        named = {name: value.replace("PORT", str(served.port)) for name, value in headers.items()}
+        named["Content-Type"] = "application/json"
+        assert served.ask("POST", "/predict", b"[]", named).status == status, headers
+    assert bool(stored_results(served.queue)) == (status == 422)
+
+
+def test_no_answer_lets_another_site_read_or_frame_it(served: Served) -> None:
+    for path in ("/", "/bedside.js", "/results", "/nothing", "/metrics", "/events/"):
+        answer = served.get(path, Origin="http://evil.example")
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    preflight = served.ask(
+        "OPTIONS", "/predict", None,
+        {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"},
+    )  # fmt: skip
+    assert preflight.status == 403
+
+
+def test_beyond_loopback_addresses_are_answered_and_names_are_not(
+    runtime: Runtime, queue: OfflineQueue
+) -> None:
+    config = HTTPConfig(port=0, host="0.0.0.0", beyond_loopback=True)
+    with serving(runtime, queue, config) as served:
+        for host, status in (("192.168.1.7:8080", 200), ("localhost", 200), ("evil.example", 421)):
+            assert served.get("/health", Host=host).status == status
+
+
+# -- connections --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+def test_a_head_that_does_not_come_ends_the_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(sent)
+        assert client.recv(1) == b""
+
+
+def test_a_head_that_drips_ends_the_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.5)
+    dripping = threading.Event()
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+
+        def drip() -> None:
+            try:
+                client.sendall(b"GET / HTTP/1.1\r\nX: ")
+                while not dripping.wait(0.05):
+                    client.sendall(b"x")
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        dripping.set()
+        thread.join()
+
+
+def test_a_connection_in_use_is_not_ended(
+    served: Served, monkeypatch: pytest.MonkeyPatch, beats: np.ndarray
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    connection = served.connect()
+    connection.connect()
+    before = connection.sock
+    for _ in range(12):
+        connection.request("POST", "/predict", npy(beats[0]), {"Content-Type": NPY})
+        assert connection.getresponse().read()
+        threading.Event().wait(0.1)
+    assert connection.sock is before
+    connection.close()
+
+
+def test_a_port_that_is_taken_is_one_sentence(served: Served) -> None:
+    with pytest.raises(EdgeclinError, match=rf"^port {served.port} of 127\.0\.0\.1 cannot be used"):
+        connections.listen("127.0.0.1", served.port)
+    with pytest.raises(EdgeclinError, match=r"^http\.host no\.such\.host\.invalid: "):
+        connections.listen("no.such.host.invalid", 0)
+
+
+def test_what_it_does_not_know_is_one_sentence(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("GET", "/predict", 405)):
+        answer = served.ask(method, path)
+        assert (answer.status, list(answer.json)) == (status, ["error"])
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 400"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_health_of_run_is_what_the_queue_tells(served: Served) -> None:
+    now = msgspec.convert(served.get("/health").json["run"], RunHealth)
+    assert now.bundle == served.bedside.runtime.bundle.digest

@@ -1,0 +1,102 @@
+"""The last results: bounded, cheap for the loop, and true whatever listeners do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", reason="the http extra is not installed")
+
+from edgeclin.endpoint.history import KEPT, KEPT_BYTES, Cursor, History
+from edgeclin.errors import BadInput
+from edgeclin.inbox import Sample
+from edgeclin.manifest import Manifest
+from edgeclin.offline_queue import Stored
+from edgeclin.records import Result, Review, State
+
+MakeResult = Callable[..., Result]
+Add = Callable[..., None]
+SAMPLE = np.zeros(140, np.float32)
+
+
+@pytest.fixture
+def history() -> History:
+    return History()
+
+
+@pytest.fixture
+def add(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> Add:
+    def one(seq: int, sample: Sample = SAMPLE) -> None:
+        result = make_result(seq, label="normal")
+        history.add(Stored(seq, str(seq)), result, sample, manifest_and_files[0])
+
+    return one
+
+
+def review(seq: int, state: State) -> Review:
+    return Review(result=str(seq), state=state, label="normal", reason="", made_at=0.0)
+
+
+def test_only_the_last_are_kept(history: History, add: Add) -> None:
+    for seq in range(1, KEPT + 11):
+        add(seq)
+    assert [shown.seq for shown in history.newest()] == list(range(KEPT + 10, 10, -1))
+    latest, _ = history.since(Cursor())
+    assert (latest.results[0].seq, latest.missed) == (11, 10)
+
+
+def test_a_cursor_brings_each_change_once(history: History, add: Add) -> None:
+    add(1)
+    add(2)
+    latest, cursor = history.since(Cursor())
+    assert [shown.seq for shown in latest.results] == [1, 2]
+    assert history.since(cursor)[0].results == ()
+    history.review({1: review(1, State.UNREVIEWED)})
+    history.review({1: review(1, State.UNREVIEWED)})
+    latest, again = history.since(cursor)
+    assert [(shown.seq, shown.state) for shown in latest.results] == [(1, State.UNREVIEWED)]
+    history.review({1: review(1, State.UNREVIEWED), 7: review(7, State.CONFIRMED)})
+    assert history.cursor == again
+    history.review({1: review(1, State.AMENDED)})
+    ((shown,), _) = (history.since(again)[0].results, None)
+    assert (shown.state, shown.result.state) == (State.AMENDED, State.FINAL)
+
+
+def test_samples_are_bounded_in_bytes_and_the_oldest_go_first(history: History, add: Add) -> None:
+    half = np.zeros(KEPT_BYTES // 2, np.uint8)
+    for seq in (1, 2, 3):
+        add(seq, half.copy())
+    add(4, np.zeros(KEPT_BYTES + 1, np.uint8))
+    assert [shown.drawn for shown in history.newest()] == [False, False, False, False]
+    add(5, half)
+    assert [shown.drawn for shown in history.newest()] == [True, False, False, False, False]
+
+
+def test_a_window_does_not_keep_the_recording_that_it_was_cut_from(
+    history: History, add: Add
+) -> None:
+    recording = np.zeros(1_000_000, np.float32)
+    add(1, recording[:140])
+    kept = history.sample(1)
+    assert kept is not None
+    assert kept[0].base is None
+
+
+def test_what_could_not_be_read_has_no_drawing(history: History, add: Add) -> None:
+    add(1, BadInput("not a picture"))
+    assert history.sample(1) is None
+    assert not history.newest()[0].drawn
+
+
+def test_the_result_of_a_bundle_that_is_not_known_any_more_is_shown_all_the_same(
+    history: History, make_result: MakeResult
+) -> None:
+    history.add(Stored(1, "1"), make_result(label="another"), SAMPLE, None)
+    (shown,) = history.newest()
+    assert (shown.threshold, shown.drawn) == (None, False)
