@@ -293,7 +293,7 @@ function renderLife(why) {
   const health = known.health;
   const alarm = health?.alarms.length ? "ALARM" : live && last && urgent(last) ? "URGENT" : "";
   const words = [live ? "" : "NOT LIVE", alarm].filter(Boolean).join(", ") || "Live";
-  const title = `${words} – ${health?.device ?? "edgeclin"}`;
+  const title = `${words}: ${health?.device ?? "edgeclin"}`;
   if (document.title !== title) document.title = title;
 }
 
