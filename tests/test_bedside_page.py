@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 LIVE, NOT_LIVE = "document.body.dataset.live === 'yes'", "document.body.dataset.live === 'no'"
 HOSTILE = "<img src=x onerror=document.title='taken'><script>alert(1)</script>&amp;\"'"
-LONG = "a-very-long-name-without-any-room-to-break" * 6
+LONG = "AVeryLongNameWithoutAnyRoomToBreak" * 8
 
 
 @pytest.fixture(scope="module")
@@ -248,10 +248,13 @@ def test_an_urgent_result_is_called_once_and_stays_in_sight(page: Page, stage: S
     page.wait("document.title.startsWith('URGENT')")
     assert page.text("#called") == "Urgent: R-on-T PVC."
     calls(page)
-    for _ in range(5):
-        last = stage.add(tier=Tier.URGENT, label="R-on-T PVC")
-        newest_is(page, last)
+    for tier in (Tier.URGENT, Tier.ROUTINE, Tier.URGENT, Tier.ROUTINE):
+        newest_is(page, stage.add(tier=tier, label="R-on-T PVC"))
     assert page.run("window.calls") == 0
+    stage.add(tier=Tier.URGENT, label="PVC")
+    newest_is(page, stage.add())
+    assert page.text("#called") == "Urgent: PVC."
+    stage.add(tier=Tier.URGENT, label="R-on-T PVC")
     newest_is(page, stage.add())
     assert "Last urgent result R-on-T PVC" in page.text("#pinned")
 
@@ -404,6 +407,25 @@ def test_results_that_come_too_fast_to_be_shown_are_told(page: Page, stage: Stag
         page.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
                  windowsVirtualKeyCode=13)  # fmt: skip
     page.wait("document.querySelector('#news').hidden")
+
+
+def test_a_page_that_comes_back_goes_on_where_it_was(page: Page, stage: Stage) -> None:
+    for _ in range(60):
+        last = stage.add()
+    newest_is(page, last)
+    page.wait("known.lastId !== ''")
+    page.run("document.querySelector('#news-seen').click()")
+    page.run("known.stop()")
+    page.wait(NOT_LIVE)
+    newest_is(page, stage.add())
+    page.wait(LIVE)
+    page.wait("document.querySelector('#news-text').innerText.startsWith('1 result came while')")
+    assert "no longer" not in page.text("#news-text")
+    assert page.text("#answer").startswith("normal")
+    asked = [event["request"] for event in page.events("Network.requestWillBeSent")]
+    told = [one["headers"].get("Last-Event-ID") for one in asked if one["url"].endswith("/events")]
+    assert told[0] is None
+    assert told[-1]
 
 
 def test_a_signal_is_drawn_with_its_units_and_seconds(page: Page, stage: Stage) -> None:
@@ -562,6 +584,7 @@ def test_a_device_that_is_stopped_killed_and_started_again_is_never_shown_as_liv
 
         device.kill()
         page.wait(NOT_LIVE, 5)
+        page.wait("document.querySelector('.bar').innerText.includes('connection')")
         first = page.run("document.querySelector('#earlier .age').textContent")
         page.wait(f"document.querySelector('#earlier .age').textContent !== {json.dumps(first)}")
         assert page.text("#newest-title") == "Last known result, not live"

@@ -233,9 +233,9 @@ function tick() {
 
 // ---- What a screen reader is told: changes only, never each result
 
-const told = { live: null, alarms: "", urgent: "", degraded: "" };
-const say = (text) => write(by("said"), text);
-const call = (text) => write(by("called"), text);
+const told = { live: null, alarms: "", urgent: "", urgentAt: moment(), degraded: "" };
+const say = (text) => by("said").replaceChildren(text); // anew, though it may be the same
+const call = (text) => by("called").replaceChildren(text);
 
 function tellOf(changed) {
   for (const shown of changed) {
@@ -243,10 +243,12 @@ function tellOf(changed) {
       call(`Result ${shown.seq} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
     }
   }
-  const last = newest();
-  const label = last !== undefined && urgent(last) ? answerOf(last.shown) : "";
-  if (label && label !== told.urgent) call(`Urgent: ${label}.`);
+  const shown = changed.findLast((one) => one.result.tier === "urgent" && one.age_s < OLD_S);
+  if (shown === undefined) return;
+  const label = answerOf(shown);
+  if (label !== told.urgent || since(told.urgentAt) > OLD_S) call(`Urgent: ${label}.`);
   told.urgent = label;
+  told.urgentAt = moment();
 }
 
 function tellOfDevice(why) {
