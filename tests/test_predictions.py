@@ -240,6 +240,30 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(
     assert len(stored_results(queue)) == 1
 
 
+def test_json_that_would_hold_up_judging_is_refused_and_the_same_as_npy_is_not(
+    served: Served,
+) -> None:
+    head = _head(f"Content-Length: {predictions.MOST_JSON + 1}")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(head)
+        answer = client.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"send it as application/x-npy" in answer
+    assert served.predict(npy(np.zeros(400_000)), NPY).status == 422
+
+
+def test_an_answer_does_not_wait_for_more_to_send(served: Served, beats: np.ndarray) -> None:
+    """With Nagle's algorithm each answer takes 40 ms, however idle the machine."""
+    connection, spent = served.connect(), []
+    for _ in range(30):
+        began = time.monotonic()
+        connection.request("POST", "/predict", npy(beats[0]), {"Content-Type": NPY})
+        connection.getresponse().read()
+        spent.append(time.monotonic() - began)
+    connection.close()
+    assert min(spent) < 0.03
+
+
 def _head(*headers: str) -> bytes:
     lines = ["POST /predict HTTP/1.1", "Host: localhost", f"Content-Type: {JSON}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()

@@ -58,10 +58,11 @@ def listen(host: str, port: int) -> socket.socket:
         EdgeclinError: the port is taken, or the address is not this machine's.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
+        *kind, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol too, or asyncio leaves Nagle's algorithm on: 40 ms an answer.
+        listening = socket.socket(*kind)
     except OSError as exc:
         raise EdgeclinError(f"http.host {host}: {exc.strerror}") from exc
     try:

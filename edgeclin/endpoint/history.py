@@ -75,6 +75,10 @@ class _Kept:
     sample: np.ndarray | None
     review: Review | None = None
 
+    @property
+    def bytes(self) -> int:
+        return 0 if self.sample is None else self.sample.nbytes
+
 
 class History:
     """The last `KEPT` results since the start.
@@ -91,6 +95,7 @@ class History:
         self._lock = threading.Lock()
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._cursor = Cursor()
+        self._held = 0
 
     @property
     def cursor(self) -> Cursor:
@@ -106,21 +111,16 @@ class History:
         """
         threshold = _threshold(result.label, manifest)
         seen = _own(sample) if isinstance(sample, np.ndarray) and manifest else None
-        now = self._clock()
+        spec = manifest.inputs[0] if manifest else None
         with self._lock:
             cursor = Cursor(self._cursor.change + 1, self._cursor.count + 1)
-            self._kept.append(
-                _Kept(
-                    cursor.change,
-                    cursor.count,
-                    now,
-                    stored,
-                    result,
-                    threshold,
-                    manifest.inputs[0] if manifest else None,
-                    seen,
-                )
+            new = _Kept(
+                cursor.change, cursor.count, self._clock(), stored, result, threshold, spec, seen
             )
+            if len(self._kept) == KEPT:
+                self._held -= self._kept[0].bytes
+            self._kept.append(new)
+            self._held += new.bytes
             self._forget_samples()
             self._cursor = cursor
 
@@ -176,12 +176,11 @@ class History:
         )
 
     def _forget_samples(self) -> None:
-        held = 0
-        for kept in reversed(self._kept):
-            if kept.sample is not None:
-                held += kept.sample.nbytes
-                if held > KEPT_BYTES:
-                    kept.sample = None
+        for kept in self._kept:
+            if self._held <= KEPT_BYTES:
+                return
+            self._held -= kept.bytes
+            kept.sample = None
 
 
 def _threshold(label: str | None, manifest: Manifest | None) -> float | None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
-from edgeclin.endpoint.body import media_types, sample_of
+from edgeclin.endpoint.body import JSON, NPY, media_types, sample_of
 from edgeclin.endpoint.refusal import json, refusal
 from edgeclin.errors import BadInput, EdgeclinError, MissingExtra
 from edgeclin.inbox import Sample
@@ -23,6 +23,8 @@ from edgeclin.sources.json_lines import MAX_STREAMS
 NAME = "http"
 AT_ONCE = 16
 """Requests whose bodies may be in memory, or whose samples may wait."""
+MOST_JSON = 2 << 20
+"""While JSON is read Python judges nothing: 1 MiB takes some 15 ms."""
 BODY_S = 20.0
 """How long a body may take to come."""
 STREAM = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -86,11 +88,11 @@ class Predictions:
             self._at_once -= 1
 
     async def _take(self, request: Request, media_type: str, stream: str | None) -> Response:
-        body = await asyncio.wait_for(self._read(request), BODY_S)
+        most = min(self._most, MOST_JSON) if media_type == JSON else self._most
+        body = await asyncio.wait_for(_read(request, most), BODY_S)
         if body is None:
-            return refusal(
-                413, f"a body of over {self._most >> 20} MiB; http.max_body_mb sets the most"
-            )
+            remedy = f"send it as {NPY}" if most < self._most else "raise http.max_body_mb"
+            return refusal(413, f"a body of over {most >> 20} MiB; {remedy}")
         sample: Sample
         try:
             async with self._decoding:
@@ -107,17 +109,6 @@ class Predictions:
             return refusal(429, f"{stream!r} would be more than {MAX_STREAMS} streams")
         self._streams.add(name)
         return await self._judged(name, sample)
-
-    async def _read(self, request: Request) -> bytes | None:
-        """The body, or None for one that is too long."""
-        if int(request.headers.get("content-length", "0")) > self._most:
-            return None
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._most:
-                return None
-        return bytes(body)
 
     async def _judged(self, name: str, sample: Sample) -> Response:
         loop = asyncio.get_running_loop()
@@ -151,6 +142,18 @@ class Predictions:
         finally:
             self._waiters.discard(waiter)
         return json(answer, 422 if answer.result.rejected else 200)
+
+
+async def _read(request: Request, most: int) -> bytes | None:
+    """The body, or None for one that is too long."""
+    if int(request.headers.get("content-length", "0")) > most:
+        return None
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            return None
+    return bytes(body)
 
 
 def _settle(waiter: asyncio.Future[Answer], answer: Answer) -> None:
