@@ -416,7 +416,6 @@ def test_a_page_that_comes_back_goes_on_where_it_was(page: Page, stage: Stage) -
     page.wait("known.lastId !== ''")
     page.run("document.querySelector('#news-seen').click()")
     page.run("known.stop()")
-    page.wait(NOT_LIVE)
     newest_is(page, stage.add())
     page.wait(LIVE)
     page.wait("document.querySelector('#news-text').innerText.startsWith('1 result came while')")
