@@ -44,7 +44,7 @@ from edgeclin.endpoint.history import History  # noqa: E402
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-LIVE, NOT_LIVE = "document.body.dataset.live === 'yes'", "document.body.dataset.live === 'no'"
+LIVE, NOT_LIVE = "document.body?.dataset.live === 'yes'", "document.body?.dataset.live === 'no'"
 HOSTILE = "<img src=x onerror=document.title='taken'><script>alert(1)</script>&amp;\"'"
 LONG = "AVeryLongNameWithoutAnyRoomToBreak" * 8
 
@@ -348,9 +348,9 @@ def test_a_device_that_does_not_answer_now_is_not_live(page: Page, stage: Stage,
     page.wait(NOT_LIVE)
     page.wait(
         {
-            "full": "document.querySelector('.bar').innerText.includes('does not answer now')",
-            "hangs": "document.querySelector('.bar').innerText.includes('been at one sample')",
-            "old": "document.querySelector('.bar').innerText.includes('No new result')",
+            "full": "document.querySelector('.bar')?.innerText.includes('does not answer now')",
+            "hangs": "document.querySelector('.bar')?.innerText.includes('been at one sample')",
+            "old": "document.querySelector('.bar')?.innerText.includes('No new result')",
         }[what]
     )
     assert page.text(".bar").startswith("NOT LIVE")
@@ -577,13 +577,13 @@ def test_a_device_that_is_stopped_killed_and_started_again_is_never_shown_as_liv
 
         device.signal(signal.SIGSTOP)
         page.wait(NOT_LIVE, 10)
-        page.wait("document.querySelector('.bar').innerText.includes('The device is silent')")
+        page.wait("document.querySelector('.bar')?.innerText.includes('The device is silent')")
         device.signal(signal.SIGCONT)
         page.wait(LIVE)
 
         device.kill()
         page.wait(NOT_LIVE, 5)
-        page.wait("document.querySelector('.bar').innerText.includes('connection')")
+        page.wait("document.querySelector('.bar')?.innerText.includes('connection')")
         first = page.run("document.querySelector('#earlier .age').textContent")
         page.wait(f"document.querySelector('#earlier .age').textContent !== {json.dumps(first)}")
         assert page.text("#newest-title") == "Last known result, not live"
