@@ -1,0 +1,678 @@
+"use strict";
+// Whatever the device sends is put in as text, never as HTML.
+
+const KEPT = 50; // results, the newest included
+const HEARD_S = 3; // without a word of the device, what is shown is the past
+const OLD_S = 30; // an answer as old as that is the past, too
+const BUSY_S = 5; // one sample in hand for so long: the loop may hang
+const AGAIN_S = 6; // a connection as silent as that is given up
+const RETRY_MS = 1000;
+const TICK_MS = 250;
+const DRAW_MS = 500;
+const MOST_TEXT = 16 << 20;
+
+const STATES = {
+  final: ["Final", "its confidence reached the threshold"],
+  provisional: ["Provisional", "in doubt; a second opinion is asked for"],
+  confirmed: ["Confirmed", "a second opinion agrees"],
+  amended: ["Amended", "a second opinion differs: the answer has changed"],
+  unreviewed: ["Unreviewed", "no second opinion came; a person must look"],
+};
+const LINKS = {
+  connected: ["Connected", "as of"],
+  disconnected: ["Disconnected", "as of"],
+  silent: ["Silent", "last heard"],
+  unknown: ["Unknown", "never heard"],
+};
+const ADVICE =
+  "What to do: check the sensor or the picture and take the sample again. " +
+  "Until there is an answer, judge without this device.";
+
+const by = (id) => document.getElementById(id);
+
+// A moment, on two clocks: one stands still while the machine sleeps, the other may be set back.
+const moment = () => ({ steady: performance.now(), wall: Date.now() });
+const since = (mark) =>
+  Math.max(0, performance.now() - mark.steady, Date.now() - mark.wall) / 1000;
+
+function make(tag, name, ...content) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.append(...content);
+  return element;
+}
+
+function drawn(tag, attributes, ...content) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...content);
+  return element;
+}
+
+const icon = (name) =>
+  drawn("svg", { class: "icon", "aria-hidden": "true" }, drawn("use", { href: `#${name}` }));
+
+/** Sets a text only where it differs, so that a selection and a reader are left in peace. */
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function span(seconds) {
+  const s = Math.floor(seconds);
+  const two = (n) => String(n).padStart(2, "0");
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${two(s % 60)} s`;
+  if (s < 172800) return `${Math.floor(s / 3600)} h ${two(Math.floor(s / 60) % 60)} min`;
+  return `${Math.floor(s / 86400)} days`;
+}
+
+const ago = (seconds) => (seconds < 1 ? "just now" : `${span(seconds)} ago`);
+
+function percent(share) {
+  if (share < 1 && share >= 0.9995) return "over 99.9 %";
+  return `${(share * 100).toFixed(1)} %`;
+}
+
+function bytes(count) {
+  if (count < 1e6) return `${(count / 1e3).toFixed(count < 1e4 ? 1 : 0)} kB`;
+  return count < 1e9 ? `${(count / 1e6).toFixed(1)} MB` : `${(count / 1e9).toFixed(2)} GB`;
+}
+
+const counted = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+
+// ---- What is known
+
+const known = {
+  results: [], // newest first, each {shown, mark, run, missed}
+  run: 0, // of the device's process: which one since the page was opened
+  session: "",
+  lastId: "",
+  health: null,
+  heard: null,
+  opened: moment(),
+  problem: "This page has not reached the device.",
+  lostAt: null,
+  late: 0,
+  gone: 0,
+  restarted: false,
+};
+
+const newest = () => known.results[0];
+const age = (kept) => kept.shown.age_s + since(kept.mark);
+const urgent = (kept) => kept.shown.result.tier === "urgent";
+
+/** What now answers: the opinion where it changed the label, else the device's own. */
+function answerOf(shown) {
+  if (shown.result.rejected) return "No answer";
+  if (shown.state === "amended") return shown.review?.label ?? "No answer";
+  return shown.result.label ?? "No answer";
+}
+
+function takeResults(latest, id) {
+  const session = id.split("-")[0];
+  const returning = known.session !== "";
+  if (returning && session !== known.session) {
+    known.run += 1;
+    known.restarted = true;
+  }
+  known.session = session;
+  const absent = returning && known.lostAt !== null;
+  for (const shown of latest.results) keep(shown, absent);
+  if (returning) known.gone += latest.missed;
+  known.lastId = id;
+  known.results.sort((a, b) => b.run - a.run || b.shown.seq - a.shown.seq);
+  known.results.length = Math.min(known.results.length, KEPT);
+  tellOf(latest.results);
+}
+
+function keep(shown, absent) {
+  const before = known.results.find((one) => one.shown.id === shown.id);
+  const kept = { shown, mark: moment(), run: before?.run ?? known.run, missed: before?.missed ?? absent };
+  if (before === undefined) {
+    known.results.push(kept);
+    known.late += absent;
+  } else {
+    known.results[known.results.indexOf(before)] = kept;
+  }
+}
+
+function takeHealth(health) {
+  known.lostAt = null;
+  known.health = health;
+  known.heard = moment();
+  known.problem = "";
+}
+
+// ---- The stream
+
+async function listen() {
+  for (;;) {
+    const stop = new AbortController();
+    known.stop = () => stop.abort();
+    known.opened = moment();
+    try {
+      const headers = known.lastId ? { "Last-Event-ID": known.lastId } : {};
+      const answer = await fetch("events", { headers, signal: stop.signal, cache: "no-store" });
+      if (!answer.ok) throw new Error(`The device refused to tell (${answer.status}).`);
+      await read(answer.body.pipeThrough(new TextDecoderStream()).getReader());
+      known.problem = "The device has ended the connection.";
+    } catch (error) {
+      known.problem =
+        error instanceof Unreadable || error.message.startsWith("The device")
+          ? error.message
+          : "The connection to the device is lost.";
+    }
+    stop.abort();
+    if (known.problem) lose();
+    render();
+    await new Promise((done) => setTimeout(done, RETRY_MS));
+  }
+}
+
+class Unreadable extends Error {}
+
+async function read(reader) {
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    if (text.length > MOST_TEXT) throw new Unreadable("The device sent more than this page reads.");
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) take(event);
+    render();
+  }
+}
+
+function take(event) {
+  const fields = {};
+  for (const line of event.split("\n")) {
+    const colon = line.indexOf(": ");
+    fields[line.slice(0, colon)] = line.slice(colon + 2);
+  }
+  try {
+    if (fields.event === "results") takeResults(JSON.parse(fields.data), fields.id);
+    if (fields.event === "health") takeHealth(JSON.parse(fields.data));
+  } catch (error) {
+    console.error(error);
+    throw new Unreadable("The device sent what this page cannot read.");
+  }
+}
+
+function lose() {
+  known.lostAt ??= known.heard ?? known.opened;
+}
+
+// ---- Whether what is shown is now
+
+/** Why what is shown is not now; empty when it is. */
+function past() {
+  if (known.heard === null) return known.problem || "Waiting for the device.";
+  const silence = since(known.heard);
+  if (known.problem) return `${known.problem} Last heard ${span(silence)} ago.`;
+  if (silence > HEARD_S) return `The device is silent. Last heard ${span(silence)} ago.`;
+  if (!known.health.serving) return "The device does not answer now; see the alarms.";
+  const busy = (known.health.run.busy_s ?? 0) + silence;
+  if (known.health.run.busy_s > BUSY_S) {
+    return `The engine has been at one sample for ${span(busy)}.`;
+  }
+  const last = newest();
+  if (last !== undefined && age(last) > OLD_S) {
+    return `No new result. The last one is ${span(age(last))} old.`;
+  }
+  return "";
+}
+
+function tick() {
+  const silence = known.heard === null ? since(known.opened) : since(known.heard);
+  if (silence > HEARD_S) lose();
+  if (silence > AGAIN_S && since(known.opened) > AGAIN_S) known.stop?.();
+  render();
+}
+
+// ---- What a screen reader is told: changes only, never each result
+
+const told = { live: null, alarms: "", urgent: "", urgentAt: moment(), degraded: "" };
+const say = (text) => by("said").replaceChildren(text); // anew, though it may be the same
+const call = (text) => by("called").replaceChildren(text);
+
+function tellOf(changed) {
+  for (const shown of changed) {
+    if (shown.state === "amended") {
+      call(`Result ${shown.seq} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
+    }
+  }
+  const shown = changed.findLast((one) => one.result.tier === "urgent" && one.age_s < OLD_S);
+  if (shown === undefined) return;
+  const label = answerOf(shown);
+  if (label !== told.urgent || since(told.urgentAt) > OLD_S) call(`Urgent: ${label}.`);
+  told.urgent = label;
+  told.urgentAt = moment();
+}
+
+function tellOfDevice(why) {
+  const live = why === "";
+  if (live !== told.live) {
+    (live ? say : call)(live ? "Live." : `Not live. ${why}`);
+    told.live = live;
+  }
+  const health = known.health;
+  if (health === null) return;
+  const alarms = health.alarms.join(" ").replace(/\d+(\.\d+)?/g, "n"); // ages tick in them
+  if (alarms && alarms !== told.alarms) call(`Alarm: ${health.alarms.join(". ")}`);
+  if (!alarms && told.alarms) say("No alarm any more.");
+  told.alarms = alarms;
+  const degraded = health.run.degraded ?? "";
+  if (degraded && degraded !== told.degraded) say(`Degraded: ${degraded}`);
+  told.degraded = degraded;
+}
+
+// ---- Putting it on the page
+
+let stays = null;
+
+function render() {
+  const why = past();
+  renderLife(why);
+  renderDevice();
+  renderResults();
+  renderSample();
+  tellOfDevice(why);
+  stays ??= document.querySelector(".frozen").getAnimations()[0];
+  if (stays) stays.currentTime = 0; // still here
+}
+
+function renderLife(why) {
+  const live = why === "";
+  const last = newest();
+  document.body.dataset.live = live ? "yes" : "no";
+  by("bar-icon").setAttribute("href", !live ? "#not-live" : last ? "#live" : "#waiting");
+  write(by("bar-word"), live ? "LIVE" : "NOT LIVE");
+  const fresh = last ? `Newest result ${ago(age(last))}.` : "Waiting for the first result.";
+  write(by("bar-why"), live ? fresh : `${why} What is shown is the past.`);
+  write(by("newest-title"), live ? "Newest result" : "Last known result, not live");
+  const health = known.health;
+  const alarm = health?.alarms.length ? "ALARM" : live && last && urgent(last) ? "URGENT" : "";
+  const words = [live ? "" : "NOT LIVE", alarm].filter(Boolean).join(", ") || "Live";
+  const title = `${words}: ${health?.device ?? "edgeclin"}`;
+  if (document.title !== title) document.title = title;
+}
+
+/** Makes an element's content anew only when what it shows has changed. */
+function fill(element, value, content) {
+  const text = JSON.stringify(value);
+  if (element.filled === text) return;
+  element.filled = text;
+  element.replaceChildren(...content());
+}
+
+function renderDevice() {
+  const health = known.health;
+  renderAlarms();
+  renderNews();
+  const streams = new Set(known.results.map((one) => one.shown.result.source)).size;
+  const stream = newest()?.shown.result.source ?? "none yet";
+  write(by("stream"), streams > 1 ? `${stream} (newest of ${streams})` : stream);
+  if (health === null) return;
+  write(by("place"), `${health.device}, ${health.site}`);
+  write(by("model"), health.model);
+  fill(by("signature"), health.signed, () =>
+    health.signed ? [icon("signed"), "Signed"] : [icon("unsigned"), "NOT signed"],
+  );
+  const degraded = health.run.degraded ?? "";
+  by("degraded-device").hidden = !degraded;
+  fill(by("degraded-device"), degraded, () => [
+    icon("degraded"),
+    make("p", "", `Degraded: ${degraded}`),
+  ]);
+  renderLink(health.link);
+  renderQueue(health.queue);
+  renderCounts(health);
+}
+
+function renderAlarms() {
+  const alarms = known.health?.alarms ?? [];
+  by("alarms").hidden = alarms.length === 0;
+  fill(by("alarms"), alarms, () =>
+    alarms.map((alarm) =>
+      make("div", "alarm", icon("alarm"), make("p", "", make("strong", "", "ALARM "), alarm)),
+    ),
+  );
+}
+
+function renderLink(link) {
+  const [word, how] = LINKS[link.state] ?? [link.state, ""];
+  fill(by("link"), link.state, () => [icon(LINKS[link.state] ? link.state : "unknown"), word]);
+  const aged = link.age_s ?? null;
+  write(by("link-age"), aged === null ? how : `${how} ${ago(aged + since(known.heard))}`);
+}
+
+function renderQueue(queue) {
+  if (queue === null || queue === undefined) {
+    write(by("queue"), "The queue cannot be read");
+    write(by("room"), "");
+    return;
+  }
+  const { questions, ...tiers } = queue.waiting;
+  const parts = Object.entries(tiers).map(([tier, usage]) => `${usage.count} ${tier}`);
+  write(by("queue"), parts.join(", "));
+  const asked = counted(questions?.count ?? 0, "question for a second opinion", "questions for a second opinion");
+  const full = queue.max_bytes ? (queue.bytes / queue.max_bytes) * 100 : 0;
+  write(
+    by("room"),
+    `${asked}; ${bytes(queue.bytes)} of ${bytes(queue.max_bytes)} used (${full.toFixed(full < 10 ? 1 : 0)} %)`,
+  );
+}
+
+function renderCounts(health) {
+  const run = health.run;
+  const answers = Object.values(run.states ?? {}).reduce((sum, n) => sum + n, 0);
+  write(
+    by("counts"),
+    [
+      counted(answers, "answer"),
+      counted(run.urgent ?? 0, "urgent", "urgent"),
+      counted(run.rejected ?? 0, "rejected", "rejected"),
+    ].join(", "),
+  );
+  const dropped = Object.entries(health.dropped ?? {}).filter(([, n]) => n > 0);
+  const losses = dropped.map(([stream, n]) => `${counted(n, "sample")} of ${stream} dropped`);
+  if (run.late) losses.push(`${counted(run.late, "answer")} late`);
+  if (run.waiting) losses.push(`${counted(run.waiting, "sample")} waiting to be judged`);
+  write(by("losses"), losses.join("; ") || "none dropped, none late");
+}
+
+function renderNews() {
+  const { late, gone, restarted } = known;
+  const parts = [];
+  if (restarted) {
+    parts.push("The device has restarted; its last results before that may not be shown.");
+  }
+  if (late) {
+    parts.push(`${counted(late, "result")} came while this page was not live, marked “missed”.`);
+  }
+  if (gone) parts.push(`${counted(gone, "result")} came that can no longer be shown here.`);
+  by("news").hidden = parts.length === 0;
+  write(by("news-text"), parts.join(" "));
+}
+
+// ---- Results
+
+function stateLine(shown, explained) {
+  const state = STATES[shown.state] ? shown.state : "unreviewed";
+  const [word, meaning] = STATES[state];
+  if (shown.result.rejected) {
+    return make("p", "state", icon("rejected"), make("span", "", `Rejected, ${shown.state}`));
+  }
+  const text = make("span", "", word);
+  if (explained) text.append(" ", make("small", "", meaning));
+  const line = make("p", "state", icon(state), text);
+  line.dataset.state = shown.state;
+  return line;
+}
+
+const urgency = () => make("p", "urgency", icon("urgent"), "URGENT");
+
+function was(shown) {
+  const { label, confidence } = shown.result;
+  return make(
+    "p",
+    "was",
+    "Was: ",
+    make("s", "", label ?? "no answer"),
+    label ? `, ${percent(confidence ?? 0)} by this device` : "",
+  );
+}
+
+function degradedLine(shown) {
+  return make("p", "degraded", icon("degraded"), make("span", "", `Degraded: ${shown.result.degraded}`));
+}
+
+function reasonLine(shown) {
+  const review = shown.review;
+  if (!review) return make("p", "reason", shown.result.reason);
+  const by = [review.model, review.confidence && percent(review.confidence)].filter(Boolean);
+  const reason = `${review.reason}${by.length ? ` (${by.join(", ")})` : ""}; this device: ${shown.result.reason}`;
+  return make("p", "reason", reason);
+}
+
+/** Results of a bundle that judges no more stay, but not as if the present one had given them. */
+const elsewhere = (shown) =>
+  known.health !== null && shown.result.bundle !== known.health.run.bundle;
+
+function confidenceBar(shown) {
+  const confidence = shown.result.confidence ?? 0;
+  const threshold = shown.threshold ?? null;
+  const reached = threshold !== null && confidence >= threshold;
+  const mark = threshold === null ? "no threshold" : `threshold ${percent(threshold)}, ${reached ? "reached" : "not reached"}`;
+  const bar = drawn(
+    "svg",
+    { class: "bars", viewBox: "0 0 1000 20", preserveAspectRatio: "none", role: "img" },
+    drawn("rect", { class: "track", x: 0, y: 3, width: 1000, height: 14 }),
+    drawn("rect", { class: "value", x: 0, y: 3, width: Math.round(1000 * confidence), height: 14 }),
+  );
+  bar.setAttribute("aria-label", `confidence ${percent(confidence)}, ${mark}`);
+  if (threshold !== null) {
+    const x = Math.round(1000 * threshold);
+    bar.append(drawn("path", { class: "mark", d: `M${x} -4V24`, "vector-effect": "non-scaling-stroke" }));
+  }
+  const whose =
+    shown.state === "amended" ? ` confidence of this device in ${shown.result.label}` : " confidence";
+  const words = make(
+    "div",
+    "confidence",
+    make("p", "", make("strong", "", percent(confidence)), whose),
+    make("p", "small", mark),
+  );
+  return make("div", "", words, bar);
+}
+
+function large(kept) {
+  const { shown } = kept;
+  const { result } = shown;
+  const parts = [];
+  if (urgent(kept)) parts.push(urgency());
+  parts.push(make("p", "label", answerOf(shown)));
+  parts.push(stateLine(shown, true));
+  if (result.rejected) parts.push(make("p", "advice", ADVICE));
+  else if (shown.state === "amended") parts.push(was(shown));
+  if (!result.rejected) parts.push(confidenceBar(shown));
+  parts.push(reasonLine(shown));
+  if (result.degraded) parts.push(degradedLine(shown));
+  if (result.unsigned_bundle) {
+    parts.push(make("p", "degraded", icon("unsigned"), "Judged by a bundle that is NOT signed"));
+  }
+  if (elsewhere(shown)) parts.push(make("p", "reason", "Judged by another bundle than the present"));
+  parts.push(make("p", "small", `Result ${shown.seq} of stream ${result.source}`));
+  return parts;
+}
+
+function small(kept) {
+  const { shown } = kept;
+  const { result } = shown;
+  const confidence = result.rejected || shown.state === "amended" ? "" : `, ${percent(result.confidence ?? 0)}`;
+  const parts = [
+    make("p", "label", answerOf(shown)),
+    make("p", "age", ""),
+  ];
+  if (urgent(kept)) parts.push(urgency());
+  const line = stateLine(shown, false);
+  line.lastChild.append(confidence, kept.missed ? ", missed" : "");
+  parts.push(line);
+  if (shown.state === "amended" && !result.rejected) parts.push(was(shown));
+  parts.push(reasonLine(shown));
+  if (result.rejected) parts.push(make("p", "advice", ADVICE));
+  if (result.degraded) parts.push(degradedLine(shown));
+  if (elsewhere(shown)) parts.push(make("p", "reason", "Judged by another bundle than the present"));
+  if (result.source !== newest().shown.result.source) {
+    parts.push(make("p", "reason", `Stream ${result.source}`));
+  }
+  return parts;
+}
+
+const items = new Map();
+
+/** The element of a result in the list, made anew when the result has changed. */
+function item(kept) {
+  const id = kept.shown.id;
+  const key = [kept.shown.state, newest().shown.result.source, elsewhere(kept.shown)].join("\n");
+  let entry = items.get(id);
+  if (entry?.key !== key) {
+    entry = { key, element: make("li", "", ...small(kept)) };
+    entry.age = entry.element.querySelector(".age");
+    items.set(id, entry);
+  }
+  write(entry.age, ago(age(kept)));
+  return entry.element;
+}
+
+function renderResults() {
+  const [last, ...earlier] = known.results;
+  by("no-earlier").hidden = earlier.length > 0;
+  if (last === undefined) return;
+  fill(by("answer"), [{ ...last.shown, age_s: 0 }, elsewhere(last.shown)], () => large(last));
+  const elements = earlier.map(item);
+  const list = by("earlier");
+  if (elements.length !== list.children.length || elements[0] !== list.firstChild || elements.some((one, i) => list.children[i] !== one)) {
+    list.replaceChildren(...elements);
+    const here = new Set(known.results.map((one) => one.shown.id));
+    for (const id of items.keys()) if (!here.has(id)) items.delete(id);
+  }
+  renderPinned(earlier);
+}
+
+/** The last urgent and the last amended one: they must not scroll away under newer ones. */
+function renderPinned(earlier) {
+  const pins = [
+    ["Last urgent result", earlier.find(urgent)],
+    ["Last amended result", earlier.find((one) => one.shown.state === "amended")],
+  ].filter(([, kept], i, all) => kept !== undefined && (i === 0 || kept !== all[0][1]));
+  fill(by("pinned"), pins.map(([title, kept]) => [title, kept.shown.id, kept.shown.state]), () =>
+    pins.map(([title, kept]) => make("div", "pin", make("h2", "", title), ...small(kept))),
+  );
+  [...by("pinned").querySelectorAll(".age")].forEach((element, i) =>
+    write(element, ago(age(pins[i][1]))),
+  );
+}
+
+// ---- The sample of the newest result
+
+const sample = { of: null, what: "", tried: null, busy: false, at: -DRAW_MS };
+
+async function renderSample() {
+  const last = newest();
+  if (sample.of !== null) {
+    const kept = known.results.find((one) => one.shown.id === sample.of.shown.id);
+    const which = kept === last ? "this result" : `result ${sample.of.shown.seq}, not the newest`;
+    write(by("caption"), `${sample.what} of ${which}, ${ago(age(sample.of))}`);
+  }
+  const due = last !== undefined && last.shown.id !== sample.of?.shown.id && last.shown.id !== sample.tried;
+  if (!due || past() !== "" || sample.busy || performance.now() - sample.at < DRAW_MS) return;
+  sample.busy = true;
+  sample.tried = last.shown.id;
+  try {
+    sample.of = (await renderDrawing(last.shown)) ? last : null;
+    by("sample").hidden = sample.of === null;
+  } catch {
+    sample.tried = null; // the device was not reached, or sent half of it: again
+  }
+  sample.busy = false;
+  sample.at = performance.now();
+}
+
+/** Whether there is one. */
+async function renderDrawing(shown) {
+  if (!shown.drawn) return false;
+  const limit = AbortSignal.timeout(5000);
+  const answer = await fetch(`results/${shown.seq}/drawing`, { signal: limit });
+  if (!answer.ok) return false;
+  const type = answer.headers.get("content-type") ?? "";
+  if (type.startsWith("image/")) await picture(await answer.blob());
+  else signal(await answer.json());
+  return true;
+}
+
+async function picture(blob) {
+  const pixels = await createImageBitmap(blob);
+  const canvas = make("canvas");
+  canvas.width = pixels.width;
+  canvas.height = pixels.height;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "The picture that was judged");
+  canvas.getContext("2d").drawImage(pixels, 0, 0);
+  pixels.close();
+  by("drawing").replaceChildren(canvas);
+  sample.what = "Picture";
+}
+
+function signal({ leads, units, seconds, left_out: leftOut }) {
+  const marks = seconds === null || seconds === undefined ? [] : ticks(seconds);
+  const parts = leads.map((lead) => strip(lead, units, marks, seconds));
+  if (marks.length) {
+    const axis = make("div", "axis");
+    for (const mark of marks) {
+      const text = make("span", "", `${Number(mark.toPrecision(6))}${mark === marks.at(-1) ? " s" : ""}`);
+      text.style.left = `${(mark / seconds) * 100}%`;
+      axis.append(text);
+    }
+    parts.push(axis);
+  }
+  if (leftOut) parts.push(make("p", "small", `${counted(leftOut, "more lead")} not drawn`));
+  by("drawing").replaceChildren(...parts);
+  sample.what = marks.length ? "Signal" : "Signal (its sampling rate is not stated)";
+}
+
+/** Round numbers of seconds, five or so, from 0 on. */
+function ticks(seconds) {
+  const rough = seconds / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find((one) => one * power >= rough) * power;
+  return Array.from({ length: Math.floor(seconds / step + 1e-9) + 1 }, (_, i) => i * step);
+}
+
+function strip(lead, units, marks, seconds) {
+  const finite = [...lead.low, ...lead.high].filter((value) => value !== null);
+  const [low, high] = [Math.min(...finite), Math.max(...finite)];
+  const range = finite.length ? `${short(low)} to ${short(high)} ${units}`.trim() : "no value";
+  const name = [lead.name, range].filter(Boolean).join(": ");
+  const svg = drawn("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img" });
+  svg.setAttribute("aria-label", `Signal ${name}`);
+  for (const mark of marks) {
+    const x = (mark / seconds) * 1000;
+    svg.append(drawn("path", { class: "grid", d: `M${x} 0V100` }));
+  }
+  svg.append(drawn("path", { class: "curve", d: curve(lead, low, high) }));
+  return make("div", "lead", make("p", "", name), svg);
+}
+
+const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
+
+function curve(lead, low, high) {
+  const y = (value) => (98 - ((value - low) / (high - low || 1)) * 96).toFixed(2);
+  let path = "";
+  let pen = "M";
+  lead.low.forEach((bottom, i) => {
+    if (bottom === null) {
+      pen = "M";
+      return;
+    }
+    const x = ((i / lead.low.length) * 1000).toFixed(2);
+    path += `${pen}${x} ${y(bottom)}`;
+    if (lead.high[i] !== bottom) path += `L${x} ${y(lead.high[i])}`;
+    pen = "L";
+  });
+  return path;
+}
+
+// ----
+
+by("news-seen").addEventListener("click", () => {
+  known.late = known.gone = 0;
+  known.restarted = false;
+  renderNews();
+});
+setInterval(tick, TICK_MS);
+document.addEventListener("visibilitychange", tick);
+window.addEventListener("pageshow", tick);
+listen();
