@@ -35,8 +35,8 @@ class Swap:
         path: where the bundle of `bedside` was opened.
         open_bundle: opens what stands there now, as the command line was told to trust.
         load: makes a runtime of it, which runs its self-test.
-        yields: whether loading gives way to answering; an engine's process that it starts would
-            do so for good, as it inherits that.
+        yields: whether loading gives way to answering; a process or threads that the engine
+            starts would do so for good, as they inherit that.
     """
 
     def __init__(

@@ -180,7 +180,8 @@ def run(
         with ExitStack() as stack:
             stack.enter_context(Watchdog(alive))
             stack.enter_context(Telling(queue.notices, bedside.health))
-            stack.enter_context(Swap(path, bedside, open_now, load, yields=isolation is None))
+            yields = isolation is None and threads == 1
+            stack.enter_context(Swap(path, bedside, open_now, load, yields))
             if beside is not None:
                 stack.enter_context(beside)
             if http is not None:
