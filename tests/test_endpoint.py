@@ -35,6 +35,7 @@ from edgeclin.endpoint.events import Events
 from edgeclin.endpoint.history import KEPT
 from edgeclin.endpoint.predictions import Predictions
 from edgeclin.errors import EdgeclinError
+from edgeclin.failover import Answering
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.runtime import Runtime
@@ -275,7 +276,7 @@ def test_metrics_say_what_was_answered_and_how_long_it_took(
 
 def test_metrics_tell_that_another_engine_answers(served: Served) -> None:
     runtime = served.bedside.runtime
-    runtime.degraded = "no GPU here"
+    runtime._alone = Answering(runtime.engine, "no GPU here")
     now = metrics(served)
     assert now["edgeclin_degraded"][()] == 1
     (labels,) = now["edgeclin_info"]

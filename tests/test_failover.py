@@ -16,16 +16,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from bedsides import stored_results
+from bedsides import PICTURE, bundle_of, stored_results
 from click.testing import CliRunner
 from polling import wait_until
 
+from edgeclin.backends.base import TensorSpec
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli import device, main
 from edgeclin.config import DEADLINE_MOST_MS, IsolationConfig
 from edgeclin.errors import BadInput, EngineFailed, EngineUnavailable, SelfTestFailed
 from edgeclin.inbox import Inbox
+from edgeclin.manifest import Difference, Manifest
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.runtime import Runtime
 
@@ -85,6 +87,42 @@ def children(pid: int) -> dict[str, int]:
             if "edgeclin.isolation.worker" in words:
                 found[words[-3]] = int(child)
     return found
+
+
+def test_no_engine_gets_a_sample_in_numbers_of_another_ones_scale(
+    tmp_path: Path,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="the vision extra is not installed")
+    given: list[np.ndarray] = []
+
+    class Quantised:
+        """A supervisor of an engine of which the input is uint8."""
+
+        input = TensorSpec("picture", (8, 8, 3), "uint8", 0.02, 3)
+        output = TensorSpec("scores", (5,), "float32")
+        version, off, problem, ready = "stand-in 1", Difference(0.0, 0.0), None, True
+
+        def __init__(self, *_: object) -> None:
+            self.tried = threading.Event()
+            self.tried.set()
+
+        def run(self, sample: np.ndarray) -> np.ndarray:
+            given.append(sample)
+            return np.arange(5, dtype=np.float32)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("edgeclin.failover.Supervisor", Quantised)
+    picture = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
+    encoded = cv2.imencode(".png", picture)[1].ravel()
+    bundle = bundle_of(tmp_path, manifest_and_files[0], PICTURE, encoded)
+    runtime = Runtime(bundle, isolation=ISOLATION)
+    runtime.predict(encoded)
+    runtime.close()
+    (sample,) = given
+    np.testing.assert_array_equal(sample, runtime.preprocess(encoded), strict=True)
 
 
 # -- who answers -----------------------------------------------------------------------------------
