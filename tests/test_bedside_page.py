@@ -380,6 +380,12 @@ def test_a_script_that_has_stopped_shows_as_not_live(page: Page) -> None:
     assert page.text(".frozen").startswith("NOT LIVE")
 
 
+@pytest.mark.parametrize("gone", ["renderResults", "renderSample"])
+def test_a_part_of_the_script_that_did_not_load_shows_as_not_live(page: Page, gone: str) -> None:
+    page.run(f"{gone} = undefined")
+    page.wait("getComputedStyle(document.querySelector('.frozen')).opacity === '1'", 20)
+
+
 def test_what_cannot_be_read_is_not_live(page: Page) -> None:
     page.run("try { take('event: results\\nid: a-1-1\\ndata: {') } catch (e) { window.was = e }")
     assert page.run("window.was.message") == "The device sent what this page cannot read."

@@ -35,6 +35,8 @@ _PAGE = {
     "/": ("bedside.html", "text/html"),
     "/bedside.css": ("bedside.css", "text/css"),
     "/bedside.js": ("bedside.js", "text/javascript"),
+    "/results.js": ("results.js", "text/javascript"),
+    "/sample.js": ("sample.js", "text/javascript"),
 }
 _MOST_SEQ = 1 << 62
 

@@ -47,6 +47,7 @@ def document(media_types: Sequence[str]) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
         _RECORDS, ref_template="#/components/schemas/{name}"
     )
+    script = {"200": _text("text/javascript", "JavaScript.")}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -95,7 +96,9 @@ def document(media_types: Sequence[str]) -> dict[str, Any]:
             ),
             "/": _get("The bedside page", {"200": _text("text/html", "Needs no internet.")}),
             "/bedside.css": _get("Its style", {"200": _text("text/css", "CSS.")}),
-            "/bedside.js": _get("Its script", {"200": _text("text/javascript", "JavaScript.")}),
+            "/bedside.js": _get("Its script", script),
+            "/results.js": _get("The part of it that shows results", script),
+            "/sample.js": _get("The part of it that draws a sample", script),
         },
         "components": {"schemas": schemas},
     }
