@@ -31,8 +31,7 @@ class Bedside:
 
     Args:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
-        answer_s: seconds from a sample's arrival within which its answer must be stored; by default
-            the latency budget of the bundle's profile.
+        answer_s: by default the latency budget of the profile of the bundle that answers.
         shadow: judges everything a second time, for comparison.
         clock: seconds since 1970, for what health says.
 
@@ -105,7 +104,7 @@ class Bedside:
 
     @property
     def answer_s(self) -> float:
-        """See above."""
+        """Seconds from a sample's arrival within which its answer must be stored."""
         if self._answer_s is not None:
             return self._answer_s
         return self._runtime.bundle.manifest.profile.latency_budget_ms / 1000

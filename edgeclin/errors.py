@@ -127,3 +127,8 @@ class NotConnected(EdgeclinError, ConnectionError):
     """A message was handed to a transport that has no connection."""
 
     exit_code = 4
+
+
+def in_words(exc: Exception) -> str:
+    """What went wrong, for a record or an alarm: a fault that is not ours with its type."""
+    return str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"

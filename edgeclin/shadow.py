@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from msgspec.structs import replace
 
-from edgeclin.errors import BadInput, EdgeclinError
+from edgeclin.errors import BadInput, in_words
 from edgeclin.health import ShadowHealth
 from edgeclin.inbox import Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
@@ -83,14 +83,14 @@ class Shadow:
         try:
             runtime = self._load()
         except Exception as exc:
-            self._tell(f"it does not judge: {_said(exc)}")
+            self._tell(f"it does not judge: {in_words(exc)}")
             return
         self._note(bundle=runtime.bundle.digest, engine=runtime.engine)
         while (turn := self._next()) is not None:
             try:
                 self._judge(runtime, *turn)
             except Exception as exc:
-                self._tell(_said(exc))
+                self._tell(in_words(exc))
         runtime.close()
 
     def _next(self) -> _Turn | None:
@@ -103,7 +103,7 @@ class Shadow:
         try:
             own = runtime.predict(sample, result.source, result.position)
         except Exception as exc:  # one that the first bundle could judge
-            own = runtime.reject(BadInput(_said(exc)), result.source, result.position)
+            own = runtime.reject(BadInput(in_words(exc)), result.source, result.position)
         own = replace(own, tier=Tier.BULK, audit=False, shadow_of=stored.id)
         self._compare(result, own)
         self._queue.put(own)
@@ -132,7 +132,3 @@ class Shadow:
         if problem != self._health.problem:
             log.warning("the shadow bundle: %s", problem)
         self._note(problem=problem)
-
-
-def _said(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"

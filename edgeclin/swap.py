@@ -12,8 +12,10 @@ from typing import TypeAlias
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.description import Input
-from edgeclin.errors import BadBundle, EdgeclinError
+from edgeclin.errors import BadBundle, in_words
 from edgeclin.runtime import Runtime
+from edgeclin.sources.marks import Mark as FileMark
+from edgeclin.sources.marks import marked
 from edgeclin.steps import Decode, Step, Window
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,8 @@ LOOK_S = 2.0
 """How often to look at the bundle's path; what stands there must be the same in two looks."""
 _NICE = 10
 _END_S = 5.0
-_Mark: TypeAlias = tuple[tuple[str, int, int, int], ...]
+Mark: TypeAlias = tuple[tuple[str, int, FileMark], ...]
+"""Name, inode and state of each file of a bundle."""
 
 
 class Swap:
@@ -33,6 +36,7 @@ class Swap:
 
     Args:
         path: where the bundle of `bedside` was opened.
+        seen: `mark(path)` from before it was opened, so that no change is missed.
         open_bundle: opens what stands there now, as the command line was told to trust.
         load: makes a runtime of it, which runs its self-test.
         yields: whether loading gives way to answering; a process or threads that the engine
@@ -42,6 +46,7 @@ class Swap:
     def __init__(
         self,
         path: Path,
+        seen: Mark,
         bedside: Bedside,
         open_bundle: Callable[[], Bundle],
         load: Callable[[Bundle], Runtime],
@@ -52,14 +57,14 @@ class Swap:
         self._open = open_bundle
         self._load = load
         self._yields = yields
-        self._seen: _Mark = ()  # the first look comes later than the bundle was opened
+        self._seen = seen
         self._changed = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look_in_time, daemon=True)
 
     def look(self) -> None:
         """Take what stands at the path, where it has changed and is no longer being written."""
-        now = _mark(self._path)
+        now = mark(self._path)
         if now != self._seen:
             self._seen, self._changed = now, True
         elif self._changed:
@@ -84,18 +89,25 @@ class Swap:
         bedside, current = self._bedside, self._bedside.runtime.bundle
         try:
             bundle = self._open()
-            if bundle.digest != current.digest:
-                require_same_samples(bundle, current)
-                bedside.replace(self._load(bundle)).close()
-                log.warning("%s: bundle %s answers from now on", self._path, bundle.digest[:12])
-            bedside.refused = ""
+            if bundle.digest == current.digest:
+                bedside.refused = ""
+                return
+            require_same_samples(bundle, current)
+            runtime = self._load(bundle)
         except Exception as exc:  # whatever is wrong with it, the other one goes on
-            said = str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"
             bedside.refused = (
                 f"bundle {current.digest[:12]} goes on, since what stands at {self._path} now is "
-                f"refused, and would be at the next start: {said}"
+                f"refused, and would be at the next start: {in_words(exc)}"
             )
             log.error("ALARM: %s", bedside.refused)
+            return
+        old = bedside.replace(runtime)
+        bedside.refused = ""
+        log.warning("%s: bundle %s answers from now on", self._path, bundle.digest[:12])
+        try:
+            old.close()
+        except Exception:  # it answers no more; this thread must go on looking
+            log.exception("the engine of bundle %s could not be closed", current.digest[:12])
 
 
 def require_same_samples(new: Bundle, old: Bundle) -> None:
@@ -127,11 +139,11 @@ def _delivered(spec: Input) -> dict[str, object]:
     }
 
 
-def _mark(path: Path) -> _Mark:
+def mark(path: Path) -> Mark:
     """What tells one bundle from another without reading it; empty where there is none."""
     try:
         files = [path, *path.iterdir()] if path.is_dir() else [path]
         found = [(file.name, file.stat()) for file in sorted(files)]
     except OSError:
         return ()
-    return tuple((name, one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found)
+    return tuple((name, status.st_ino, marked(status)) for name, status in found)

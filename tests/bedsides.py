@@ -15,6 +15,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.description import Input
 from edgeclin.golden import write_golden
+from edgeclin.inbox import Inbox, Sample
 from edgeclin.manifest import MEASURES, GuardLimits, Limit, Manifest
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.preprocess import Preprocess
@@ -56,6 +57,18 @@ def bundle_of(folder: Path, manifest: Manifest, spec: Input, sample: np.ndarray)
     files = {"engine.json": engine, "golden.npz": write_golden([sample], answer[np.newaxis])}
     path = write_bundle(folder / f"{spec.name}.edgeclin", changed, files, None)
     return Bundle.open(path, (), allow_unsigned=True)
+
+
+class Scripted:
+    """A source that delivers what a test says, as the stream `scripted`."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line("scripted")
+        for sample in self._samples:
+            line.put(sample)
 
 
 def stored_results(queue: OfflineQueue) -> list[Result]:

@@ -23,6 +23,7 @@ from edgeclin.description import load_description
 from edgeclin.golden import write_golden
 from edgeclin.keys import KeyPair, load_public_key, load_signer, new_key_pair
 from edgeclin.manifest import SCHEMA, Confidence, Difference, Engine, Golden, Manifest
+from edgeclin.offline_queue import OfflineQueue
 from edgeclin.preprocess import Preprocess
 from edgeclin.profiles import load_profile
 from edgeclin.records import Result, State, Tier
@@ -135,6 +136,13 @@ def bundle_path(
     manifest, files = manifest_and_files
     signer = load_signer(key_pair.private)
     return write_bundle(tmp_path / "fake.edgeclin", manifest, files, signer)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
+    """An empty queue."""
+    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
+        yield opened
 
 
 @pytest.fixture

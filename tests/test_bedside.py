@@ -6,12 +6,11 @@ import copy
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
+from bedsides import Scripted, stored_results
 
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
@@ -22,30 +21,6 @@ from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.sources import ReplaySource
-
-
-class Scripted:
-    """A source that delivers what a test says."""
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
-
-    def deliver(self, inbox: Inbox) -> None:
-        line = inbox.line("scripted")
-        for sample in self._samples:
-            line.put(sample)
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
-        yield opened
-
-
-def stored_results(queue: OfflineQueue) -> list[Result]:
-    rows = [row for tier in Tier for row in queue.pending(tier, limit=10_000)]
-    rows.sort(key=lambda row: row.seq)
-    return [msgspec.json.decode(row.body, type=Result) for row in rows]
 
 
 def test_every_sample_gets_one_stored_answer(

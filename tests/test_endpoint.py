@@ -42,12 +42,6 @@ from edgeclin.runtime import Runtime
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "q.sqlite") as opened:
-        yield opened
-
-
-@pytest.fixture
 def runtime(heartbeats: Bundle) -> Runtime:
     return Runtime(heartbeats, draw=lambda: 1.0)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bedsides import Scripted
 from click.testing import CliRunner
 from polling import wait_until
 
@@ -36,22 +36,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Scripted:
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
-
-    def deliver(self, inbox: Inbox) -> None:
-        line = inbox.line("scripted")
-        for sample in self._samples:
-            line.put(sample)
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
-        yield opened
 
 
 # -- notices ---------------------------------------------------------------------------------------

@@ -32,12 +32,6 @@ from edgeclin.sources.json_lines import MAX_STREAMS
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "q.sqlite") as opened:
-        yield opened
-
-
-@pytest.fixture
 def runtime(heartbeats: Bundle) -> Runtime:
     return Runtime(heartbeats, draw=lambda: 1.0)
 

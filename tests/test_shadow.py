@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from bedsides import Scripted
 from click.testing import CliRunner
 from msgspec.structs import replace
 from polling import wait_until
@@ -21,7 +22,7 @@ from edgeclin.cli import main
 from edgeclin.errors import BadInput, EngineUnavailable
 from edgeclin.golden import read_golden, write_golden
 from edgeclin.health import wilson
-from edgeclin.inbox import Inbox, Sample
+from edgeclin.inbox import Sample
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Manifest
 from edgeclin.offline_queue import OfflineQueue
@@ -29,22 +30,6 @@ from edgeclin.preprocess import Preprocess
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.shadow import LINE, Shadow
-
-
-class Scripted:
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
-
-    def deliver(self, inbox: Inbox) -> None:
-        line = inbox.line("scripted")
-        for sample in self._samples:
-            line.put(sample)
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result
 from edgeclin.runtime import Runtime
 from edgeclin.steps import Window
-from edgeclin.swap import Swap
+from edgeclin.swap import Swap, mark
 
 Put = Callable[..., Bundle]
 Facts = tuple[Manifest, dict[str, bytes]]
@@ -52,12 +52,6 @@ def put(bundle_path: Path, manifest_and_files: Facts, key_pair: KeyPair, trust: 
         return Bundle.open(bundle_path, trust, allow_unsigned=True)
 
     return put_one
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -103,11 +97,10 @@ def feeding(bedside: Bedside) -> Iterator[Feed]:
     assert not loop.is_alive()
 
 
-def swapping(bedside: Bedside, path: Path, trust: list[Any], **changes: Any) -> Swap:
-    load = changes.get("load", Runtime)
-    made = Swap(path, bedside, lambda: Bundle.open(path, trust), load)
-    look_twice(made)
-    return made
+def swapping(
+    bedside: Bedside, path: Path, trust: list[Any], load: Callable[[Bundle], Runtime] = Runtime
+) -> Swap:
+    return Swap(path, mark(path), bedside, lambda: Bundle.open(path, trust), load)
 
 
 def look_twice(made: Swap) -> None:
@@ -198,6 +191,35 @@ def test_a_bundle_that_must_not_answer_does_not_and_the_old_one_goes_on(
         assert feed.answer(beats[1]).bundle == new.digest
 
 
+def test_a_change_while_the_first_bundle_was_loaded_is_seen(
+    bundle: Bundle, queue: OfflineQueue, put: Put, trust: list[Any]
+) -> None:
+    seen, first = mark(bundle.path), Runtime(bundle)
+    new = put()
+    bedside = Bedside(first, queue, 60)
+    look_twice(Swap(bundle.path, seen, bedside, lambda: Bundle.open(bundle.path, trust), Runtime))
+    assert bedside.runtime.bundle.digest == new.digest
+
+
+def test_an_old_engine_that_cannot_be_closed_is_no_reason_to_say_that_it_goes_on(
+    bundle: Bundle,
+    bedside: Bedside,
+    put: Put,
+    trust: list[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def held() -> None:
+        raise OSError("a driver holds it")
+
+    bedside.runtime.backend.close = held  # type: ignore[method-assign]
+    swapper = swapping(bedside, bundle.path, trust)
+    new = put()
+    look_twice(swapper)
+    health = bedside.health()
+    assert (health.bundle, health.alarms) == (new.digest, ())
+    assert "could not be closed" in caplog.text
+
+
 def test_answers_go_on_while_the_other_bundle_loads(
     bundle: Bundle, bedside: Bedside, put: Put, beats: np.ndarray, trust: list[Any]
 ) -> None:
@@ -261,7 +283,9 @@ def test_a_folder_is_a_bundle_too(
     assert folder.is_dir()
     first = Bundle.open(folder, (), allow_unsigned=True)
     bedside = Bedside(Runtime(first), queue, 60)
-    swapper = Swap(folder, bedside, lambda: Bundle.open(folder, (), allow_unsigned=True), Runtime)
+    swapper = Swap(
+        folder, mark(folder), bedside, lambda: Bundle.open(folder, (), allow_unsigned=True), Runtime
+    )
     look_twice(swapper)
     assert bedside.runtime.bundle is first
     folder.rename(tmp_path / "old")
@@ -324,8 +348,9 @@ def test_the_loop_is_not_held_up_by_an_engine_that_hangs_while_it_loads(
         ended.wait()
         raise AssertionError
 
+    swapper = swapping(bedside, bundle.path, trust, load)
     put()
-    with Swap(bundle.path, bedside, lambda: Bundle.open(bundle.path, trust), load):
+    with swapper:
         assert hangs.wait(20)
     assert bedside.runtime.bundle is bundle
     ended.set()

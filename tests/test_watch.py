@@ -46,12 +46,6 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def queue(tmp_path: Path) -> Iterator[OfflineQueue]:
-    with OfflineQueue(tmp_path / "queue.sqlite") as opened:
-        yield opened
-
-
 def watch(runtime: Runtime, folder: Path, **more: float) -> FolderWatch:
     return FolderWatch(folder, runtime.preprocess, runtime.require_fit, **{**SOON, **more})
 

@@ -127,7 +127,7 @@ def run(
     from edgeclin.runtime import Runtime
     from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
-    from edgeclin.swap import Swap, require_same_samples
+    from edgeclin.swap import Swap, mark, require_same_samples
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
@@ -150,6 +150,7 @@ def run(
         require_same_samples(opened, runtime.bundle)
         return load(opened)
 
+    seen = mark(path)
     runtime = load(open_now())
     second = str(shadow or config.shadow or "")
     origins = open_sources(where, runtime, rate, live)
@@ -181,7 +182,7 @@ def run(
             stack.enter_context(Watchdog(alive))
             stack.enter_context(Telling(queue.notices, bedside.health))
             yields = isolation is None and threads == 1
-            stack.enter_context(Swap(path, bedside, open_now, load, yields))
+            stack.enter_context(Swap(path, seen, bedside, open_now, load, yields))
             if beside is not None:
                 stack.enter_context(beside)
             if http is not None:

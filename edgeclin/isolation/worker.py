@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from edgeclin.backends import load_backend
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import in_words
 from edgeclin.isolation.board import ASKED, LOADED, REFUSED, Board, Loaded
 from edgeclin.isolation.model import read_model
 from edgeclin.lifeline import end_with
@@ -56,8 +56,7 @@ def main(
 
 
 def _words(exc: Exception) -> bytes:
-    text = str(exc) if isinstance(exc, EdgeclinError) else f"{type(exc).__name__}: {exc}"
-    return " ".join(text.split()).encode()[:_MOST_WORDS]
+    return " ".join(in_words(exc).split()).encode()[:_MOST_WORDS]
 
 
 if __name__ == "__main__":
