@@ -9,6 +9,7 @@ MobileNetV2 has no trained weights and is calibrated with noise: only time and m
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import click
@@ -310,15 +313,17 @@ def streams() -> None:
     runtime = Runtime(Bundle.open(bundle, allow_unsigned=True))
     source = Monitors(signal, runtime, streams=100, seconds=60.0)
     taken: list[float] = []
-    with tempfile.TemporaryDirectory(dir=BUILD) as name, OfflineQueue(f"{name}/q.sqlite") as opened:
+    with (
+        tempfile.TemporaryDirectory(dir=BUILD) as name,
+        OfflineQueue(f"{name}/q.sqlite") as opened,
+        delivering(opened.path),
+    ):
         bedside = Bedside(runtime, opened, deadline_s=60.0)
         before = Moment.now()
 
-        def take(stored: Stored, result: Result, _: Sample) -> None:
+        def take(_: Stored, result: Result, __: Sample) -> None:
             now = time.monotonic()
             taken.append(1e3 * (now - source.due(result.source, result.position)))
-            if stored.seq % 512 == 0:
-                drain(opened)
 
         bedside.run([source], take)
         spent = Moment.now()
@@ -512,6 +517,29 @@ def drain(opened: OfflineQueue) -> None:
         opened.settle(wire.Opinion(question.result, "m" * 64, "yes", 0.9))
     last = opened.last_seq()
     opened.remove(wire.Receipt(epoch=opened.epoch, ranges=((1, last),)))
+
+
+@contextmanager
+def delivering(queue: Path) -> Iterator[None]:
+    """A process beside ours that drains the queue each second, as `sync` does with a good link."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, ended = spawn.Event(), spawn.Event()
+    process = spawn.Process(target=drain_each_second, args=(queue, ready, ended))
+    process.start()
+    try:
+        assert ready.wait(60), "the process that delivers did not start"
+        yield
+    finally:
+        ended.set()
+        process.join()
+    assert process.exitcode == 0, "the process that delivers failed"
+
+
+def drain_each_second(queue: Path, ready: Event, ended: Event) -> None:
+    with OfflineQueue(queue) as opened:
+        ready.set()
+        while not ended.wait(1.0):
+            drain(opened)
 
 
 def replaced(result: Result, **changes: object) -> Result:
