@@ -6,7 +6,7 @@ while the primary engine hangs; and it may hang too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,10 +17,9 @@ from edgeclin.bundle import Bundle
 from edgeclin.config import IsolationConfig
 from edgeclin.errors import EngineFailed, SelfTestFailed
 from edgeclin.executable import cpu_twin, executable
-from edgeclin.golden import self_test
+from edgeclin.golden import proof
 from edgeclin.isolation import EngineProcess, Limits, SharedModel, Supervisor
-from edgeclin.manifest import Difference, Engine
-from edgeclin.preprocess import Preprocess
+from edgeclin.manifest import Difference
 
 _ROLES = {"primary": "the primary engine", "cpu-twin": "the CPU twin"}
 
@@ -69,7 +68,7 @@ class Failover:
             Supervisor(
                 _ROLES[engine.role],
                 partial(EngineProcess, engine.backend, model, threads),
-                _proof(bundle, engine),
+                proof(bundle, engine),
                 limits,
             )
             for engine, model in zip(self._engines, self._models, strict=True)
@@ -170,15 +169,3 @@ class Failover:
         """Why no engine answers."""
         pairs = zip(self._engines, whys, strict=True)
         return "; ".join(f"{_ROLES[engine.role]} is out: {why}" for engine, why in pairs)
-
-
-def _proof(bundle: Bundle, engine: Engine) -> Callable[[EngineProcess], Difference]:
-    """The self-test of an engine, with what it needs read now."""
-    manifest = bundle.manifest
-    return partial(
-        self_test,
-        bundle,
-        bundle.read(manifest.golden.file),
-        Preprocess(manifest.inputs[0]),
-        twin=engine.role == "cpu-twin",
-    )

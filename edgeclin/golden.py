@@ -8,6 +8,8 @@ another quantisation of the same model was 2.7 off in the mean.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from edgeclin.backends import Backend
 from edgeclin.bundle import Bundle
 from edgeclin.errors import SelfTestFailed
-from edgeclin.manifest import Difference
+from edgeclin.manifest import Difference, Engine
 from edgeclin.preprocess import Preprocess
 
 _TWIN = "twin_outputs"
@@ -80,3 +82,15 @@ def self_test(
             "not answer"
         )
     return off
+
+
+def proof(bundle: Bundle, engine: Engine) -> Callable[[Backend], Difference]:
+    """The self-test of one of a bundle's engines, with what it needs read now."""
+    manifest = bundle.manifest
+    return partial(
+        self_test,
+        bundle,
+        bundle.read(manifest.golden.file),
+        Preprocess(manifest.inputs[0]),
+        twin=engine.role == "cpu-twin",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from edgeclin.errors import BadInput, in_words
 from edgeclin.health import ShadowHealth
 from edgeclin.inbox import Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
+from edgeclin.priority import give_way
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
 
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 LINE = 8
 """Samples that may wait for the shadow; when there are more the oldest goes, and is counted."""
-_NICE = 10
 _END_S = 5.0
 _Turn: TypeAlias = tuple[Stored, Result, np.ndarray]
 
@@ -79,7 +78,7 @@ class Shadow:
         self._thread.join(_END_S)
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        give_way()
         try:
             runtime = self._load()
         except Exception as exc:

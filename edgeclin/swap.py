@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.description import Input
 from edgeclin.errors import BadBundle, in_words
+from edgeclin.priority import give_way
 from edgeclin.runtime import Runtime
 from edgeclin.sources.marks import Mark as FileMark
 from edgeclin.sources.marks import marked
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 """How often to look at the bundle's path; what stands there must be the same in two looks."""
-_NICE = 10
+SLOW_S = 300.0
+"""A bundle that loads for longer is told as an alarm."""
 _END_S = 5.0
 Mark: TypeAlias = tuple[tuple[str, int, FileMark], ...]
 """Name, inode and state of each file of a bundle."""
@@ -38,7 +39,8 @@ class Swap:
         path: where the bundle of `bedside` was opened.
         seen: `mark(path)` from before it was opened, so that no change is missed.
         open_bundle: opens what stands there now, as the command line was told to trust.
-        load: makes a runtime of it, which runs its self-test.
+        load: makes a runtime of it, which runs its self-test; a fault of its engine must not be
+            this process's.
         yields: whether loading gives way to answering; a process or threads that the engine
             starts would do so for good, as they inherit that.
     """
@@ -81,7 +83,7 @@ class Swap:
 
     def _look_in_time(self) -> None:
         if self._yields:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            give_way()
         while not self._done.wait(LOOK_S):
             self.look()
 
@@ -93,13 +95,9 @@ class Swap:
                 bedside.refused = ""
                 return
             require_same_samples(bundle, current)
-            runtime = self._load(bundle)
+            runtime = self._load_in_time(bundle)
         except Exception as exc:  # whatever is wrong with it, the other one goes on
-            bedside.refused = (
-                f"bundle {current.digest[:12]} goes on, since what stands at {self._path} now is "
-                f"refused, and would be at the next start: {in_words(exc)}"
-            )
-            log.error("ALARM: %s", bedside.refused)
+            self._alarm(f"now is refused, and would be at the next start: {in_words(exc)}")
             return
         old = bedside.replace(runtime)
         bedside.refused = ""
@@ -108,6 +106,23 @@ class Swap:
             old.close()
         except Exception:  # it answers no more; this thread must go on looking
             log.exception("the engine of bundle %s could not be closed", current.digest[:12])
+
+    def _load_in_time(self, bundle: Bundle) -> Runtime:
+        """Load a bundle, and say so when that takes too long: it cannot be taken back."""
+        words = f"has been loading for {SLOW_S:g} s: restart the service if it stays so"
+        slow = threading.Timer(SLOW_S, self._alarm, (words,))
+        slow.daemon = True
+        slow.start()
+        try:
+            return self._load(bundle)
+        finally:
+            slow.cancel()
+            slow.join()
+
+    def _alarm(self, why: str) -> None:
+        current = self._bedside.runtime.bundle.digest[:12]
+        self._bedside.refused = f"bundle {current} goes on, since what stands at {self._path} {why}"
+        log.error("ALARM: %s", self._bedside.refused)
 
 
 def require_same_samples(new: Bundle, old: Bundle) -> None:

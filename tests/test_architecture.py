@@ -39,6 +39,7 @@ LAYERS = (
         "isolation",
         "states",
         "datasets",
+        "priority",
         "uptime",
         "offline_queue",
         "pages",
@@ -50,6 +51,7 @@ LAYERS = (
     (
         "executable",
         "failover",
+        "rehearsal",
         "runtime",
         "build",
         "inbox",
@@ -72,7 +74,17 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 APART = (
-    {"runtime", "shadow", "bedside", "endpoint", "swap", "inbox", "streams", "sources"},
+    {
+        "runtime",
+        "rehearsal",
+        "shadow",
+        "bedside",
+        "endpoint",
+        "swap",
+        "inbox",
+        "streams",
+        "sources",
+    },
     {"sync"},
 )
 HEAVY = {"tensorflow", "keras", "ai_edge_litert", "cv2", "pyarrow", "duckdb", "ibis", "matplotlib"}

@@ -24,6 +24,7 @@ from edgeclin.backends.base import TensorSpec
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli import device, main
+from edgeclin.cli import run as cli_run
 from edgeclin.config import DEADLINE_MOST_MS, IsolationConfig
 from edgeclin.errors import BadInput, EngineFailed, EngineUnavailable, SelfTestFailed
 from edgeclin.inbox import Inbox
@@ -326,7 +327,7 @@ def test_a_primary_engine_that_does_not_start_is_tried_again_while_the_twin_answ
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    monkeypatch.setattr("edgeclin.isolation.supervisor._LOAD_S", 5.0)
+    monkeypatch.setattr("edgeclin.isolation.supervisor.LOAD_S", 5.0)
     order(fault)
     runtime = isolate()
     assert runtime.predict(beats[0]).engine == TWIN
@@ -399,7 +400,7 @@ def test_the_deadline_comes_from_the_profile_unless_the_file_says() -> None:
 
 
 def test_both_engines_may_miss_the_longest_deadline_before_the_watchdog_acts() -> None:
-    assert 2 * DEADLINE_MOST_MS / 1000 + 1 < device._STUCK_S
+    assert 2 * DEADLINE_MOST_MS / 1000 + 1 < device.STUCK_S
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -418,7 +419,7 @@ def test_engines_that_hang_stop_the_heartbeat_only_without_isolation(
     address = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "100000")
-    monkeypatch.setattr(device, "_STUCK_S", 1.0)
+    monkeypatch.setattr(cli_run, "STUCK_S", 1.0)
     late_beats: list[bytes] = []
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

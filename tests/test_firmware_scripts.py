@@ -275,6 +275,10 @@ def test_a_crash_leaves_no_core_file(name: str) -> None:
     assert unit(name)["LimitCORE"] == ["0"]
 
 
+def test_an_engine_that_memory_ends_does_not_end_the_service() -> None:
+    assert unit("edgeclin-run.service")["OOMPolicy"] == ["continue"]
+
+
 # The udev rules
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -205,12 +208,52 @@ def test_run_takes_a_shadow_and_says_at_its_end_how_far_it_agreed(
         f'source = "{tmp_path / "beats.npz"}"\nshadow = "{second_path}"\n'
         f'trusted_keys = ["{key_pair.public}"]\n[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
     )
-    done = CliRunner().invoke(main, ["run", "--config", str(config), "--rate", "50"])
+    done = CliRunner().invoke(main, ["run", "--config", str(config), "--rate", "5"])
     assert done.exit_code == 0, done.output
     assert "shadow: " in done.output
-    assert ", n = 25" in done.output
-    shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
-    assert ", n = 25" in shown.output
+    shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config), "--json"])
+    shadow = json.loads(shown.stdout)["run"]["health"]["shadow"]
+    assert shadow["compared"] + shadow.get("missed", 0) == 25
+    assert shadow["compared"] >= LINE, "what waits at the end is judged"
+    assert f", n = {shadow['compared']}" in done.output
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("segfault", "ended by SIGSEGV while it loaded"),
+        ("abort", "ended by SIGABRT while it loaded"),
+        ("hang", "nothing compared yet"),
+    ],
+)
+def test_run_goes_on_whatever_the_engine_of_its_shadow_does(
+    tmp_path: Path,
+    unsound: Path,
+    engines_of: Callable[..., Bundle],
+    bundle_path: Path,
+    beats: np.ndarray,
+    fault: str,
+    said: str,
+) -> None:
+    (unsound / "unsound").write_text(fault)
+    shadow = engines_of("unsound")
+    np.savez(tmp_path / "beats.npz", X=beats[:25])
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'schema = 1\nsite = "s"\ndevice = "d"\nbundle = "{bundle_path}"\n'
+        f'source = "{tmp_path / "beats.npz"}"\nshadow = "{shadow.path}"\n'
+        f'[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
+    )
+    command = [sys.executable, "-m", "edgeclin", "run", "--config", config, "--allow-unsigned"]
+    done = subprocess.run(
+        [*command, "--rate", "10"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:2] == ["results", "25"]
+    assert said in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("count", "n", "low", "high"), [(9, 10, 0.5958, 0.9821), (0, 0, 0, 1)])

@@ -20,10 +20,11 @@ from polling import wait_until
 from edgeclin import swap
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.health import RunHealth
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.keys import KeyPair, load_signer, new_key_pair
 from edgeclin.manifest import Manifest
-from edgeclin.offline_queue import OfflineQueue, Stored
+from edgeclin.offline_queue import Notices, OfflineQueue, Stored
 from edgeclin.records import Result
 from edgeclin.runtime import Runtime
 from edgeclin.steps import Window
@@ -294,17 +295,17 @@ def test_a_folder_is_a_bundle_too(
     assert bedside.runtime.bundle.manifest.version == "2.0.0"
 
 
-def test_run_takes_another_bundle_while_lines_come_in(
-    tmp_path: Path, bundle: Bundle, key_pair: KeyPair, put: Put, beats: np.ndarray
-) -> None:
-    config = tmp_path / "device.toml"
+@contextmanager
+def running(folder: Path, bundle: Bundle, *options: str) -> Iterator[Callable[[], dict[str, Any]]]:
+    """`edgeclin run` on a bundle's path; what is yielded gives it one heartbeat to judge."""
+    config = folder / "device.toml"
     config.write_text(
         f'schema = 1\nsite = "s"\ndevice = "d"\nbundle = "{bundle.path}"\nsource = "-"\n'
-        f'trusted_keys = ["{key_pair.public}"]\n[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
+        f'[queue]\npath = "{folder / "queue.sqlite"}"\n'
     )
-    line = json.dumps(np.asarray(beats[0], float).tolist()) + "\n"
+    line = json.dumps([0.0, 1.0] * 70) + "\n"
     with subprocess.Popen(
-        [sys.executable, "-m", "edgeclin", "run", "--config", config, "--json"],
+        [sys.executable, "-m", "edgeclin", "run", "--config", config, "--json", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -317,19 +318,69 @@ def test_run_takes_another_bundle_while_lines_come_in(
             process.stdin.flush()
             return dict(json.loads(process.stdout.readline())["result"])
 
+        yield answer
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+def test_run_takes_another_bundle_while_lines_come_in(
+    tmp_path: Path, bundle: Bundle, key_pair: KeyPair, put: Put
+) -> None:
+    found: list[dict[str, Any]] = []
+    with running(tmp_path, bundle, "--trust", str(key_pair.public)) as answer:
         assert answer()["bundle"] == bundle.digest
         new = put()
-        found: list[dict[str, Any]] = []
 
         def answers_anew() -> bool:
             found.append(answer())
             return bool(found[-1]["bundle"] == new.digest)
 
         wait_until(answers_anew, "an answer of the new bundle", 30)
-        process.stdin.close()
-        assert process.wait(20) == 0
     assert [one["position"] for one in found] == list(range(1, len(found) + 1))
     assert {one["bundle"] for one in found} == {bundle.digest, new.digest}
+
+
+@pytest.mark.parametrize("fault", ["segfault", "abort"])
+def test_run_goes_on_when_another_bundles_engine_crashes(
+    tmp_path: Path, unsound: Path, engines_of: Callable[..., Bundle], fault: str
+) -> None:
+    notices = Notices(tmp_path / "queue.sqlite")
+
+    def alarms() -> str:
+        told = notices.told(RunHealth)
+        return "" if told is None else " ".join(told.health.alarms)
+
+    first = engines_of("unsound")
+    with running(tmp_path, first, "--allow-unsigned") as answer:
+        assert answer()["bundle"] == first.digest
+        (unsound / "unsound-twin").write_text(fault)
+        crashing = engines_of("unsound-twin", version="2.0.0")
+        crashing.path.replace(first.path)
+        wait_until(lambda: "while it loaded" in alarms(), "an alarm", 30)
+        assert alarms().startswith(f"bundle {first.digest[:12]} goes on, since what stands at")
+        assert answer()["bundle"] == first.digest
+        (unsound / "unsound-twin").unlink()
+        os.utime(first.path)
+        wait_until(lambda: answer()["bundle"] == crashing.digest, "the mended one", 30)
+
+
+def test_a_bundle_that_does_not_come_to_an_end_with_loading_is_told(
+    bundle: Bundle, bedside: Bedside, put: Put, trust: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap, "SLOW_S", 0.01)
+    new, told = put(), []
+
+    def load(opened: Bundle) -> Runtime:
+        wait_until(lambda: bedside.refused, "an alarm")
+        told.append(bedside.refused)
+        return Runtime(opened)
+
+    swapper = Swap(bundle.path, (), bedside, lambda: Bundle.open(bundle.path, trust), load)
+    look_twice(swapper)
+    (alarm,) = told
+    assert alarm.startswith(f"bundle {bundle.digest[:12]} goes on, since what stands at")
+    assert alarm.endswith("has been loading for 0.01 s: restart the service if it stays so")
+    assert (bedside.refused, bedside.runtime.bundle.digest) == ("", new.digest)
 
 
 def test_the_loop_is_not_held_up_by_an_engine_that_hangs_while_it_loads(

@@ -17,10 +17,12 @@ from edgeclin.cli import (
     cloud,
     confidence,
     convert,
-    device,
     diagnose,
     doctor,
     profiles,
+    queue,
+    run,
+    sync,
     toolchain,
 )
 from edgeclin.errors import EdgeclinError
@@ -82,9 +84,9 @@ for command in (
     build.build,
     benchmark.benchmark,
     bundles.keys,
-    device.run,
-    device.queue,
-    device.sync,
+    run.run,
+    queue.queue,
+    sync.sync,
     cloud.cloud,
     doctor.doctor,
 ):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,9 @@ from edgeclin.errors import EngineFailed, EngineUnavailable
 from edgeclin.isolation.board import ASKED, LOADED, REFUSED, Loaded, set_up
 from edgeclin.isolation.model import SharedModel
 
+LOAD_S = 60.0
+"""How long an engine may take to load: one for a GPU reads and checks its plan first."""
+_LOOK_S = 0.5
 _MESSAGE = 1 << 16
 _LAST_WORDS_S = 0.2
 """How long a process that closed its channel may take to end, while a sample waits."""
@@ -63,21 +67,16 @@ class EngineProcess:
         """Of the engine's process."""
         return self._process.pid
 
-    def load(self, within_s: float) -> None:
+    def load(self, within_s: float, memory_mb: int) -> None:
         """Wait until the engine is loaded and has run once.
 
         Raises:
-            EngineUnavailable: this machine cannot execute it, or loading it crashes or hangs.
+            EngineUnavailable: its backend says that this machine cannot execute it.
+            EngineFailed: it crashes or hangs meanwhile, or takes more memory than that.
         """
-        self.allow(within_s)
-        try:
-            said = self._channel.recv(_MESSAGE)
-        except TimeoutError:
-            raise EngineUnavailable(f"the engine did not load within {within_s:g} s") from None
-        except OSError:
-            said = b""
+        said = self._first_words(within_s, memory_mb)
         if not said:
-            raise EngineUnavailable(f"{self._how_it_ended()} while it loaded")
+            raise EngineFailed(f"{self._how_it_ended()} while it loaded")
         if said.startswith(REFUSED):
             raise EngineUnavailable(said[len(REFUSED) :].decode(errors="replace"))
         loaded = msgspec.json.decode(said.removeprefix(LOADED), type=Loaded)
@@ -150,6 +149,19 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def _first_words(self, within_s: float, memory_mb: int) -> bytes:
+        """What the process says once it has loaded; empty when it ended before."""
+        until = time.monotonic() + within_s
+        while (left := until - time.monotonic()) > 0:
+            self._channel.settimeout(min(left, _LOOK_S))
+            try:
+                return self._channel.recv(_MESSAGE)
+            except TimeoutError:
+                self.check(memory_mb)
+            except OSError:
+                return b""
+        raise EngineFailed(f"the engine did not load within {within_s:g} s")
 
     def _let_go(self) -> None:
         self._channel.close()

@@ -14,12 +14,11 @@ import numpy as np
 
 from edgeclin.backends.base import TensorSpec
 from edgeclin.errors import EdgeclinError, EngineFailed, EngineUnavailable, SelfTestFailed
-from edgeclin.isolation.process import EngineProcess
+from edgeclin.isolation.process import LOAD_S, EngineProcess
 from edgeclin.manifest import Difference
 
 log = logging.getLogger(__name__)
 
-_LOAD_S = 60.0
 _LOOK_S = 1.0
 _FIRST_PAUSE_S = 1.0
 _LIES = 1 << 16
@@ -166,7 +165,7 @@ class Supervisor:
             self._process = process = self._start()
             if self._closed.is_set():  # and `close` may not have seen the process
                 raise EngineUnavailable("the engine is not wanted any more")
-            process.load(_LOAD_S)
+            process.load(LOAD_S, self._limits.memory_mb)
             process.allow(self._limits.deadline_s)
             self.off = self._prove(process)
         except EdgeclinError as exc:
