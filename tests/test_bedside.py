@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from bedsides import Scripted, stored_results
 
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
+from edgeclin.cli.tally import LATENCIES, Tally
 from edgeclin.datasets import Dataset
 from edgeclin.errors import BadInput
 from edgeclin.inbox import LINE, Inbox, Part, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
-from edgeclin.records import Result, State, Tier
+from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.sources import ReplaySource
 
@@ -211,3 +213,21 @@ def test_streams_without_end_are_not_kept_for_what_was_logged_of_them(
     bedside.run([Files()], lambda *_: None)
     assert len(bedside._told) == 10
     assert len(stored_results(queue)) == 50
+
+
+def test_the_latencies_that_run_prints_are_of_the_newest_answers_alone(
+    make_result: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally, stored = Tally(as_json=False), Stored(1, "id")
+    old, new = (
+        make_result(latency_ms=Latency(preprocess=0, engine=engine, postprocess=0, queue=0))
+        for engine in (900.0, 2.0)
+    )
+    for _ in range(50):
+        tally.count(stored, old, BadInput("none"))
+    for _ in range(LATENCIES):
+        tally.count(stored, new, BadInput("none"))
+    tally.print()
+    printed = capsys.readouterr().out
+    assert f"results  {LATENCIES + 50}" in printed
+    assert f"latency p50 2.000 ms, p95 2.000 ms, n = the newest {LATENCIES}" in printed
