@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS = constraints/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 SYSTEM := mosquitto shellcheck
+test test-core: SYSTEM += chromium
 # Toolchains of the tests and of what is tried by hand here; an installed edgeclin has its own folder.
 export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
@@ -86,8 +87,11 @@ system:
 	test -z "$$missing" && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing the Debian packages$$missing"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
-			--no-install-recommends $$missing >/dev/null; \
+		apt-get update -qq; \
+		for name in $$missing; do \
+			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$name \
+				>/dev/null || echo "without $$name: what cannot run without it says so" >&2; \
+		done; \
 	else \
 		echo "not installed, and not root to install it:$$missing; the embedded broker serves, and" \
 			"what cannot run without it says so"; \

@@ -21,6 +21,7 @@ from edgeclin.golden import proof
 from edgeclin.isolation import EngineProcess, Limits, SharedModel, Supervisor
 from edgeclin.manifest import Difference
 
+NO_ENGINE = "none"
 _ROLES = {"primary": "the primary engine", "cpu-twin": "the CPU twin"}
 
 
@@ -92,7 +93,7 @@ class Failover:
             if supervisor.ready:
                 return self._answering(rank, whys)
             whys.append(supervisor.why)
-        return Answering("none", self._none(whys))
+        return Answering(NO_ENGINE, self._none(whys))
 
     @property
     def restarts(self) -> int:

@@ -102,9 +102,12 @@ class Inbox:
     def line(self, stream: str, room: int = LINE) -> Line:
         """The line of a stream, a new one for `room` samples when it has none yet."""
         with self._lock:
-            if stream not in self._lines:
-                self._lines[stream] = Line(self, stream, self.start(stream), room)
-            return self._lines[stream]
+            known = self._lines.get(stream)
+        if known is not None:
+            return known
+        start = self.start(stream)  # a database says so, for which the loop must not wait
+        with self._lock:
+            return self._lines.setdefault(stream, Line(self, stream, start, room))
 
     def take(self) -> Arrival | None:
         """Wait for the next sample: streams take turns, and each gives its oldest.

@@ -227,6 +227,26 @@ def test_an_amended_result_shows_the_old_and_the_new_answer_and_stays_in_sight(
     assert "Was: normal" in page.text("#pinned")
 
 
+def test_an_amendment_to_an_urgent_label_is_urgent_and_one_from_it_is_not(
+    page: Page, stage: Stage
+) -> None:
+    seq = stage.add(label="normal", state=State.PROVISIONAL)
+    newest_is(page, seq)
+    assert page.run("document.querySelector('#answer .urgency')") is None
+    stage.review(seq, State.AMENDED, "R-on-T PVC")
+    page.wait("document.querySelector('#answer .urgency') !== null")
+    said = f"Urgent: result {seq} is amended: was normal, now R-on-T PVC."
+    page.wait(f"document.querySelector('#called').textContent === '{said}'")
+    newest_is(page, stage.add())
+    assert "Last urgent result R-on-T PVC" in page.text("#pinned")
+    seq = stage.add(label="R-on-T PVC", tier=Tier.URGENT, state=State.PROVISIONAL)
+    newest_is(page, seq)
+    assert page.text("#answer .urgency") == "URGENT"
+    stage.review(seq, State.AMENDED, "normal")
+    page.wait("document.querySelector('#answer .urgency') === null")
+    assert page.text("#answer .label") == "normal"
+
+
 def test_a_rejected_result_says_what_to_do_and_gives_no_answer(page: Page, stage: Stage) -> None:
     seq = stage.add(rejected=True, label=None, state=State.UNREVIEWED, reason="lead II is flat")
     newest_is(page, seq)

@@ -9,7 +9,7 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgeclin import wire
 from edgeclin.bundle import Bundle
-from edgeclin.config import HTTPConfig
+from edgeclin.config import HTTPConfig, IsolationConfig
 from edgeclin.endpoint import connections, events
 from edgeclin.endpoint.application import Rooms, application
 from edgeclin.endpoint.events import Events
 from edgeclin.endpoint.history import KEPT
 from edgeclin.endpoint.predictions import Predictions
 from edgeclin.errors import EdgeclinError
-from edgeclin.failover import Answering
+from edgeclin.failover import NO_ENGINE, Answering
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.runtime import Runtime
@@ -85,6 +85,12 @@ def test_a_number_out_of_its_range_is_refused(served: Served) -> None:
         answer = served.get(f"/results?{query}")
         assert answer.status == 400, query
         assert "must be a number from" in answer.json["error"]
+
+
+def test_a_misspelt_name_in_an_address_is_refused(served: Served) -> None:
+    answer = served.get("/results?afetr=3")
+    assert answer.status == 400
+    assert answer.json["error"] == "'afetr' is unknown here; known: after, limit"
 
 
 def test_a_result_shows_what_became_of_it_though_the_cloud_has_it(
@@ -144,6 +150,23 @@ def test_health_tells_whether_samples_are_answered(
         assert answer.status == 503
         assert (answer.json["status"], answer.json["serving"]) == ("alarm", False)
         assert "the engine hangs" in answer.json["alarms"][0]
+
+
+def test_health_tells_that_no_engine_answers(
+    unsound: Path, engines_of: Callable[..., Bundle], queue: OfflineQueue
+) -> None:
+    isolation = IsolationConfig(restart_most_s=0.1)
+    runtime = Runtime(engines_of("unsound"), isolation=isolation)
+    with serving(runtime, queue) as served:
+        assert served.get("/health").status == 200
+        (unsound / "unsound").write_text("abort")
+        rejected = served.predict(npy(np.zeros(140)), NPY)
+        assert (rejected.status, rejected.json["result"]["engine"]) == (422, NO_ENGINE)
+        answer = served.get("/health")
+        assert (answer.status, answer.json["serving"]) == (503, False)
+        (unsound / "unsound").unlink()
+        wait_until(lambda: served.get("/health").status == 200, "the engine is back", 30)
+    runtime.close()
 
 
 def test_health_tells_of_the_link(served: Served) -> None:
@@ -357,6 +380,12 @@ def test_a_listener_from_before_the_restart_gets_all_that_is_kept(
     listener.close()
 
 
+def test_who_asks_about_events_alone_does_not_wait_for_them(served: Served) -> None:
+    answer = served.ask("HEAD", "/events")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+
+
 def test_a_review_is_an_event(unsure: Served, beats: np.ndarray) -> None:
     listener = Listener(unsure)
     listener.next("results")
@@ -507,6 +536,16 @@ def test_a_page_of_another_site_cannot_have_a_sample_judged(served: Served, stat
         named["Content-Type"] = "application/json"
         assert served.ask("POST", "/predict", b"[]", named).status == status, headers
     assert bool(stored_results(served.queue)) == (status == 422)
+
+
+def test_a_page_of_another_site_takes_no_listeners_place_but_may_link_here(served: Served) -> None:
+    fetched = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    for path in ("/events", "/results", "/"):
+        assert served.ask("GET", path, headers=fetched).status == 403
+        assert served.ask("GET", path, headers={"Origin": "http://evil.example"}).status == 403
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert served.ask("GET", "/", headers=followed).status == 200
+    assert served.ask("POST", "/predict", b"[]", followed).status == 403
 
 
 def test_no_answer_lets_another_site_read_or_frame_it(served: Served) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("uvicorn", reason="the http extra is not installed")
 
@@ -14,7 +16,7 @@ from edgeclin.errors import BadInput
 from edgeclin.inbox import Sample
 from edgeclin.manifest import Manifest
 from edgeclin.offline_queue import Stored
-from edgeclin.records import Result, Review, State
+from edgeclin.records import Result, Review, State, Tier
 
 MakeResult = Callable[..., Result]
 Add = Callable[..., None]
@@ -66,6 +68,52 @@ def test_a_cursor_brings_each_change_once(history: History, add: Add) -> None:
     history.review({1: review(1, State.AMENDED)})
     ((shown,), _) = (history.since(again)[0].results, None)
     assert (shown.state, shown.result.state) == (State.AMENDED, State.FINAL)
+
+
+@pytest.mark.parametrize(
+    ("tier", "state", "label", "urgent"),
+    [
+        (Tier.ROUTINE, State.AMENDED, "R-on-T PVC", True),
+        (Tier.URGENT, State.AMENDED, "normal", False),
+        (Tier.URGENT, State.AMENDED, "R-on-T PVC", True),
+        (Tier.URGENT, State.CONFIRMED, "R-on-T PVC", True),
+        (Tier.URGENT, State.UNREVIEWED, None, True),
+        (Tier.ROUTINE, State.CONFIRMED, "normal", False),
+    ],
+)
+def test_a_result_is_urgent_as_it_is_now(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+    tier: Tier,
+    state: State,
+    label: str | None,
+    urgent: bool,
+) -> None:
+    manifest, _ = manifest_and_files
+    assert "R-on-T PVC" in manifest.output.urgent
+    history.add(Stored(1, "1"), make_result(tier=tier, label="normal"), SAMPLE, manifest)
+    assert history.newest()[0].urgent == (tier is Tier.URGENT)
+    history.review({1: replace(review(1, state), label=label)})
+    assert history.newest()[0].urgent == urgent
+
+
+def test_a_review_of_an_unknown_bundle_leaves_a_result_as_urgent_as_it_was(
+    history: History, make_result: MakeResult
+) -> None:
+    history.add(Stored(1, "1"), make_result(tier=Tier.URGENT, label="another"), SAMPLE, None)
+    history.review({1: review(1, State.AMENDED)})
+    assert history.newest()[0].urgent
+
+
+def test_ages_go_on_while_the_device_sleeps_and_by_no_clock_that_is_set(
+    add: Add, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(1)
+    asked = []
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: asked.append(clock) or 1e9)
+    assert history.newest()[0].age_s > 1e8
+    assert asked == [time.CLOCK_BOOTTIME]
 
 
 def test_samples_are_bounded_in_bytes_and_the_oldest_go_first(history: History, add: Add) -> None:

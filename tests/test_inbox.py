@@ -54,6 +54,30 @@ def test_a_recorded_stream_waits_for_room() -> None:
     assert inbox.dropped == {}
 
 
+def test_the_loop_does_not_wait_for_the_database_that_says_where_a_new_stream_begins() -> None:
+    asked, says = threading.Event(), threading.Event()
+
+    def start(stream: str) -> int:
+        if stream == "slow":
+            asked.set()
+            assert says.wait(20)
+        return 5
+
+    inbox, made = Inbox(start), []
+    inbox.line("a").push(SAMPLE)
+    threads = [threading.Thread(target=lambda: made.append(inbox.line("slow"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert asked.wait(20)
+    arrival = inbox.take()
+    assert arrival is not None
+    assert (arrival.stream, arrival.position) == ("a", 5)
+    says.set()
+    for thread in threads:
+        thread.join(20)
+    assert made[0] is made[1] is inbox.line("slow")
+
+
 def test_streams_take_turns_however_fast_one_of_them_is() -> None:
     inbox = Inbox()
     for _ in range(LINE):

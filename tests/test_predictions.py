@@ -127,6 +127,7 @@ NOT_FINITE = [float("nan")] + [0.0] * 139
         ('["a"]', JSON, "not a JSON array of numbers"),
         (npy(np.zeros(140))[:-1], NPY, "not a .npy file of numbers"),
         (npy(np.array([{}], object)), NPY, "not a .npy file of numbers"),
+        (npy(np.zeros(140)) * 2, NPY, "bytes follow the .npy file's array"),
         (b"PK\x03\x04", NPY, "not a .npy file of numbers"),
         (b"\x80\x04N.", NPY, "not a .npy file of numbers"),
     ],
@@ -215,6 +216,41 @@ def test_a_stream_without_a_proper_name_is_refused(
 ) -> None:
     assert served.predict(b"[]", path=f"/predict?{query}").status == 400
     assert stored_results(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("steam=bed-7", "'steam' is unknown here; known: stream"),
+        ("Stream=bed-7", "'Stream' is unknown here"),
+        ("stream=bed-7&patient=9", "'patient' is unknown here"),
+        ("stream=bed-7&stream=bed-8", "stream is given more than once"),
+    ],
+)
+def test_a_misspelt_name_in_the_address_puts_a_sample_on_no_other_stream(
+    served: Served, queue: OfflineQueue, beats: np.ndarray, query: str, says: str
+) -> None:
+    answer = served.predict(npy(beats[0]), NPY, f"/predict?{query}")
+    assert answer.status == 400
+    assert says in answer.json["error"]
+    assert stored_results(queue) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "path"),
+    [
+        ("[1, 2", JSON, "/predict?stream=bed-7"),
+        (b"PK\x03\x04", NPY, "/predict?stream=bed-7"),
+        ('{"stream": "bed-7", "samples": ["a"]}', JSON, "/predict"),
+        ('{"stream": "bed-7", "samples": [[1], [1, 2]]}', JSON, "/predict"),
+    ],
+)
+def test_a_sample_that_cannot_be_read_is_rejected_on_the_stream_that_was_named(
+    served: Served, queue: OfflineQueue, body: Any, media_type: str, path: str
+) -> None:
+    answer = served.predict(body, media_type, path)
+    assert answer.status == 422
+    assert the_stored(answer, queue).source == "http/bed-7"
 
 
 def test_two_names_for_one_stream_are_refused(served: Served, queue: OfflineQueue) -> None:

@@ -26,6 +26,7 @@ from edgeclin.endpoint.health import Watch
 from edgeclin.endpoint.history import KEPT, History
 from edgeclin.endpoint.openapi import Results, document
 from edgeclin.endpoint.predictions import Predictions
+from edgeclin.endpoint.query import known_names, number
 from edgeclin.endpoint.refusal import json, refusal
 from edgeclin.errors import BadInput, MissingExtra
 
@@ -55,9 +56,14 @@ class Rooms:
 def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette:
     """The endpoint as an ASGI application."""
 
+    async def predict(request: Request) -> Response:
+        known_names(request, "stream")
+        return await rooms.predictions.answer(request)
+
     async def results(request: Request) -> Response:
-        after = _number(request, "after", 0, 0, _MOST_SEQ)
-        limit = _number(request, "limit", KEPT, 1, KEPT)
+        known_names(request, "after", "limit")
+        after = number(request, "after", 0, 0, _MOST_SEQ)
+        limit = number(request, "limit", KEPT, 1, KEPT)
         return json(Results(tuple(rooms.history.newest(after, limit))))
 
     async def drawing(request: Request) -> Response:
@@ -84,7 +90,7 @@ def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette
         return json(document(media_types(bedside.runtime.bundle.manifest.inputs[0])))
 
     routes = [
-        Route("/predict", rooms.predictions.answer, methods=["POST"]),
+        Route("/predict", predict, methods=["POST"]),
         Route("/results", results),
         Route("/results/{seq:int}/drawing", drawing),
         Route("/events", rooms.events, methods=["GET"]),
@@ -107,15 +113,6 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
         return Response(data, media_type=media_type)
 
     return page
-
-
-def _number(request: Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
-        raise HTTPException(400, f"{name} must be a number from {low} to {high}")
-    return int(text)
 
 
 async def _refused(_: Request, exc: Exception) -> Response:

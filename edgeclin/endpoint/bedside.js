@@ -98,7 +98,7 @@ const known = {
 
 const newest = () => known.results[0];
 const age = (kept) => kept.shown.age_s + since(kept.mark);
-const urgent = (kept) => kept.shown.result.tier === "urgent";
+const urgent = (kept) => kept.shown.urgent;
 
 /** What now answers: the opinion where it changed the label, else the device's own. */
 function answerOf(shown) {
@@ -239,10 +239,13 @@ const call = (text) => by("called").replaceChildren(text);
 function tellOf(changed) {
   for (const shown of changed) {
     if (shown.state === "amended") {
-      call(`Result ${shown.seq} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
+      const which = shown.urgent ? `Urgent: result ${shown.seq}` : `Result ${shown.seq}`;
+      call(`${which} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
     }
   }
-  const shown = changed.findLast((one) => one.result.tier === "urgent" && one.age_s < OLD_S);
+  const shown = changed.findLast(
+    (one) => one.urgent && one.state !== "amended" && one.age_s < OLD_S,
+  );
   if (shown === undefined) return;
   const label = answerOf(shown);
   if (label !== told.urgent || since(told.urgentAt) > OLD_S) call(`Urgent: ${label}.`);

@@ -14,7 +14,8 @@ from edgeclin.datasets.dicom import DICOMFiles
 from edgeclin.datasets.reader import Piece
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput
-from edgeclin.sources.json_samples import Chunk, parse, to_array
+from edgeclin.inbox import Sample
+from edgeclin.sources.json_samples import parse, to_array
 from edgeclin.steps import Decode
 
 JSON, NPY, DICOM = "application/json", "application/x-npy", "application/dicom"
@@ -28,34 +29,43 @@ def media_types(spec: Input) -> tuple[str, ...]:
     return (JSON, NPY, *(PICTURES if decodes else ()), *dicom)
 
 
-def sample_of(media_type: str, body: bytes) -> tuple[np.ndarray, str | None]:
-    """One raw sample, and the name of its stream where the body tells one.
+def sample_of(media_type: str, body: bytes) -> tuple[Sample, str | None]:
+    """One raw sample, or why the body does not hold one in that form; and the name of its stream
+    where the body tells one.
 
     Args:
         media_type: one of `media_types`.
 
     Raises:
-        BadInput: the body does not hold a sample in that form.
         MissingExtra: what reads it is not installed.
     """
-    if media_type == JSON:
-        value = parse(body)
-        return (
-            (to_array(value.samples), value.stream) if isinstance(value, Chunk) else (value, None)
-        )
-    if media_type == NPY:
-        return _npy(body), None
-    if media_type == DICOM:
-        return _dicom(body), None
+    named = None
+    try:
+        if media_type == JSON:
+            value = parse(body)
+            if isinstance(value, np.ndarray):
+                return value, None
+            named = value.stream
+            return to_array(value.samples), named
+        if media_type == NPY:
+            return _npy(body), None
+        if media_type == DICOM:
+            return _dicom(body), None
+    except BadInput as problem:
+        return problem, named
     return np.frombuffer(body, np.uint8), None
 
 
 def _npy(body: bytes) -> np.ndarray:
+    file = io.BytesIO(body)
     try:
         # What is not .npy, numpy would take for a pickle or an archive.
-        return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
+        sample: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as exc:  # numpy has no one error for damage
         raise BadInput("not a .npy file of numbers") from exc
+    if rest := len(body) - file.tell():
+        raise BadInput(f"{rest} bytes follow the .npy file's array: send one sample a request")
+    return sample
 
 
 def _dicom(body: bytes) -> np.ndarray:

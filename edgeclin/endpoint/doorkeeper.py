@@ -52,7 +52,7 @@ class Doorkeeper:
                 "name a name server gives this machine",
             )
             await answer(scope, receive, marked)
-        elif scope["method"] != "GET" and _from_elsewhere(headers, host):
+        elif _from_elsewhere(headers, host) and not _followed(scope["method"], headers):
             await refusal(403, "a page of another site may not ask here")(scope, receive, marked)
         else:
             await self._app(scope, receive, marked)
@@ -64,6 +64,11 @@ class Doorkeeper:
         if self._config.on_loopback:
             return is_loopback(name)
         return name in ("localhost", self._config.host) or _is_address(name)
+
+
+def _followed(method: str, headers: Headers) -> bool:
+    """Whether somebody followed a link, which shows them the page and the other site nothing."""
+    return method == "GET" and headers.get("sec-fetch-mode") == "navigate"
 
 
 def _from_elsewhere(headers: Headers, host: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edgeclin.endpoint.health import Health
@@ -19,6 +20,7 @@ from edgeclin.endpoint.refusal import refusal
 LISTENERS = 16
 HEALTH_S = 1.0
 _TURN_S = 0.1
+_MEDIA_TYPE = "text/event-stream"
 _ID = re.compile(r"([0-9a-f]{16})-(\d{1,15})-(\d{1,15})")
 
 
@@ -41,6 +43,9 @@ class Events:
         self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await Response(media_type=_MEDIA_TYPE)(scope, receive, send)
+            return
         if self._open >= LISTENERS:
             answer = refusal(503, f"{LISTENERS} listeners already", Retry_After="5")
             await answer(scope, receive, send)
@@ -60,7 +65,7 @@ class Events:
         return Cursor(int(found[2]), int(found[3]))
 
     async def _tell(self, cursor: Cursor, gone: asyncio.Future[None], send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream")]
+        headers = [(b"content-type", _MEDIA_TYPE.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         told = float("-inf")
         text = b"retry: 1000\n\n"

@@ -10,6 +10,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.config import DeviceConfig
 from edgeclin.endpoint.history import History
 from edgeclin.errors import EdgeclinError
+from edgeclin.failover import NO_ENGINE
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Told, Usage
 from edgeclin.records import Record
@@ -129,7 +130,7 @@ class Watch:
         bundle = self._bedside.runtime.bundle
         return Health(
             status="alarm" if alarms else "degraded" if run.degraded else "ok",
-            serving=self._alive() and not self._bedside.full,
+            serving=self._alive() and not self._bedside.full and run.engine != NO_ENGINE,
             site=self._config.site,
             device=self._config.device,
             model=f"{bundle.manifest.name} {bundle.manifest.version}",

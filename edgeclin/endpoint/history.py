@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from edgeclin.description import Input
 from edgeclin.inbox import Sample
 from edgeclin.manifest import Manifest
 from edgeclin.offline_queue import Stored
-from edgeclin.records import Record, Result, Review, State
+from edgeclin.records import Record, Result, Review, State, Tier
+from edgeclin.uptime import uptime
 
 KEPT = 50
 KEPT_BYTES = 32 << 20
@@ -29,6 +29,7 @@ class Shown(Record, frozen=True, omit_defaults=True):
         state: that of the review where there is one.
         result: the first answer, which stays on record whatever a review says.
         threshold: the confidence from which an answer with its label is sure.
+        urgent: whether it is so as it is now: an amended one by its new label.
         age_s: seconds since it was stored.
         drawn: whether its sample is kept, so that it can be drawn.
     """
@@ -38,6 +39,7 @@ class Shown(Record, frozen=True, omit_defaults=True):
     state: State
     result: Result
     age_s: float
+    urgent: bool = False
     threshold: float | None = None
     review: Review | None = None
     drawn: bool = False
@@ -71,9 +73,16 @@ class _Kept:
     stored: Stored
     result: Result
     threshold: float | None
+    urgent_labels: tuple[str, ...]
     spec: Input | None
     sample: np.ndarray | None
     review: Review | None = None
+
+    @property
+    def urgent(self) -> bool:
+        if self.review is not None and self.review.state is State.AMENDED and self.spec:
+            return self.review.label in self.urgent_labels
+        return self.result.tier is Tier.URGENT
 
     @property
     def bytes(self) -> int:
@@ -87,10 +96,10 @@ class History:
     lock is held for copying the list at most: the loop waits for it.
 
     Args:
-        clock: monotonic seconds.
+        clock: seconds that no change of the clock moves and that count on while the device sleeps.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = uptime) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
@@ -115,7 +124,15 @@ class History:
         with self._lock:
             cursor = Cursor(self._cursor.change + 1, self._cursor.count + 1)
             new = _Kept(
-                cursor.change, cursor.count, self._clock(), stored, result, threshold, spec, seen
+                cursor.change,
+                cursor.count,
+                self._clock(),
+                stored,
+                result,
+                threshold,
+                manifest.output.urgent if manifest else (),
+                spec,
+                seen,
             )
             if len(self._kept) == KEPT:
                 self._held -= self._kept[0].bytes
@@ -170,6 +187,7 @@ class History:
             state=kept.result.state if kept.review is None else kept.review.state,
             result=kept.result,
             age_s=round(self._clock() - kept.at, 3),
+            urgent=kept.urgent,
             threshold=kept.threshold,
             review=kept.review,
             drawn=kept.sample is not None,

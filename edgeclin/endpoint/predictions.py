@@ -14,7 +14,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.config import HTTPConfig
 from edgeclin.endpoint.body import JSON, NPY, media_types, sample_of
 from edgeclin.endpoint.refusal import json, refusal
-from edgeclin.errors import BadInput, EdgeclinError, MissingExtra
+from edgeclin.errors import EdgeclinError, MissingExtra
 from edgeclin.inbox import Sample
 from edgeclin.offline_queue import Stored
 from edgeclin.records import Record, Result
@@ -93,12 +93,9 @@ class Predictions:
         if body is None:
             remedy = f"send it as {NPY}" if most < self._most else "raise http.max_body_mb"
             return refusal(413, f"a body of over {most >> 20} MiB; {remedy}")
-        sample: Sample
         try:
             async with self._decoding:
                 sample, named = await run_in_threadpool(sample_of, media_type, body)
-        except BadInput as problem:
-            sample, named = problem, None
         except MissingExtra as exc:
             return refusal(501, str(exc))
         if stream is not None and named not in (None, stream):

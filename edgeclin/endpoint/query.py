@@ -1,0 +1,34 @@
+"""What follows `?` in an address."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+
+def known_names(request: Request, *known: str) -> None:
+    """Refuse other names, and one given twice: what is misspelt would be taken as not given.
+
+    Raises:
+        HTTPException: 400.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            raise HTTPException(400, f"{name!r} is unknown here; known: {', '.join(known)}")
+        if given.count(name) > 1:
+            raise HTTPException(400, f"{name} is given more than once")
+
+
+def number(request: Request, name: str, default: int, low: int, high: int) -> int:
+    """A number from `low` to `high`, or the default where it is not given.
+
+    Raises:
+        HTTPException: 400.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        raise HTTPException(400, f"{name} must be a number from {low} to {high}")
+    return int(text)
