@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NICE = 10
 
@@ -14,3 +17,17 @@ def give_way() -> None:
     Linux keeps a nice value for each thread; threads and processes inherit it.
     """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+@contextmanager
+def short_collections() -> Iterator[None]:
+    """Keep what is loaded now, modules above all, out of garbage collections in the block.
+
+    A full one looks at every object: 25 to 42 ms on x86-64, in which nothing was answered.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -18,6 +18,7 @@ import pytest
 from broker import LocalBroker, find_mosquitto
 from click.testing import CliRunner, Result
 from conftest import ECG
+from polling import wait_until
 
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.benchmark import fresh
@@ -454,10 +455,11 @@ def test_ctrl_c_tells_what_was_measured_and_leaves_no_half_a_file(
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 30
-    while not list(queue.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
+
+    def stored() -> bool:
+        return sum(file.stat().st_size for file in queue.rglob("*-wal")) > 100_000
+
+    wait_until(stored, "the first answers are stored", 60)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

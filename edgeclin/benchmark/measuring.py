@@ -36,6 +36,7 @@ from edgeclin.bundle import Bundle
 from edgeclin.config import BrokerConfig
 from edgeclin.errors import EngineUnavailable
 from edgeclin.executable import executable
+from edgeclin.priority import short_collections
 from edgeclin.runtime import Runtime
 
 Name: TypeAlias = Literal["single-stream", "multi-stream", "offline"]
@@ -119,7 +120,7 @@ class Benchmark:
         self.say("warming up")
         warm_up = scenarios.warm_up(runtime, inputs)
         before = machine.Moment.now()
-        with Storing(plan.queue) as storing, self._metered():
+        with short_collections(), Storing(plan.queue) as storing, self._metered():
             found = tuple(self._scenarios(runtime, inputs, storing))
             where = f"{machine.filesystem(storing.folder)} at {storing.folder.parent}"
         comparison = self._comparison(runtime, inputs) if "bare" in plan.against else None

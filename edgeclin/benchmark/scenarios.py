@@ -49,7 +49,6 @@ def single_stream(runtime: Runtime, inputs: Inputs, storing: Storing, limit: Lim
         result = runtime.predict(sample, "benchmark", position)
         storing.put(result, sample)
         taken.add(result, 0.0, (clock() - start) / 1e6, storing.queue.last_ms)
-        storing.tidy()
     taken.seconds = (clock() - began) / 1e9
     return taken
 
@@ -66,15 +65,12 @@ def multi_stream(
     arrivals = Arrivals(inputs, limit, streams, rate_hz)
     bedside = Bedside(runtime, storing.queue, DEADLINE_S)
 
-    def take_down(stored: Stored, result: Result, _: Sample) -> None:
+    def take_down(_: Stored, result: Result, __: Sample) -> None:
         total = 1e3 * (time.monotonic() - arrivals.due(result.source, result.position))
-        storing.note(stored)
         if result.latency_ms is None:  # tells of what was dropped
             return
         late = 1e3 * arrivals.late(result.source, result.position)
         taken.add(result, late + result.latency_ms.queue, total, storing.queue.last_ms)
-        if not bedside.inbox.waiting:
-            storing.tidy()
 
     began = time.monotonic()
     bedside.run([arrivals], take_down)

@@ -1,8 +1,11 @@
-"""A queue of a benchmark's own, on the disk that is asked for, gone afterwards."""
+"""A queue of a benchmark's own: on the disk that is asked for, delivered, gone afterwards."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -10,14 +13,12 @@ from types import TracebackType
 
 import numpy as np
 
-from edgeclin import wire
-from edgeclin.errors import BadFile
+from edgeclin.benchmark import delivering
+from edgeclin.errors import BadFile, EngineUnavailable
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State
 
 DEADLINE_S = 1.0
-_KEPT = 512
-"""Rows after which `tidy` takes the cloud's part."""
 
 
 class TimedQueue(OfflineQueue):
@@ -44,13 +45,14 @@ class TimedQueue(OfflineQueue):
 
 
 class Storing:
-    """Stores answers as `edgeclin run` does.
+    """Stores answers as `edgeclin run` does, while another process delivers them.
 
     Args:
         folder: on the disk that counts; None for the temporary folder.
 
     Raises:
         BadFile: nothing can be written there.
+        EngineUnavailable: the process that delivers does not start.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -59,32 +61,26 @@ class Storing:
         except OSError as exc:
             raise BadFile(folder or tempfile.gettempdir(), f"not writable ({exc})") from exc
         self.queue = TimedQueue(self.folder / "queue.sqlite")
-        self._first = 1
-        self._last = 0
+        self._delivering = subprocess.Popen(
+            [sys.executable, "-m", delivering.__name__, str(os.getpid()), str(self.queue.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the benchmark
+        )
+        assert self._delivering.stdout is not None
+        if self._delivering.stdout.readline().strip() != delivering.READY:
+            self.close()
+            raise EngineUnavailable("the process that delivers what was stored did not start")
 
     def put(self, result: Result, sample: np.ndarray) -> Stored:
         """Store an answer, with its sample where a second opinion is asked for."""
         asks = result.audit or result.state is State.PROVISIONAL
-        stored = self.queue.put(result, sample if asks else None, DEADLINE_S)
-        self.note(stored)
-        return stored
-
-    def note(self, stored: Stored) -> None:
-        """Count what somebody else put into `queue`."""
-        self._last = stored.seq
-
-    def tidy(self) -> None:
-        """Delete what was delivered and what nobody answered, now and then, as sync would."""
-        if self._last - self._first < _KEPT:
-            return
-        self.queue.expire()
-        last = self.queue.last_seq()
-        receipt = wire.Receipt(epoch=self.queue.epoch, ranges=((self._first, last),))
-        self.queue.remove(receipt)
-        self._first = last + 1
+        return self.queue.put(result, sample if asks else None, DEADLINE_S)
 
     def close(self) -> None:
-        """Remove it."""
+        """End the other process, and remove the queue."""
+        self._delivering.communicate()
         self.queue.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

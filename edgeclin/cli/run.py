@@ -98,6 +98,7 @@ def run(
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import IsolationConfig, load_config
     from edgeclin.offline_queue import Telling
+    from edgeclin.priority import short_collections
     from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
     from edgeclin.swap import Swap, mark
@@ -137,6 +138,7 @@ def run(
             return since is None or time.monotonic() - since < STUCK_S
 
         on_stop(bedside.inbox.stop)
+        stack.enter_context(short_collections())
         stack.enter_context(Watchdog(alive))
         stack.enter_context(Telling(queue.notices, bedside.health))
         swap = Swap(path, seen, bedside, loader.open, loader.load_beside, loader.yields)

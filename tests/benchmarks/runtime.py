@@ -9,7 +9,6 @@ MobileNetV2 has no trained weights and is calibrated with noise: only time and m
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,9 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, partial
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import click
@@ -32,12 +29,14 @@ from edgeclin.benchmark import fresh
 from edgeclin.benchmark.comparison import Comparison, bare_call, compare, engine_input, in_turn
 from edgeclin.benchmark.machine import Moment, filesystem, look, warnings
 from edgeclin.benchmark.percentiles import digits, distribution
+from edgeclin.benchmark.storing import Storing
 from edgeclin.benchmark.taking import Limit
 from edgeclin.bundle import Bundle
 from edgeclin.config import IsolationConfig
 from edgeclin.executable import executable
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
+from edgeclin.priority import short_collections
 from edgeclin.records import Result, State, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.streams import SignalStream
@@ -313,12 +312,8 @@ def streams() -> None:
     runtime = Runtime(Bundle.open(bundle, allow_unsigned=True))
     source = Monitors(signal, runtime, streams=100, seconds=60.0)
     taken: list[float] = []
-    with (
-        tempfile.TemporaryDirectory(dir=BUILD) as name,
-        OfflineQueue(f"{name}/q.sqlite") as opened,
-        delivering(opened.path),
-    ):
-        bedside = Bedside(runtime, opened, deadline_s=60.0)
+    with short_collections(), Storing(BUILD) as storing:
+        bedside = Bedside(runtime, storing.queue, deadline_s=60.0)
         before = Moment.now()
 
         def take(_: Stored, result: Result, __: Sample) -> None:
@@ -521,29 +516,6 @@ def drain(opened: OfflineQueue) -> None:
         opened.settle(wire.Opinion(question.result, "m" * 64, "yes", 0.9))
     last = opened.last_seq()
     opened.remove(wire.Receipt(epoch=opened.epoch, ranges=((1, last),)))
-
-
-@contextmanager
-def delivering(queue: Path) -> Iterator[None]:
-    """A process beside ours that drains the queue each second, as `sync` does with a good link."""
-    spawn = multiprocessing.get_context("spawn")
-    ready, ended = spawn.Event(), spawn.Event()
-    process = spawn.Process(target=drain_each_second, args=(queue, ready, ended))
-    process.start()
-    try:
-        assert ready.wait(60), "the process that delivers did not start"
-        yield
-    finally:
-        ended.set()
-        process.join()
-    assert process.exitcode == 0, "the process that delivers failed"
-
-
-def drain_each_second(queue: Path, ready: Event, ended: Event) -> None:
-    with OfflineQueue(queue) as opened:
-        ready.set()
-        while not ended.wait(1.0):
-            drain(opened)
 
 
 def replaced(result: Result, **changes: object) -> Result:
