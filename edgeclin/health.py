@@ -153,4 +153,4 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     z2 = 1.959964**2
     middle = (count + z2 / 2) / (n + z2)
     half = sqrt(z2) / (n + z2) * sqrt(count * (n - count) / n + z2 / 4)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)

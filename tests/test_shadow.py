@@ -259,3 +259,8 @@ def test_run_goes_on_whatever_the_engine_of_its_shadow_does(
 @pytest.mark.parametrize(("count", "n", "low", "high"), [(9, 10, 0.5958, 0.9821), (0, 0, 0, 1)])
 def test_the_interval_of_a_share_is_wilsons(count: int, n: int, low: float, high: float) -> None:
     assert wilson(count, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_interval_of_a_share_is_of_shares_whatever_is_rounded() -> None:
+    ends = [wilson(count, n) for n in range(1, 200) for count in (0, n)]
+    assert all(0 <= low <= high <= 1 for low, high in ends)

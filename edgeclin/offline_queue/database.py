@@ -21,9 +21,13 @@ log = logging.getLogger(__name__)
 BULK_SYNC_S = 60.0
 FREE_PAGES = 256
 """Free pages that the file keeps for the next backlog; those beyond go back to the disk."""
-_SHRINK_PAGES = 256
+_SHRINK_PAGES = 64
 """At most so many at once, for a `put` of another process waits meanwhile."""
 _LEAST_TICK_S = 0.005
+_LOCKED_S = 10.0
+"""How long another process may keep the lock before that is an error."""
+LOCKED_STEP_S = 0.0005
+"""SQLite's own steps grow to 0.1 s: an answer missed its deadline for a lock held 10 ms."""
 
 
 class Database:
@@ -47,10 +51,10 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             schema.prepare(path)
             self.connection = sqlite3.connect(
-                path, isolation_level=None, timeout=10.0, check_same_thread=False
+                path, isolation_level=None, timeout=0.0, check_same_thread=False
             )
             self._inode = path.stat().st_ino
-            self.connection.execute("PRAGMA journal_mode = WAL")
+            self._execute("PRAGMA journal_mode = WAL")
         except QueueUnusable:
             raise
         except (OSError, sqlite3.Error) as exc:
@@ -70,7 +74,7 @@ class Database:
         with self._lock, self._translated():
             db = self.connection
             db.execute(f"PRAGMA synchronous = {'FULL' if tier is Tier.URGENT else 'NORMAL'}")
-            db.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             try:
                 self._check_in_place()
                 yield db
@@ -87,15 +91,13 @@ class Database:
     def one(self, query: str, parameters: Sequence[object] = ()) -> tuple[int | str, ...] | None:
         """The first row of a query, or None."""
         with self._lock, self._translated():
-            found: tuple[int | str, ...] | None = self.connection.execute(
-                query, parameters
-            ).fetchone()
+            found: tuple[int | str, ...] | None = self._execute(query, parameters).fetchone()
             return found
 
     def all(self, query: str, parameters: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
         """Every row of a query."""
         with self._lock, self._translated():
-            return self.connection.execute(query, parameters).fetchall()
+            return self._execute(query, parameters).fetchall()
 
     def shrink(self) -> None:
         """Give some of the free pages back to the disk.
@@ -103,12 +105,12 @@ class Database:
         Raises:
             QueueFull: the disk is too full to move pages within the file.
         """
-        with self._lock, self._translated():
-            (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
-            if free > FREE_PAGES:
-                pages = min(free - FREE_PAGES, _SHRINK_PAGES)
-                # `execute` would stop after one page.
-                self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        ((free,),) = self.all("PRAGMA freelist_count")
+        if free > FREE_PAGES:
+            with self.transaction(Tier.BULK) as db:
+                for _ in range(min(free - FREE_PAGES, _SHRINK_PAGES)):
+                    # Of more pages `execute` would give back the first alone.
+                    db.execute("PRAGMA incremental_vacuum(1)")
 
     def flush(self) -> None:
         """Make every commit survive a power cut.
@@ -134,6 +136,17 @@ class Database:
         with self._lock:
             self.flush()
             self.connection.close()
+
+    def _execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run one statement, once no other process has the lock that it needs."""
+        patience = time.monotonic() + _LOCKED_S
+        while True:
+            try:
+                return self.connection.execute(statement, parameters)
+            except sqlite3.OperationalError as exc:
+                if str(exc) != "database is locked" or time.monotonic() > patience:
+                    raise
+            time.sleep(LOCKED_STEP_S)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

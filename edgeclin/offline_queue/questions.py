@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import uuid6
 
 from edgeclin import states, wire
 from edgeclin.errors import QueueFull, QueueUnusable
-from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.database import LOCKED_STEP_S, Database
 from edgeclin.offline_queue.payloads import INLINE_LIMIT, PayloadFolder
 from edgeclin.offline_queue.rows import insert_row
 from edgeclin.records import Result, Review, State, Tier
@@ -21,6 +22,8 @@ from edgeclin.uptime import Uptime
 log = logging.getLogger(__name__)
 
 _KEPT_UNREVIEWED = 10_000
+_EXPIRED_AT_ONCE = 64
+"""In one transaction, for a `put` of another process waits meanwhile."""
 KEPT_REVIEWS = 256
 """Reviewed results, the newest, of which it stays known what became of them."""
 
@@ -119,7 +122,7 @@ class Questions:
             rows = self._database.all(
                 """
                 SELECT seq, result, ask, file, deadline FROM questions
-                WHERE seq > ? AND bytes > 0 AND boot = ? AND deadline > ? ORDER BY seq LIMIT ?
+                WHERE seq > ? AND bytes > 0 AND +boot = ? AND deadline > ? ORDER BY seq LIMIT ?
                 """,
                 (after, self._boot, self._uptime(), limit - len(found)),
             )
@@ -172,41 +175,67 @@ class Questions:
 
     def expire(self) -> list[Review]:
         """Turn provisional answers whose deadline has passed into unreviewed ones."""
-        now = self._uptime()
+        now, reviews = self._uptime(), []
+        while expired := self._expire_some(now):
+            reviews += [review for review in expired if review]
+            time.sleep(2 * LOCKED_STEP_S)  # whoever waits to write comes first
+        return reviews
+
+    def _expire_some(self, now: float) -> list[Review | None]:
+        """Let the first few questions expire whose time is over.
+
+        Returns:
+            for each the review, or None for an audit, which needs none.
+        """
         with self._database.transaction(Tier.ROUTINE) as db:
             expired = db.execute(
                 """
                 SELECT seq, result, label, state, boot, asked_at, file FROM questions
-                WHERE state IN (?, ?) AND bytes > 0 AND (boot != ? OR deadline <= ?)
+                WHERE seq IN (
+                    SELECT seq FROM questions WHERE bytes > 0 AND boot = ? AND deadline <= ?
+                    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot < ?
+                    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot > ?
+                    LIMIT ?)
                 ORDER BY seq
                 """,
-                (State.PROVISIONAL.value, State.FINAL.value, self._boot, now),
+                (self._boot, now, self._boot, self._boot, _EXPIRED_AT_ONCE),
             ).fetchall()
-            reviews = []
-            for seq, result, label, state, boot, asked_at, _ in expired:
-                if State(state) is State.FINAL:
-                    db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
-                    continue
-                here = boot == self._boot
-                review = Review(
-                    result=result,
-                    state=states.advance(State(state), State.UNREVIEWED),
-                    label=label,
-                    edge_label=label,
-                    reason=f"no opinion came within {now - asked_at:.0f} s"
-                    if here
-                    else "the device restarted before an opinion came",
-                    made_at=self._clock(),
-                    waited_s=round(now - asked_at, 3) if here else None,
-                )
-                _insert_review(db, seq, review)
-                _withdraw(db, seq)
-                reviews.append(review)
-            if reviews:
+            reviews = [self._expire_one(db, now, *row[:-1]) for row in expired]
+            if any(reviews):
                 _forget_oldest_unreviewed(db)
         for row in expired:
             self._payloads.remove(row[-1])
         return reviews
+
+    def _expire_one(
+        self,
+        db: sqlite3.Connection,
+        now: float,
+        seq: int,
+        result: str,
+        label: str,
+        state: str,
+        boot: str,
+        asked_at: float,
+    ) -> Review | None:
+        if State(state) is State.FINAL:
+            db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
+            return None
+        here = boot == self._boot
+        review = Review(
+            result=result,
+            state=states.advance(State(state), State.UNREVIEWED),
+            label=label,
+            edge_label=label,
+            reason=f"no opinion came within {now - asked_at:.0f} s"
+            if here
+            else "the device restarted before an opinion came",
+            made_at=self._clock(),
+            waited_s=round(now - asked_at, 3) if here else None,
+        )
+        _insert_review(db, seq, review)
+        _withdraw(db, seq)
+        return review
 
 
 def _insert_review(db: sqlite3.Connection, seq: int, review: Review) -> None:
@@ -234,8 +263,8 @@ def _withdraw(db: sqlite3.Connection, seq: int) -> None:
 def _forget_oldest_unreviewed(db: sqlite3.Connection) -> None:
     db.execute(
         """
-        DELETE FROM questions WHERE state = ? AND seq <= (
-            SELECT seq FROM questions WHERE state = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)
+        DELETE FROM questions WHERE bytes = 0 AND seq <= (
+            SELECT seq FROM questions WHERE bytes = 0 ORDER BY seq DESC LIMIT 1 OFFSET ?)
         """,
-        (State.UNREVIEWED.value, State.UNREVIEWED.value, _KEPT_UNREVIEWED),
+        (_KEPT_UNREVIEWED,),
     )

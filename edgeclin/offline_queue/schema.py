@@ -15,7 +15,7 @@ from edgeclin.errors import BadFile, QueueUnusable
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -96,6 +96,14 @@ CREATE TABLE reviews (
     seq  INTEGER PRIMARY KEY,
     body BLOB NOT NULL
 );
+"""
+
+_DUE = """
+DROP INDEX questions_by_state;
+
+-- What is still asked, by when its time is over: what reads past `ask` reads all of the payload.
+CREATE INDEX questions_due ON questions (boot, deadline) WHERE bytes > 0;
+CREATE INDEX questions_withdrawn ON questions (seq) WHERE bytes = 0;
 """
 
 
@@ -197,6 +205,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations = Migrations("edgeclin.offline_queue")
     migrations(name="0001_initial")(_initial)
     migrations(name="0002_reviews")(_reviews)
+    migrations(name="0003_due")(_due)
     migrations.apply(Database(connection))
 
 
@@ -211,6 +220,12 @@ def _reviews(db: Any) -> None:
     for statement in _statements(_REVIEWS):
         db.execute(statement)
     db.execute("PRAGMA user_version = 2")
+
+
+def _due(db: Any) -> None:
+    for statement in _statements(_DUE):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 3")
 
 
 def _statements(script: str) -> list[str]:
