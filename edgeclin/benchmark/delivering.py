@@ -15,7 +15,7 @@ from edgeclin.lifeline import end_with
 from edgeclin.offline_queue import OfflineQueue
 
 READY = "ready"
-_TURN_S = 0.1
+_TURN_S = 0.02
 
 
 def main(parent: int, path: str) -> None:
@@ -29,8 +29,8 @@ def main(parent: int, path: str) -> None:
 
 
 def deliver(queue: OfflineQueue, first: int) -> int:
-    """Let all questions expire whose time is over, and take all rows from `first` on, as receipts
-    for whole batches do.
+    """Let the first questions expire whose time is over, and take all rows from `first` on, as
+    receipts for whole batches do.
 
     Returns:
         the row to go on with.

@@ -26,7 +26,7 @@ _SHRINK_PAGES = 64
 _LEAST_TICK_S = 0.005
 _LOCKED_S = 10.0
 """How long another process may keep the lock before that is an error."""
-LOCKED_STEP_S = 0.0005
+_LOCKED_STEP_S = 0.0005
 """SQLite's own steps grow to 0.1 s: an answer missed its deadline for a lock held 10 ms."""
 
 
@@ -73,7 +73,7 @@ class Database:
         """
         with self._lock, self._translated():
             db = self.connection
-            db.execute(f"PRAGMA synchronous = {'FULL' if tier is Tier.URGENT else 'NORMAL'}")
+            self._execute(f"PRAGMA synchronous = {'FULL' if tier is Tier.URGENT else 'NORMAL'}")
             self._execute("BEGIN IMMEDIATE")
             try:
                 self._check_in_place()
@@ -146,7 +146,7 @@ class Database:
             except sqlite3.OperationalError as exc:
                 if str(exc) != "database is locked" or time.monotonic() > patience:
                     raise
-            time.sleep(LOCKED_STEP_S)
+            time.sleep(_LOCKED_STEP_S)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

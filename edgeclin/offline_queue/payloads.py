@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from pathlib import Path
 
 from edgeclin.files import sync_directory, write_atomic
@@ -38,11 +37,6 @@ class PayloadFolder:
         if name is not None:
             (self._folder / name).unlink(missing_ok=True)
 
-    def sweep(self, known: Collection[str]) -> None:
-        """Remove files that a crash left between the file and its row.
-
-        The caller holds the lock under which other processes write files.
-        """
-        for file in self._folder.iterdir():
-            if file.name not in known:
-                file.unlink(missing_ok=True)
+    def names(self) -> set[str]:
+        """What lies there, half-written files too."""
+        return {file.name for file in self._folder.iterdir()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import uuid6
 
 from edgeclin import states, wire
 from edgeclin.errors import QueueFull, QueueUnusable
-from edgeclin.offline_queue.database import LOCKED_STEP_S, Database
+from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.payloads import INLINE_LIMIT, PayloadFolder
 from edgeclin.offline_queue.rows import insert_row
 from edgeclin.records import Result, Review, State, Tier
@@ -22,8 +21,14 @@ from edgeclin.uptime import Uptime
 log = logging.getLogger(__name__)
 
 _KEPT_UNREVIEWED = 10_000
-_EXPIRED_AT_ONCE = 64
+_EXPIRED_AT_ONCE = 32
 """In one transaction, for a `put` of another process waits meanwhile."""
+_DUE = """
+    SELECT seq FROM questions WHERE bytes > 0 AND boot = ? AND deadline <= ?
+    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot < ?
+    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot > ?
+    LIMIT ?
+"""
 KEPT_REVIEWS = 256
 """Reviewed results, the newest, of which it stays known what became of them."""
 
@@ -98,10 +103,14 @@ class Questions:
 
     def sweep(self) -> None:
         """Remove payloads that a crash left between the file and its row."""
+        found = self._payloads.names()
+        if not found:
+            return
         # The lock of a write: another process may stand between its file and its row.
         with self._database.transaction(Tier.BULK) as db:
-            files = db.execute("SELECT file FROM questions WHERE file IS NOT NULL").fetchall()
-            self._payloads.sweep({file for (file,) in files})
+            rows = db.execute("SELECT file FROM questions WHERE file IS NOT NULL").fetchall()
+        for orphan in found.difference(file for (file,) in rows):
+            self._payloads.remove(orphan)
 
     def undo(self, identity: str) -> None:
         """After an error: forget the payload of a question whose transaction did not commit."""
@@ -121,8 +130,9 @@ class Questions:
         while len(found) < limit:
             rows = self._database.all(
                 """
-                SELECT seq, result, ask, file, deadline FROM questions
-                WHERE seq > ? AND bytes > 0 AND +boot = ? AND deadline > ? ORDER BY seq LIMIT ?
+                SELECT seq, result, ask, file, deadline
+                FROM questions INDEXED BY questions_asked
+                WHERE seq > ? AND bytes > 0 AND boot = ? AND deadline > ? ORDER BY seq LIMIT ?
                 """,
                 (after, self._boot, self._uptime(), limit - len(found)),
             )
@@ -163,6 +173,7 @@ class Questions:
             _insert_review(db, seq, review)
             if state is State.UNREVIEWED:
                 _withdraw(db, seq)
+                _forget_oldest(db)
             else:
                 db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
         self._payloads.remove(file)
@@ -174,38 +185,24 @@ class Questions:
         return {seq: msgspec.json.decode(body, type=Review) for seq, body in rows}
 
     def expire(self) -> list[Review]:
-        """Turn provisional answers whose deadline has passed into unreviewed ones."""
-        now, reviews = self._uptime(), []
-        while expired := self._expire_some(now):
-            reviews += [review for review in expired if review]
-            time.sleep(2 * LOCKED_STEP_S)  # whoever waits to write comes first
-        return reviews
-
-    def _expire_some(self, now: float) -> list[Review | None]:
-        """Let the first few questions expire whose time is over.
-
-        Returns:
-            for each the review, or None for an audit, which needs none.
-        """
+        """Turn the first few provisional answers whose deadline has passed into unreviewed ones."""
+        now = self._uptime()
+        due = (self._boot, now, self._boot, self._boot, _EXPIRED_AT_ONCE)
+        if not self._database.all(_DUE, due):
+            return []
         with self._database.transaction(Tier.ROUTINE) as db:
             expired = db.execute(
-                """
+                f"""
                 SELECT seq, result, label, state, boot, asked_at, file FROM questions
-                WHERE seq IN (
-                    SELECT seq FROM questions WHERE bytes > 0 AND boot = ? AND deadline <= ?
-                    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot < ?
-                    UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot > ?
-                    LIMIT ?)
-                ORDER BY seq
+                WHERE seq IN ({_DUE}) ORDER BY seq
                 """,
-                (self._boot, now, self._boot, self._boot, _EXPIRED_AT_ONCE),
+                due,
             ).fetchall()
             reviews = [self._expire_one(db, now, *row[:-1]) for row in expired]
-            if any(reviews):
-                _forget_oldest_unreviewed(db)
+            _forget_oldest(db)
         for row in expired:
             self._payloads.remove(row[-1])
-        return reviews
+        return [review for review in reviews if review]
 
     def _expire_one(
         self,
@@ -218,7 +215,8 @@ class Questions:
         boot: str,
         asked_at: float,
     ) -> Review | None:
-        if State(state) is State.FINAL:
+        """One whose time is over; an audit of a final answer leaves that as it is."""
+        if State(state) is not State.PROVISIONAL:
             db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
             return None
         here = boot == self._boot
@@ -260,7 +258,7 @@ def _withdraw(db: sqlite3.Connection, seq: int) -> None:
     )
 
 
-def _forget_oldest_unreviewed(db: sqlite3.Connection) -> None:
+def _forget_oldest(db: sqlite3.Connection) -> None:
     db.execute(
         """
         DELETE FROM questions WHERE bytes = 0 AND seq <= (

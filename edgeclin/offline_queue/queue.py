@@ -219,7 +219,8 @@ class OfflineQueue:
         return self._questions.settle(opinion)
 
     def expire(self) -> list[Review]:
-        """Turn provisional answers whose deadline has passed into unreviewed ones.
+        """Turn provisional answers whose deadline has passed into unreviewed ones: the first few,
+        for a `put` of another process waits meanwhile; so call it often.
 
         Time counts only while the device is on: after a restart nobody knows how long it was
         off, so every question from before is taken as expired and a person must look.

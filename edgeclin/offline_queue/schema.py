@@ -98,12 +98,15 @@ CREATE TABLE reviews (
 );
 """
 
-_DUE = """
+_SEARCHES = """
 DROP INDEX questions_by_state;
 
--- What is still asked, by when its time is over: what reads past `ask` reads all of the payload.
-CREATE INDEX questions_due ON questions (boot, deadline) WHERE bytes > 0;
-CREATE INDEX questions_withdrawn ON questions (seq) WHERE bytes = 0;
+-- No search reads past `ask`, which is to read all of it: what is still asked, by when its time is
+-- over and by number, what is kept after it was withdrawn, and the payload files.
+CREATE INDEX questions_by_deadline ON questions (boot, deadline) WHERE bytes > 0;
+CREATE INDEX questions_asked ON questions (seq) WHERE bytes > 0;
+CREATE INDEX questions_kept ON questions (bytes, seq) WHERE bytes = 0;
+CREATE INDEX questions_by_file ON questions (file) WHERE file IS NOT NULL;
 """
 
 
@@ -205,7 +208,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations = Migrations("edgeclin.offline_queue")
     migrations(name="0001_initial")(_initial)
     migrations(name="0002_reviews")(_reviews)
-    migrations(name="0003_due")(_due)
+    migrations(name="0003_searches")(_searches)
     migrations.apply(Database(connection))
 
 
@@ -222,8 +225,8 @@ def _reviews(db: Any) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
-def _due(db: Any) -> None:
-    for statement in _statements(_DUE):
+def _searches(db: Any) -> None:
+    for statement in _statements(_SEARCHES):
         db.execute(statement)
     db.execute("PRAGMA user_version = 3")
 

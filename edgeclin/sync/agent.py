@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 HEALTH_S = 5.0
-_EXPIRE_S = 0.5
 _ASKS = 16
 
 
@@ -83,7 +82,6 @@ class SyncAgent:
         self._outstanding: dict[int, tuple[str, float]] = {}
         self._session = 0
         self._next_health = 0.0
-        self._next_expiry = 0.0
         self.delivered = 0
         self.opinions = 0
         self._began = self.last_step = monotonic()
@@ -123,7 +121,8 @@ class SyncAgent:
         now = self.last_step = self._monotonic()
         try:
             self._read_inbox()
-            self._expire(now)
+            for review in self._queue.expire():
+                _log_review(review)
         except QueueFull as exc:
             # What could not be written down comes again: receipts and opinions when their rows
             # and questions are sent again, expiry at its next turn.
@@ -146,13 +145,6 @@ class SyncAgent:
         with suppress(NotConnected):
             self._transport.publish(self._status("offline", self._topics.state))
         self._transport.close()
-
-    def _expire(self, now: float) -> None:
-        if now < self._next_expiry:
-            return
-        self._next_expiry = now + _EXPIRE_S
-        for review in self._queue.expire():
-            _log_review(review)
 
     def _begin_session(self, now: float) -> None:
         if self._session == self._transport.sessions:
