@@ -64,17 +64,14 @@ class Failover:
         )
         self._note = chosen.note
         self._engines = [one.engine for one in wanted]
-        self._models = [SharedModel(one.model) for one in wanted]
-        self._supervisors = [
-            Supervisor(
-                _ROLES[engine.role],
-                partial(EngineProcess, engine.backend, model, threads),
-                proof(bundle, engine),
-                limits,
-            )
-            for engine, model in zip(self._engines, self._models, strict=True)
-        ]
+        proofs = [proof(bundle, engine) for engine in self._engines]
+        self._models: list[SharedModel] = []
+        self._supervisors: list[Supervisor] = []
         try:
+            for one, prove in zip(wanted, proofs, strict=True):
+                self._models.append(SharedModel(one.model))
+                launch = partial(EngineProcess, one.engine.backend, self._models[-1], threads)
+                self._supervisors.append(Supervisor(_ROLES[one.engine.role], launch, prove, limits))
             first = self._started()
         except BaseException:
             self.close()

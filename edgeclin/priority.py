@@ -16,7 +16,8 @@ def give_way() -> None:
 
     Linux keeps a nice value for each thread; threads and processes inherit it.
     """
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 @contextmanager

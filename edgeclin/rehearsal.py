@@ -6,12 +6,15 @@ import logging
 
 from edgeclin.bundle import Bundle
 from edgeclin.config import IsolationConfig
-from edgeclin.errors import EngineUnavailable
+from edgeclin.errors import EngineFailed, EngineUnavailable
 from edgeclin.executable import Executable, cpu_twin, executable
 from edgeclin.golden import proof
 from edgeclin.isolation import LOAD_S, EngineProcess, SharedModel
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 20
+"""Times the deadline of an isolated engine: this one gives way to the one that answers."""
 
 
 def rehearse(bundle: Bundle, threads: int = 1) -> None:
@@ -20,7 +23,8 @@ def rehearse(bundle: Bundle, threads: int = 1) -> None:
     An engine that this machine cannot run is no fault where the CPU twin stands in for it.
 
     Raises:
-        EngineFailed: it crashes, hangs, or takes more memory than the profile's device has.
+        EngineFailed: it crashes, hangs, takes more memory than the profile's device has, or keeps
+            its device when it should end.
         SelfTestFailed: it does not reproduce the bundle's golden outputs here.
         EngineUnavailable: neither it nor a CPU twin runs here.
     """
@@ -43,11 +47,14 @@ def _try(bundle: Bundle, chosen: Executable, threads: int) -> None:
         process = EngineProcess(engine.backend, model, threads)
         try:
             process.load(LOAD_S, memory_mb)
-            process.allow(IsolationConfig().deadline_s(manifest.profile.latency_budget_ms))
+            deadline_s = IsolationConfig().deadline_s(manifest.profile.latency_budget_ms)
+            process.allow(_PATIENCE * deadline_s)
             proof(bundle, engine)(process)
             process.check(memory_mb)
         finally:
             process.close()
-            process.ended(LOAD_S)  # its device is wanted next
+            over = process.ended(LOAD_S)  # its device is wanted next
+        if not over:
+            raise EngineFailed(f"the engine's process, {process.pid}, cannot be ended")
     finally:
         model.close()

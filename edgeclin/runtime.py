@@ -123,11 +123,7 @@ class Runtime:
             EngineUnavailable: the bundle's task is another than classification.
         """
         manifest = self.bundle.manifest
-        if manifest.task is not Task.CLASSIFICATION:
-            raise EngineUnavailable(
-                f"{self.bundle.path}: this version answers classification; the bundle's task is "
-                f"{manifest.task.value}"
-            )
+        require_answerable(self.bundle)
         started = time.perf_counter()
         seen = self.preprocess.decoded(sample)
         prepared = self.preprocess.for_engine(seen, self.backend)
@@ -242,6 +238,19 @@ class Runtime:
     def close(self) -> None:
         """Give the engine's memory back."""
         self.backend.close()
+
+
+def require_answerable(bundle: Bundle) -> None:
+    """Refuse a bundle about whose task `Runtime.predict` has no answers.
+
+    Raises:
+        EngineUnavailable: names the task.
+    """
+    if bundle.manifest.task is not Task.CLASSIFICATION:
+        raise EngineUnavailable(
+            f"{bundle.path}: this version answers classification; the bundle's task is "
+            f"{bundle.manifest.task.value}"
+        )
 
 
 def _milliseconds(start: float, end: float) -> float:

@@ -88,6 +88,7 @@ class Shadow:
         while (turn := self._next()) is not None:
             try:
                 self._judge(runtime, *turn)
+                self._tell("; ".join(runtime.alarms))
             except Exception as exc:
                 self._tell(in_words(exc))
         runtime.close()
@@ -128,6 +129,6 @@ class Shadow:
             self._health = replace(self._health, **changes)
 
     def _tell(self, problem: str) -> None:
-        if problem != self._health.problem:
+        if problem and not self._health.problem:
             log.warning("the shadow bundle: %s", problem)
         self._note(problem=problem)

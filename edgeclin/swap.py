@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
-from edgeclin.description import Input
 from edgeclin.errors import BadBundle, in_words
+from edgeclin.manifest import Manifest
 from edgeclin.priority import give_way
 from edgeclin.runtime import Runtime
 from edgeclin.sources.marks import Mark as FileMark
@@ -94,10 +94,10 @@ class Swap:
             if bundle.digest == current.digest:
                 bedside.refused = ""
                 return
-            require_same_samples(bundle, current)
+            require_same_use(bundle, current)
             runtime = self._load_in_time(bundle)
         except Exception as exc:  # whatever is wrong with it, the other one goes on
-            self._alarm(f"now is refused, and would be at the next start: {in_words(exc)}")
+            self._alarm(f"now is refused: {in_words(exc)}")
             return
         old = bedside.replace(runtime)
         bedside.refused = ""
@@ -125,30 +125,32 @@ class Swap:
         log.error("ALARM: %s", self._bedside.refused)
 
 
-def require_same_samples(new: Bundle, old: Bundle) -> None:
-    """Refuse a bundle for which the sources would have to deliver other samples.
+def require_same_use(new: Bundle, old: Bundle) -> None:
+    """Refuse a bundle of another task, or for which sources would have to deliver other samples.
 
     Raises:
         BadBundle: names what is different.
     """
-    before, after = (_delivered(bundle.manifest.inputs[0]) for bundle in (old, new))
+    before, after = (_use(bundle.manifest) for bundle in (old, new))
     for what, value in after.items():
         if value != before[what]:
             raise BadBundle(
                 new.path,
-                f"its samples have {what} {value}, those of the bundle that answers {before[what]}",
-                "restart the service to change what sources deliver",
+                f"its {what} is {value}, that of the bundle that answers {before[what]}",
+                "restart the service to begin with it",
             )
 
 
-def _delivered(spec: Input) -> dict[str, object]:
-    """What sources look at when they cut recordings and decode pictures."""
+def _use(manifest: Manifest) -> dict[str, object]:
+    """The task, and what sources look at when they cut recordings and decode pictures."""
+    spec = manifest.inputs[0]
     first: Step | None = next(iter(spec.preprocessing), None)
     return {
+        "task": manifest.task.value,
         "kind": spec.kind,
-        "units": spec.units,
+        "unit": spec.units,
         "sampling_hz": spec.sampling_hz,
-        "leads": list(spec.leads),
+        "list of leads": list(spec.leads),
         "first step": first if isinstance(first, (Window, Decode)) else None,
         "shape": None if spec.kind == "image" else list(spec.shape),
     }

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -35,6 +36,7 @@ from edgeclin.errors import EdgeclinError, EngineUnavailable
 from edgeclin.golden import write_golden
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Difference, Engine, Golden, Manifest
+from edgeclin.offline_queue.standing import look
 from edgeclin.preprocess import Preprocess
 from edgeclin.runtime import Runtime
 from edgeclin.transport.memory import MemoryBroker
@@ -130,6 +132,26 @@ def test_steps_of_a_sample_add_up_to_its_latency(
     assert all(stored > answer for stored, answer in zip(taken.stored, taken.answer, strict=True))
     assert min(taken.steps["storing"]) > 0
     assert storing.queue.next_position("benchmark", runtime.bundle.digest) == 20
+
+
+def test_a_queue_that_nobody_delivered_gives_no_figures(tmp_path: Path) -> None:
+    storing = Storing(tmp_path)
+    storing._delivering.kill()
+    with pytest.raises(EngineUnavailable, match="ended meanwhile, with status -9: measure again"):
+        storing.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), Storing(tmp_path) as storing:
+        storing._delivering.kill()
+        raise ZeroDivisionError
+
+
+def test_a_queue_that_cannot_be_made_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
+    with pytest.raises(OSError, match="none"):
+        Storing(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sample_that_waits_for_others_counts_from_its_scheduled_arrival(
@@ -457,7 +479,9 @@ def test_ctrl_c_tells_what_was_measured_and_leaves_no_half_a_file(
     )  # fmt: skip
 
     def stored() -> bool:
-        return sum(file.stat().st_size for file in queue.rglob("*-wal")) > 100_000
+        with suppress(EdgeclinError):
+            return any(look(file).last_seq > 50 for file in queue.rglob("*.sqlite"))
+        return False
 
     wait_until(stored, "the first answers are stored", 60)
     process.send_signal(signal.SIGINT)

@@ -20,6 +20,7 @@ from bedsides import PICTURE, bundle_of, stored_results
 from click.testing import CliRunner
 from polling import wait_until
 
+from edgeclin import failover
 from edgeclin.backends.base import TensorSpec
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
@@ -27,6 +28,7 @@ from edgeclin.cli import device, main
 from edgeclin.cli import run as cli_run
 from edgeclin.config import DEADLINE_MOST_MS, IsolationConfig
 from edgeclin.errors import BadInput, EngineFailed, EngineUnavailable, SelfTestFailed
+from edgeclin.failover import Failover
 from edgeclin.inbox import Inbox
 from edgeclin.manifest import Difference, Manifest
 from edgeclin.offline_queue import OfflineQueue
@@ -334,6 +336,25 @@ def test_a_primary_engine_that_does_not_start_is_tried_again_while_the_twin_answ
     order("")
     until_primary(runtime)
     assert runtime.predict(beats[0]).engine == PRIMARY
+
+
+def test_a_bundle_that_is_replaced_while_its_engines_are_made_leaves_none(
+    unsound: Path, engines_of: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = iter([failover.proof])
+
+    def once(*what: Any) -> Any:
+        real = next(made, None)
+        if real is None:
+            raise EngineFailed("the bundle is another one now")
+        return real(*what)
+
+    monkeypatch.setattr(failover, "proof", once)
+    before = threading.active_count()
+    with pytest.raises(EngineFailed, match="another one"):
+        Failover(engines_of("unsound", "unsound-twin"), ISOLATION)
+    assert children(os.getpid()) == {}
+    assert threading.active_count() == before
 
 
 def test_when_neither_starts_the_start_is_refused(

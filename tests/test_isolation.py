@@ -153,6 +153,32 @@ def test_an_engine_that_crashes_says_how(
         engine.run(SAMPLE)
 
 
+def test_an_engine_that_is_ended_by_a_signal_without_a_name_says_its_number(
+    launch: Launch,
+) -> None:
+    process = launch()
+    os.kill(process.pid, signal.SIGRTMIN + 6)
+    with pytest.raises(EngineFailed, match=f"ended by signal {signal.SIGRTMIN + 6}"):
+        process.run(SAMPLE)
+
+
+@pytest.mark.parametrize("missing", ["socket.socketpair", "os.memfd_create", "subprocess.Popen"])
+def test_an_engine_that_cannot_be_started_leaves_no_file_open(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    model = SharedModel(MODEL)
+    before = open_files()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(missing, fail)
+    with pytest.raises(OSError, match="too many"):
+        EngineProcess("unsound", model)
+    assert open_files() == before
+    model.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [("absent", "^no accelerator is plugged in$"), ("raise", "ValueError: out of sorts")],

@@ -30,6 +30,21 @@ def test_a_thread_gives_way_and_so_does_what_it_starts_and_nothing_else() -> Non
     assert found[-1] < 10
 
 
+def test_who_gives_way_already_is_not_raised() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, 15)
+        give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, thread))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [15]
+
+
 def test_what_was_loaded_before_is_in_no_collection_and_what_comes_is() -> None:
     loaded = [[number] for number in range(1000)]
     with short_collections():

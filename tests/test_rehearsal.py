@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def children() -> set[str]:
 def test_a_sound_engine_passes_and_nothing_of_its_try_is_left(
     unsound: Path, engines_of: Engines, backends: tuple[str, ...]
 ) -> None:
+    gc.collect()  # of what came before
     before = children(), open_files()
     rehearse(engines_of(*backends))
     assert (children(), open_files()) == before
@@ -61,6 +63,7 @@ def test_a_fault_is_told_whatever_the_twin_does_and_nothing_of_it_is_left(
     said: str,
     twin: bool,
 ) -> None:
+    monkeypatch.setattr(rehearsal, "_PATIENCE", 1)
     monkeypatch.setattr(rehearsal, "LOAD_S", 60.0 if fault.startswith("grow") else 1.0)
     before = children()
     bundle = engines_of("unsound", *["unsound-twin"] * twin)

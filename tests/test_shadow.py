@@ -22,6 +22,7 @@ from edgeclin.backends.fake import FakeBackend
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
+from edgeclin.config import IsolationConfig
 from edgeclin.errors import BadInput, EngineUnavailable
 from edgeclin.golden import read_golden, write_golden
 from edgeclin.health import wilson
@@ -66,11 +67,12 @@ def judge(bundle: Bundle, queue: OfflineQueue) -> Judge:
 
     def judge_all(shadow: Shadow, samples: list[Sample]) -> list[Result]:
         answers: list[Result] = []
+        before = shadow.health().compared
         bedside = Bedside(Runtime(bundle, draw=lambda: 1.0), queue, 60, shadow=shadow)
 
         def told(_: object, result: Result, __: Sample) -> None:
             answers.append(result)
-            wanted = sum(not answer.rejected for answer in answers)
+            wanted = before + sum(not answer.rejected for answer in answers)
             wait_until(lambda: shadow.health().compared == wanted, "the shadow's answer")
 
         bedside.run([Scripted(samples)], told)
@@ -184,6 +186,28 @@ def test_a_sample_that_the_shadow_cannot_judge_is_unanswered_not_agreed(
     (own,) = stored(queue, Tier.BULK)
     assert own.rejected
     assert own.reason == "rejected: ValueError: out of range"
+
+
+def test_a_shadow_whose_engine_dies_is_told_until_it_answers_again(
+    bundle: Bundle,
+    queue: OfflineQueue,
+    judge: Judge,
+    beats: np.ndarray,
+    unsound: Path,
+    engines_of: Callable[..., Bundle],
+) -> None:
+    runtime = Runtime(engines_of("unsound"), isolation=IsolationConfig())
+    with Shadow(lambda: runtime, queue) as shadow:
+        judge(shadow, [beats[0]])
+        assert shadow.health().problem == ""
+        (unsound / "unsound").write_text("segfault")
+        judge(shadow, [beats[1]])
+        wait_until(lambda: "ended by SIGSEGV" in shadow.health().problem, "the problem")
+        (unsound / "unsound").unlink()
+        wait_until(lambda: not runtime.alarms, "the engine is back", most_s=30)
+        judge(shadow, [beats[2]])
+    health = shadow.health()
+    assert (health.compared, health.unanswered, health.problem) == (3, 1, "")
 
 
 def test_counts_begin_anew_when_another_bundle_takes_over(

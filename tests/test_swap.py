@@ -20,6 +20,7 @@ from polling import wait_until
 from edgeclin import swap
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.description import Task
 from edgeclin.health import RunHealth
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.keys import KeyPair, load_signer, new_key_pair
@@ -147,6 +148,7 @@ def test_what_is_still_being_written_is_not_looked_into(
         ("gone", "fake.edgeclin"),
         ("other input", "sampling_hz"),
         ("other windows", "restart the service"),
+        ("other task", "its task is segmentation"),
         ("no engine", "no-such-engine"),
     ],
 )
@@ -178,6 +180,8 @@ def test_a_bundle_that_must_not_answer_does_not_and_the_old_one_goes_on(
     elif what == "other windows":
         steps = (Window(length=140, hop=70), *spec.preprocessing)
         put({"inputs": (replace(spec, preprocessing=steps),)})
+    elif what == "other task":
+        put({"task": Task.SEGMENTATION})
     else:
         put({"engines": (replace(manifest.engines[0], backend="no-such-engine"),)})
     with feeding(bedside) as feed:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -56,22 +57,26 @@ class Storing:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix=".edgeclin-benchmark-", dir=folder))
-        except OSError as exc:
-            raise BadFile(folder or tempfile.gettempdir(), f"not writable ({exc})") from exc
-        self.queue = TimedQueue(self.folder / "queue.sqlite")
-        self._delivering = subprocess.Popen(
-            [sys.executable, "-m", delivering.__name__, str(os.getpid()), str(self.queue.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the benchmark
-        )
-        assert self._delivering.stdout is not None
-        if self._delivering.stdout.readline().strip() != delivering.READY:
-            self.close()
-            raise EngineUnavailable("the process that delivers what was stored did not start")
+        with ExitStack() as made:
+            try:
+                self.folder = Path(tempfile.mkdtemp(prefix=".edgeclin-benchmark-", dir=folder))
+            except OSError as exc:
+                raise BadFile(folder or tempfile.gettempdir(), f"not writable ({exc})") from exc
+            made.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.queue = TimedQueue(self.folder / "queue.sqlite")
+            made.callback(self.queue.close)
+            self._delivering = subprocess.Popen(
+                [sys.executable, "-m", delivering.__name__, str(os.getpid()), str(self.queue.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the benchmark
+            )
+            made.callback(self._delivering.communicate)
+            assert self._delivering.stdout is not None
+            if self._delivering.stdout.readline().strip() != delivering.READY:
+                raise EngineUnavailable("the process that delivers what was stored did not start")
+            self._made = made.pop_all()
 
     def put(self, result: Result, sample: np.ndarray) -> Stored:
         """Store an answer, with its sample where a second opinion is asked for."""
@@ -79,10 +84,17 @@ class Storing:
         return self.queue.put(result, sample if asks else None, DEADLINE_S)
 
     def close(self) -> None:
-        """End the other process, and remove the queue."""
-        self._delivering.communicate()
-        self.queue.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the other process, and remove the queue.
+
+        Raises:
+            EngineUnavailable: that process had ended before, so that nothing was delivered.
+        """
+        self._made.close()
+        if status := self._delivering.returncode:
+            raise EngineUnavailable(
+                "the process that delivers what was stored ended meanwhile, with status "
+                f"{status}: measure again"
+            )
 
     def __enter__(self) -> Storing:
         return self
@@ -90,4 +102,5 @@ class Storing:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(EngineUnavailable) if exc else nullcontext():
+            self.close()

@@ -39,9 +39,14 @@ class Loader:
         return open_bundle(self.path, self.trust, self.allow_unsigned)
 
     def load(self, bundle: Bundle) -> Runtime:
-        """The runtime that answers."""
-        from edgeclin.runtime import Runtime
+        """The runtime that answers.
 
+        Raises:
+            EngineUnavailable: also when this version does not answer the bundle's task.
+        """
+        from edgeclin.runtime import Runtime, require_answerable
+
+        require_answerable(bundle)
         return Runtime(bundle, threads=self.threads, isolation=self.isolation)
 
     def load_beside(self, bundle: Bundle) -> Runtime:
@@ -56,13 +61,13 @@ class Loader:
         """A runtime of a second bundle, in a process of its own whatever the first one's is.
 
         Raises:
-            BadBundle: it wants other samples than the bundle `beside`.
+            BadBundle: it is for another use than the bundle `beside`.
         """
         from edgeclin.config import IsolationConfig
         from edgeclin.runtime import Runtime
-        from edgeclin.swap import require_same_samples
+        from edgeclin.swap import require_same_use
 
         bundle = open_bundle(path, self.trust, self.allow_unsigned)
-        require_same_samples(bundle, beside)
+        require_same_use(bundle, beside)
         isolation = self.isolation or IsolationConfig()
         return Runtime(bundle, threads=self.threads, isolation=isolation)

@@ -13,9 +13,13 @@ class SharedModel:
 
     def __init__(self, model: bytes) -> None:
         self.fd = os.memfd_create("edgeclin-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with open(self.fd, "wb", closefd=False) as file:
-            file.write(model)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        try:
+            with open(self.fd, "wb", closefd=False) as file:
+                file.write(model)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the memory back, once no process reads it any more."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -43,23 +44,23 @@ class EngineProcess:
     version: str
 
     def __init__(self, backend: str, model: SharedModel, threads: int = 1) -> None:
-        self._memory = os.memfd_create("edgeclin-sample", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        inherited = (theirs.fileno(), self._memory, model.fd)
         worker = [sys.executable, "-m", "edgeclin.isolation.worker", str(os.getpid())]
-        try:
-            self._process = subprocess.Popen(
-                [*worker, *map(str, inherited), backend, str(threads)],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except BaseException:
-            self._let_go()
-            raise
-        finally:
-            theirs.close()
+        with ExitStack() as failed:
+            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            failed.callback(self._channel.close)
+            with theirs:
+                flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+                self._memory = os.memfd_create("edgeclin-sample", flags)
+                failed.callback(os.close, self._memory)
+                inherited = (theirs.fileno(), self._memory, model.fd)
+                self._process = subprocess.Popen(
+                    [*worker, *map(str, inherited), backend, str(threads)],
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            failed.pop_all()
         self._number = 0
 
     @property
@@ -174,5 +175,8 @@ class EngineProcess:
             return "the engine's process closed its channel"
         status = self._process.returncode
         if status < 0:
-            return f"the engine's process was ended by {signal.Signals(-status).name}"
+            name = f"signal {-status}"
+            with suppress(ValueError):  # a real-time signal has no name
+                name = signal.Signals(-status).name
+            return f"the engine's process was ended by {name}"
         return f"the engine's process exited with status {status}"
