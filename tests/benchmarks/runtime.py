@@ -466,7 +466,7 @@ def day() -> None:
         f"24 h of windows in {spent / 2:.0f} s, {what}",
         f"{slope * windows:+.2f} +- {2.6 * error * windows:.2f} MB a day",
         "no growth",
-        slope * windows < max(0.1, 2.6 * error * windows),
+        (slope + 2.6 * error) * windows < 0.1,
     )
     start, middle, end = seen[0][1], second[0][1], seen[-1][1]
     line("", f"{start:.1f} MB, {middle:.1f} MB after a day, {end:.1f} MB after two", "")
