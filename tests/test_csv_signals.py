@@ -182,3 +182,63 @@ def test_real_segments_are_read_as_the_instrument_wrote_them(shared_data: Path) 
         known |= {row.tobytes() for row in arrays["X"]}
     assert {sample.shape for sample in data} == {(1250,)}
     assert sum(sample.tobytes() in known for sample in data) > 0
+
+
+def timed(name: str, times: np.ndarray) -> str:
+    return f"{name},I\n" + "".join(f"{at:.10g},{number}\n" for number, at in enumerate(times))
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "rate"),
+    [
+        ("time_s", np.arange(500) / 125, 125),
+        ("Time [s]", 1.7e9 + np.arange(500) / 250, 250),
+        ("t_ms", np.arange(500) * 4, 250),
+        ("t [s]", np.arange(500) / 250, 250),
+        ("time (us)", np.arange(500) * 4000.0, 250),
+        ("time_s", np.round(np.arange(500) / 360, 3), 360),
+        ("time", np.arange(500) / 250, None),
+        ("t", np.arange(500), None),
+        ("time_s", np.arange(20) / 250, None),
+    ],
+)
+def test_a_column_of_time_tells_the_rate_where_its_unit_is_named(
+    tmp_path: Path, name: str, times: np.ndarray, rate: float | None
+) -> None:
+    path = written(tmp_path, timed(name, times))
+    found = open_dataset(path).sampling_hz
+    assert found == (None if rate is None else pytest.approx(rate, rel=0.01))
+    assert read_sample(path).shape == (len(times), 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (np.r_[0:50, 60:100] / 250, "between samples 49 and 50 the time goes on by 0.044, elsewh"),
+        (np.r_[0:50, 20:100] / 250, "between samples 49 and 50 the time goes on by -0.116, elsew"),
+        (np.r_[0:50, 49, 50:100] / 250, "between samples 49 and 50 the time goes on by 0, elsewh"),
+        (np.r_[0, 0, 0, 1, 1, 1, 0, 0.0], "between samples 5 and 6 the time goes on by -1, elsew"),
+    ],
+)
+def test_a_recording_whose_time_jumps_is_refused(
+    tmp_path: Path, times: np.ndarray, said: str
+) -> None:
+    path = written(tmp_path, timed("time", times))
+    with pytest.raises(BadFile, match=said):
+        read_sample(path)
+
+
+def test_a_time_too_coarse_to_tell_samples_apart_is_no_gap(tmp_path: Path) -> None:
+    path = written(tmp_path, timed("time", np.arange(500) // 250))
+    assert read_sample(path).shape == (500, 1)
+
+
+def test_files_of_other_rates_are_no_data_set_and_one_too_short_to_tell_is_of_either(
+    tmp_path: Path,
+) -> None:
+    written(tmp_path, timed("time_s", np.arange(20) / 250), "a.csv")
+    written(tmp_path, timed("time_s", np.arange(500) / 250), "b.csv")
+    assert open_dataset(tmp_path).sampling_hz == pytest.approx(250)
+    written(tmp_path, timed("time_s", np.arange(500) / 360), "c.csv")
+    with pytest.raises(BadFile, match=r"its rate: 360 Hz; of a\.csv: 250 Hz"):
+        open_dataset(tmp_path)

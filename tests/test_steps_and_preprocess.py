@@ -477,6 +477,29 @@ def test_a_flat_image_stays_flat_at_any_size(
     assert (got == level).all()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4", "f8"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_picture_in_another_byte_order_is_the_same_picture(
+    kind: str, order: str, strided: bool
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 120, (20, 24, 3))
+    spec = Input(
+        name="x",
+        kind="image",
+        shape=(10, 10, 3),
+        preprocessing=(steps.Decode(), steps.Resize(height=10, width=10), steps.Normalise()),
+    )
+    prepare = Preprocess(spec)
+    wanted = prepare(picture.astype(kind))
+    foreign = picture.astype(order + kind)
+    if strided:
+        foreign = np.repeat(foreign, 2, axis=0)[::-2][::-1]
+    np.testing.assert_array_equal(prepare(foreign), wanted)
+    np.testing.assert_array_equal(prepare.decoded(foreign), picture)
+    assert prepare.decoded(foreign).dtype.isnative
+
+
 @pytest.mark.parametrize("kind", ["bool", "int8", "int64", "float16"])
 def test_what_opencv_cannot_resize_is_bad_input(kind: str) -> None:
     with pytest.raises(BadInput, match=kind):

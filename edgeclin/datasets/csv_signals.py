@@ -3,6 +3,7 @@ write them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,20 @@ from edgeclin.files import open_file, reading
 
 _SEPARATORS = ",;\t"
 _LONGEST_NAMES = 1 << 16
+_LEAST_STEPS = 100
+_WORDS = re.compile(r"[a-z]+")
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "usec", "microseconds"), 1e-6),
+}
 
 
 class CSVSignals:
     """Recordings as float32 [samples, leads], or [samples] where the leads have no names.
 
     Columns are separated by commas, semicolons or tabs. A first column called `t` or `time…` is
-    left out.
+    no lead: its steps must be even, and where its name ends in `s`, `ms` or `us` it tells the rate.
     """
 
     kind = "CSV signals"
@@ -30,8 +38,12 @@ class CSVSignals:
 
     def look(self, path: Path) -> Content:
         with open_file(path) as file, reading(path):
-            lines = _text(path, file.readline(_LONGEST_NAMES)).splitlines()
-        return Content(leads=_names(path, lines).leads)
+            head = file.readline(_LONGEST_NAMES)
+            more = file.read(_LONGEST_NAMES)
+        names = _names(path, _text(path, head).splitlines())
+        # The last line may be cut.
+        lines = (head + more).decode("utf-8-sig", "ignore").splitlines()[names.lines : -1]
+        return Content(leads=names.leads, sampling_hz=_rate(names, lines))
 
     def read(self, piece: Piece) -> np.ndarray:
         with open_file(piece.path) as file, reading(piece.path):
@@ -44,7 +56,11 @@ class CSVSignals:
         if end > len(rows) or piece.start >= end:
             wanted = f"those from {piece.start} to {end}"
             raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
-        values = _numbers(piece.path, lines, names, rows[piece.start : end])
+        exact = _numbers(piece.path, lines, names, rows[piece.start : end])
+        if names.time:
+            _require_even(piece.path, exact[:, 0])
+        with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
+            values = exact.astype(np.float32)
         return values[:, 0] if names.leads is None else values[:, names.time :]
 
 
@@ -55,6 +71,7 @@ class _Names:
         leads: names of the columns, without time; None where there is but a value a line.
         lines: how many lines the names take, 0 or 1.
         time: how many columns the time takes, 0 or 1.
+        unit_s: seconds in a unit of the time; None where its name does not say.
     """
 
     def __init__(self, cells: list[str], separator: str) -> None:
@@ -64,7 +81,10 @@ class _Names:
         names = [cell.strip().strip('"') for cell in cells]
         self.lines = int(named)
         first = names[0].lower()
-        self.time = int(named and (first == "t" or first.startswith("time")))
+        word, *unit = _WORDS.findall(first) or [""]
+        self.unit_s = _SECONDS.get(unit[-1]) if unit else None
+        plain = word == "t" and (first == "t" or self.unit_s is not None)
+        self.time = int(named and (plain or word.startswith("time")))
         self.leads = tuple(names[self.time :]) if named else None
 
 
@@ -87,7 +107,7 @@ def _names(path: Path, lines: list[str]) -> _Names:
 
 
 def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np.ndarray:
-    """float32 [samples, columns]."""
+    """float64 [samples, columns]."""
     try:
         values = np.loadtxt(
             rows, np.float64, comments=None, delimiter=names.separator, ndmin=2, quotechar='"'
@@ -96,8 +116,37 @@ def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np
         raise BadFile(path, _fault(lines, names), "every line is one sample") from exc
     if values.shape[1] != names.columns:
         raise BadFile(path, f"names {names.columns} columns and has {values.shape[1]}")
-    with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
-        return values.astype(np.float32)
+    return values
+
+
+def _rate(names: _Names, lines: list[str]) -> float | None:
+    """Samples a second, to about 1 % where times are rounded; None where nothing tells."""
+    if not names.time or names.unit_s is None or len(lines) < _LEAST_STEPS:
+        return None
+    try:
+        first, last = (
+            float(line.split(names.separator)[0].strip('" ')) for line in (lines[0], lines[-1])
+        )
+    except ValueError:  # `read` says where
+        return None
+    took = (last - first) * names.unit_s
+    return (len(lines) - 1) / took if took > 0 else None
+
+
+def _require_even(path: Path, time: np.ndarray) -> None:
+    """Refuse a recording with a gap, or whose time goes back; one whose time is too coarse to tell
+    samples apart may only not go back."""
+    steps = np.diff(time)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    off = (steps < 0) | (np.abs(steps - usual) > usual / 2) if usual else steps < 0
+    if off.any():
+        at = int(off.argmax())
+        raise BadFile(
+            path,
+            f"between samples {at} and {at + 1} the time goes on by {steps[at]:.4g}, elsewhere by "
+            f"{usual:.4g}",
+            "cut recordings where they have gaps",
+        )
 
 
 def _fault(lines: list[str], names: _Names) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isclose
+
 from edgeclin.datasets.dataset import Dataset
 from edgeclin.description import Input
 from edgeclin.errors import BadFile
@@ -16,6 +18,12 @@ def listed(leads: tuple[str, ...] | None) -> str:
         return "without names"
     short = all(len(lead) <= _LONGEST_NAME for lead in leads)
     return ", ".join(leads) if short else f"{len(leads)} with no names of leads"
+
+
+def same_rate(one: float | None, other: float | None) -> bool:
+    """Whether two rates in Hz are the same, as far as one can tell, to 1 %: one that is computed
+    from rounded times is no nearer."""
+    return one is None or other is None or isclose(one, other, rel_tol=0.01)
 
 
 def require_described(dataset: Dataset, described: Input) -> None:
@@ -37,7 +45,7 @@ def require_described(dataset: Dataset, described: Input) -> None:
     for step in reversed(described.preprocessing):
         if isinstance(step, Resample):
             expected = float(step.from_hz)
-    if None not in (expected, dataset.sampling_hz) and expected != dataset.sampling_hz:
+    if not same_rate(expected, dataset.sampling_hz):
         raise BadFile(
             dataset.path,
             f"recorded at {dataset.sampling_hz:g} Hz, the model is described for {expected:g} Hz",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeclin.datasets.dataset import Dataset
-from edgeclin.datasets.described import listed
+from edgeclin.datasets.described import listed, same_rate
 from edgeclin.datasets.labels import TABLE, Row
 from edgeclin.datasets.reader import Content, Piece, Reader
 from edgeclin.errors import BadFile
@@ -113,9 +113,12 @@ def _one_recorder(contents: dict[Path, Content]) -> Content:
     for path, content in rest:
         if content.leads != kept.leads:
             other = f"its leads: {listed(content.leads)}; of {first.name}: {listed(kept.leads)}"
-        elif content.sampling_hz != kept.sampling_hz:
-            other = f"its rate: {content.sampling_hz} Hz; of {first.name}: {kept.sampling_hz} Hz"
+        elif not same_rate(content.sampling_hz, kept.sampling_hz):
+            other = (
+                f"its rate: {content.sampling_hz:g} Hz; of {first.name}: {kept.sampling_hz:g} Hz"
+            )
         else:
+            kept = replace(kept, sampling_hz=kept.sampling_hz or content.sampling_hz)
             continue
         raise BadFile(path, other, "keep recordings of one kind in a data set")
     return kept

@@ -57,14 +57,14 @@ class Preprocess:
         self._before, self._lookup, self._after = split(applied)
 
     def decoded(self, sample: Sample) -> Sample:
-        """A sample as numbers: an encoded image decoded, anything else as it is.
+        """A sample as numbers in this machine's byte order: an encoded image decoded, anything else
+        as it is.
 
         Raises:
             BadInput: an image that cannot be decoded.
         """
-        if self._decode is None:
-            return np.asarray(sample)
-        return image.decode(np.asarray(sample), self._decode)
+        value = _native(np.asarray(sample))
+        return value if self._decode is None else image.decode(value, self._decode)
 
     def require_colours(self) -> None:
         """Refuse frames where no step `decode` says in which order of colours the model takes them.
@@ -139,7 +139,7 @@ class Preprocess:
 
     def _begun(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """The sample, and what the steps before those by value make of it."""
-        value = np.asarray(sample)
+        value = _native(np.asarray(sample))
         if value.dtype.kind not in "buif" or value.itemsize > 8:
             raise BadInput(f"values of type {value.dtype}, expected numbers of at most 64 bits")
         if not value.ndim or not value.size:
@@ -173,6 +173,13 @@ class Preprocess:
     def _remedy(self, shape: tuple[int, ...]) -> str:
         first = (*shape[-1:], *shape[:-1])
         return "; is the step `channels_first` missing?" if first == self.shape else ""
+
+
+def _native(value: np.ndarray) -> np.ndarray:
+    """In this machine's byte order: OpenCV would read any other as if it were in it."""
+    if value.dtype.isnative:
+        return value
+    return value.astype(value.dtype.newbyteorder("="))
 
 
 def _require_finite(value: np.ndarray) -> None:
