@@ -13,6 +13,8 @@ from edgeclin.manifest import Confidence
 from edgeclin.records import Record
 
 _POINTS = 40
+NOTHING = -1
+"""The decision about a sample that cannot be judged."""
 
 
 class Share(Record, frozen=True):
@@ -72,6 +74,8 @@ class Answers:
     """What was answered and what was true, a sample.
 
     Attributes:
+        decision: index of the label; `NOTHING` where there is none.
+        doubtful: rejected, or unlike those of calibration: never confident.
         positive: indices of the labels that are findings.
     """
 
@@ -79,19 +83,19 @@ class Answers:
     decision: NDArray[np.int64]
     truth: NDArray[np.int64]
     group: NDArray[np.str_]
-    unlike: NDArray[np.bool_]
+    doubtful: NDArray[np.bool_]
     confidence: Confidence
     positive: Sequence[int]
 
     @property
     def sure(self) -> NDArray[np.bool_]:
-        return is_sure(self.certainty, self.decision, self.confidence) & ~self.unlike
+        return is_sure(self.certainty, self.decision, self.confidence) & ~self.doubtful
 
     def curve(self, members: NDArray[np.bool_] | None = None) -> Iterator[Point]:
-        """Of all answers or of some, from the most confident ones to all that are not unlike, at
+        """Of all answers or of some, from the most confident ones to all that are not doubtful, at
         most `_POINTS` thresholds."""
         among = np.ones(len(self.truth), bool) if members is None else members
-        chosen = np.flatnonzero(among & ~self.unlike)
+        chosen = np.flatnonzero(among & ~self.doubtful)
         order = chosen[np.argsort(-self.certainty[chosen], kind="stable")]
         certainty, wrong = self.certainty[order], (self.decision != self.truth)[order]
         ends = np.flatnonzero(np.diff(certainty, append=-1.0)) + 1

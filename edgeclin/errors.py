@@ -107,6 +107,12 @@ class GateMissed(EdgeclinError, RuntimeError):
         )
 
 
+class PromiseBroken(EdgeclinError, RuntimeError):
+    """A bundle's confident answers err more often than it promises."""
+
+    exit_code = 3
+
+
 class QueueFull(EdgeclinError, OSError):
     """The queue's byte bound is reached and nothing less important is left to drop."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin import drift
-from edgeclin.answered import Answered, Answers, Part, Point, Share, share_of
+from edgeclin.answered import NOTHING, Answered, Answers, Part, Point, Share, share_of
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import fit, is_sure, probabilities, to_logits
 from edgeclin.datasets import Dataset, windowed
@@ -18,11 +18,16 @@ from edgeclin.drift import Histogram, histogram
 from edgeclin.errors import BadFile, BadInput, EdgeclinError
 from edgeclin.manifest import Confidence, Manifest
 from edgeclin.records import Record, load_json
-from edgeclin.runtime import Runtime
+from edgeclin.runtime import Runtime, require_answerable
 
 SCHEMA = 1
 FILE = "confidence.json"
 _CALIBRATION = "calibration.json"
+_PAGE = "report.html"
+_SINCE = (
+    '<p class="alarm"><b>Temperature and thresholds were chosen anew since this conversion; '
+    f"<code>{FILE}</code> has the figures.</b></p>"
+)
 _FEW_GROUPS = 30
 
 
@@ -48,12 +53,15 @@ class Risk(Record, frozen=True):
 
     The figures are of the samples that they were chosen on; `confidence` holds the bounds that are
     promised of others. `unlike` samples are in doubt whatever their confidence, by the bundle's
-    guard, and nothing was chosen on them. `scores` is how the confidence is distributed, for drift.
+    guard, and so are `rejected` ones, which cannot be judged at all; nothing was chosen on either.
+    `repeats` are samples that are there already, and count once. `scores` is how the confidence is
+    distributed, for drift.
     """
 
     schema: int
     dataset: str
     samples: int
+    repeats: int
     rejected: int
     unlike: int
     engine: str
@@ -97,24 +105,27 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
             none that it can judge.
     """
     manifest = runtime.bundle.manifest
+    require_answerable(runtime.bundle)
     check_doubt(doubt, manifest.output)
     runtime.require_fit(dataset)
     _refuse_calibration(runtime.bundle, dataset)
-    dataset = windowed(dataset, runtime.preprocess)
-    known = dataset.truth(manifest.output.labels)
+    every = windowed(dataset, runtime.preprocess)
+    known = every.truth(manifest.output.labels)
     if known is None:
         raise BadFile(dataset.path, "has no labels", "a risk is the share of wrong answers")
-    logits, judged, unlike = _logits(runtime, dataset)
-    truth = known[judged]
-    confidence = fit(logits[~unlike], truth[~unlike], manifest.output, doubt)
+    found = _logits(runtime, every)
+    kept = _distinct(every, found[1])
+    logits, judged, unlike = (column[kept] for column in found)
+    dataset, truth = every.subset(kept), known[kept]
+    doubtful = unlike | ~judged
+    confidence = fit(logits[~doubtful], truth[~doubtful], manifest.output, doubt)
     scores = probabilities(logits, confidence.temperature)
-    groups = ("",) * len(truth) if dataset.groups is None else _at(dataset.groups, judged)
     answers = Answers(
         certainty=scores.max(axis=1),
-        decision=scores.argmax(axis=1),
+        decision=np.where(judged, scores.argmax(axis=1), NOTHING),
         truth=truth,
-        group=np.array(groups),
-        unlike=unlike,
+        group=np.array(dataset.groups or ("",) * len(truth)),
+        doubtful=doubtful,
         confidence=confidence,
         positive=[manifest.output.labels.index(label) for label in manifest.output.positive],
     )
@@ -126,18 +137,34 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
         schema=SCHEMA,
         dataset=dataset.name,
         samples=len(truth),
-        rejected=len(dataset) - len(truth),
+        repeats=len(every) - len(truth),
+        rejected=int((~judged).sum()),
         unlike=int(unlike.sum()),
         engine=runtime.engine,
         confidence=confidence,
         curve=tuple(answers.curve()),
         overall=answers.part("all", np.ones(len(truth), dtype=bool)),
         groups=tuple(answers.part(name, answers.group == name) for name in named),
-        scores=histogram("confidence", answers.certainty),
+        scores=histogram("confidence", answers.certainty[judged]),
         answered=tuple(answers.by_label()),
         left_out=left_out,
-        warnings=tuple(_warnings(confidence, len(named), left_out)),
+        warnings=(
+            *_about_samples(len(every), len(truth), judged, truth, manifest.output),
+            *_warnings(confidence, len(named), left_out),
+        ),
     )
+
+
+def _distinct(dataset: Dataset, judged: NDArray[np.bool_]) -> list[int]:
+    """All samples but those that are there already with the same label; two that cannot be judged
+    are two, for flat lines are all the same."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for at, what in enumerate(zip(dataset.hashes(), dataset.labels or (), strict=True)):
+        if what not in seen or not judged[at]:
+            kept.append(at)
+        seen.add(what)
+    return kept
 
 
 def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt) -> LeftOut:
@@ -148,13 +175,13 @@ def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt
     errors: list[Share] = []
     for index in range(len(names)):
         own = whose == index
-        known = ~own & ~answers.unlike
+        known = ~own & ~answers.doubtful
         if not known.any():
             errors.append(share_of(wrong, own & sure))
             continue
         found = fit(logits[known], answers.truth[known], output, doubt)
         certainty = probabilities(logits[own], found.temperature).max(axis=1)
-        sure[own] = is_sure(certainty, decision[own], found) & ~answers.unlike[own]
+        sure[own] = is_sure(certainty, decision[own], found) & ~answers.doubtful[own]
         wrong[own] = decision[own] != answers.truth[own]
         errors.append(share_of(wrong, own & sure))
     everyone = np.ones(len(whose), bool)
@@ -169,8 +196,28 @@ def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt
     )
 
 
+def _about_samples(
+    given: int, distinct: int, judged: NDArray[np.bool_], truth: NDArray[np.int64], output: Output
+) -> Iterator[str]:
+    rejected = int((~judged).sum())
+    if distinct < given:
+        yield f"{given - distinct} of {given} samples are there already: repeats count once"
+    if rejected:
+        yield (
+            f"{rejected} of {distinct} samples are rejected: they count as in doubt, and those "
+            "with a finding as not found"
+        )
+    for index in sorted(set(range(len(output.labels))) - set(truth[judged].tolist())):
+        yield f"no sample is {output.labels[index]!r}: nothing is known of answers about one"
+
+
 def _warnings(confidence: Confidence, groups: int, left_out: LeftOut | None) -> Iterator[str]:
-    if 0 < groups < _FEW_GROUPS:
+    if not groups:
+        yield (
+            "nobody says whose the samples are (`group`): many of few people promise less than "
+            "their number does"
+        )
+    elif groups < _FEW_GROUPS:
         yield (
             f"the samples are of {groups} patients or subjects: what is promised holds for samples "
             f"like these, and of other people it takes {_FEW_GROUPS} and more to tell"
@@ -206,6 +253,8 @@ def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:
         raise NoThreshold(risk)
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     files[FILE] = _json(risk)
+    if _PAGE in files:
+        files[_PAGE] = files[_PAGE].replace(b"</h1>", b"</h1>\n" + _SINCE.encode(), 1)
     if drift.FILE in files:
         reference = load_json(files[drift.FILE], drift.Reference, bundle.path)
         files[drift.FILE] = _json(_with(reference, risk.scores))
@@ -239,10 +288,13 @@ def _refuse_calibration(bundle: Bundle, dataset: Dataset) -> None:
         )
 
 
-def _logits(runtime: Runtime, dataset: Dataset) -> tuple[np.ndarray, list[int], NDArray[np.bool_]]:
-    """Of the samples that can be judged, float [n, labels], which these are, and which of them are
-    unlike those of calibration."""
-    rows, judged, unlike = [], [], []
+def _logits(
+    runtime: Runtime, dataset: Dataset
+) -> tuple[np.ndarray, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Float [n, labels], zeros of what cannot be judged; what can; and what of that is unlike
+    calibration."""
+    logits = np.zeros((len(dataset), len(runtime.bundle.manifest.output.labels)))
+    judged, unlike = np.zeros(len(dataset), bool), np.zeros(len(dataset), bool)
     for index, sample in enumerate(dataset):
         try:
             seen = runtime.preprocess.decoded(sample)
@@ -251,17 +303,12 @@ def _logits(runtime: Runtime, dataset: Dataset) -> tuple[np.ndarray, list[int], 
         except BadInput:
             continue
         outputs = runtime.backend.run(prepared)
-        logits = to_logits(outputs, runtime.bundle.manifest.output.activation)
-        rows.append(logits)
-        judged.append(index)
-        unlike.append(bool(runtime.guard.unlike(measures, logits, int(logits.argmax()))))
-    if all(unlike):
+        own = to_logits(outputs, runtime.bundle.manifest.output.activation)
+        logits[index], judged[index] = own, True
+        unlike[index] = bool(runtime.guard.unlike(measures, own, int(own.argmax())))
+    if not (judged & ~unlike).any():
         raise BadFile(
             dataset.path,
             f"all {len(dataset)} samples are rejected, or unlike those of calibration",
         )
-    return np.stack(rows), judged, np.array(unlike)
-
-
-def _at(column: Sequence[str], places: Sequence[int]) -> tuple[str, ...]:
-    return tuple(column[place] for place in places)
+    return logits, judged, unlike

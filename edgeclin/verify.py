@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin.confidence import error_bound
 from edgeclin.datasets import Dataset, windowed
 from edgeclin.errors import BadFile, BadInput, EngineFailed
-from edgeclin.manifest import Confidence
+from edgeclin.manifest import Manifest
 from edgeclin.records import Record, State
 from edgeclin.runtime import Runtime
 
@@ -17,8 +19,9 @@ class Measured(Record, frozen=True):
     """What a bundle does on a data set.
 
     `confident_error` is the share of wrong answers among the confident ones; `error_bound` its
-    one-sided 95 % Clopper-Pearson bound; `holds` whether the error itself stays within what the
-    bundle promises, of each label where each has its own threshold.
+    one-sided 95 % Clopper-Pearson bound; `broken` says, a sentence each, where the error itself
+    exceeds what the bundle promises, of each label where each has its own threshold; `holds`
+    whether none does.
     """
 
     dataset: str
@@ -30,6 +33,7 @@ class Measured(Record, frozen=True):
     error_bound: float
     max_error: float
     holds: bool
+    broken: tuple[str, ...]
     engine_ms_p50: float
     engine_ms_p95: float
 
@@ -64,6 +68,7 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
     correct, confident = np.array(right), np.array(sure)
     wrong, many = int((confident & ~correct).sum()), int(confident.sum())
     error = wrong / many if many else 0.0
+    broken = tuple(_broken(manifest, correct[confident], np.array(answered)[confident]))
     return Measured(
         dataset=dataset.name,
         samples=len(dataset),
@@ -73,21 +78,32 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
         confident_error=error,
         error_bound=error_bound(wrong, many),
         max_error=manifest.confidence.max_error,
-        holds=_holds(manifest.confidence, correct[confident], np.array(answered)[confident]),
+        holds=not broken,
+        broken=broken,
         engine_ms_p50=float(np.percentile(latencies, 50)),
         engine_ms_p95=float(np.percentile(latencies, 95)),
     )
 
 
-def _holds(confidence: Confidence, right: NDArray[np.bool_], answer: NDArray[np.int64]) -> bool:
-    """Whether the confident answers err as little as was promised.
+def _broken(
+    manifest: Manifest, right: NDArray[np.bool_], answer: NDArray[np.int64]
+) -> Iterator[str]:
+    """Where confident answers err more than was promised.
 
     Args:
         right, answer: of each confident answer, the answer as the index of its label.
     """
-    allowed = [own.max_error for own in confidence.by_label]
-    parts = [right] if not allowed else [right[answer == at] for at in range(len(allowed))]
-    return all(
-        not len(part) or float((~part).mean()) <= share
-        for part, share in zip(parts, allowed or [confidence.max_error], strict=True)
-    )
+    confidence = manifest.confidence
+    parts = [("", right, confidence.max_error)]
+    if confidence.by_label:
+        parts = [
+            (f" {own.label!r}", right[answer == at], own.max_error)
+            for at, own in enumerate(confidence.by_label)
+        ]
+    for which, own, allowed in parts:
+        error = float((~own).mean()) if len(own) else 0.0
+        if error > allowed:
+            yield (
+                f"{error:.2%} of the {len(own)} confident answers{which} are wrong, more than the "
+                f"{allowed:.2%} that the bundle promises"
+            )

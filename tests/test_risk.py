@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from edgeclin import drift
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
-from edgeclin.description import Doubt
-from edgeclin.errors import BadFile, EdgeclinError
+from edgeclin.description import Doubt, Task
+from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable
 from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
 from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
@@ -130,10 +131,10 @@ def test_what_is_unlike_calibration_is_in_doubt_and_chooses_nothing(
     risk = measure_risk(
         Runtime(bundle), Dataset(judged.path, samples, judged.labels), Doubt(max_error=0.3)
     )
-    assert (risk.samples, risk.unlike, risk.rejected) == (299, 20, 1)
+    assert (risk.samples, risk.unlike, risk.rejected) == (300, 20, 1)
     assert risk.confidence.samples == 279
-    assert risk.curve[-1].coverage == pytest.approx(279 / 299)
-    assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 279 / 299)
+    assert risk.curve[-1].coverage == pytest.approx(279 / 300)
+    assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 279 / 300)
     with pytest.raises(BadFile, match="unlike those of calibration"):
         measure_risk(Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels), Doubt())
 
@@ -153,13 +154,61 @@ def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
     changed = msgspec.structs.replace(confidence, by_label=tight, max_error=0.9)
     bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=changed)
     assert not measure(Runtime(bundle), judged).holds
+    (broken, *_) = measure(Runtime(bundle), judged).broken
+    assert re.fullmatch(
+        r"\d+\.\d\d% of the \d+ confident answers '.*' are wrong, more than the 0\.10% that the "
+        "bundle promises",
+        broken,
+    )
 
 
 def test_few_patients_are_warned_of(bundle: Bundle, judged: Dataset) -> None:
     risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
     assert any("of 3 patients or subjects" in warning for warning in risk.warnings)
     alone = Dataset(judged.path, judged.samples, judged.labels)
-    assert not measure_risk(Runtime(bundle), alone, Doubt(max_error=0.2)).warnings
+    said = measure_risk(Runtime(bundle), alone, Doubt(max_error=0.2)).warnings
+    assert said[-1].startswith("nobody says whose the samples are")
+    assert "patients or subjects:" not in " ".join(said)
+
+
+def test_findings_that_are_rejected_count_as_not_found(bundle: Bundle, judged: Dataset) -> None:
+    samples = np.stack(list(judged))
+    ill = np.flatnonzero(np.isin(judged.labels, sorted(FINDINGS)))
+    samples[ill[::2]] = np.nan
+    before = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.3))
+    broken = Dataset(judged.path, samples, judged.labels, judged.groups)
+    risk = measure_risk(Runtime(bundle), broken, Doubt(max_error=0.3))
+    assert risk.rejected == len(ill[::2])
+    assert risk.overall.coverage.n == 300
+    assert risk.overall.sensitivity is not None
+    assert before.overall.sensitivity is not None
+    assert risk.overall.sensitivity.n == before.overall.sensitivity.n == len(ill)
+    assert risk.overall.sensitivity.value <= 0.5
+    assert f"{len(ill[::2])} of 300 samples are rejected" in " ".join(risk.warnings)
+
+
+def test_repeats_are_no_evidence(bundle: Bundle, judged: Dataset) -> None:
+    once = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
+    three = judged.subset([*range(300)] * 3)
+    risk = measure_risk(Runtime(bundle), three, Doubt(max_error=0.2))
+    assert (risk.samples, risk.repeats) == (300, 600)
+    assert (risk.confidence, risk.overall) == (once.confidence, once.overall)
+    assert "600 of 900 samples are there already" in " ".join(risk.warnings)
+
+
+def test_a_label_that_no_sample_has_is_warned_of(bundle: Bundle, judged: Dataset) -> None:
+    labels = judged.labels or ()
+    common = max(LABELS, key=labels.count)
+    only = judged.subset([at for at, label in enumerate(labels) if label == common])
+    said = " ".join(measure_risk(Runtime(bundle), only, Doubt(max_error=0.5)).warnings)
+    missing = [label for label in LABELS if f"no sample is {label!r}: " in said]
+    assert missing == [label for label in LABELS if label != common]
+
+
+def test_a_task_that_is_not_answered_has_no_risk(bundle: Bundle, judged: Dataset) -> None:
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, task=Task.SEGMENTATION)
+    with pytest.raises(EngineUnavailable, match="the bundle's task is segmentation"):
+        measure_risk(Runtime(bundle), judged, Doubt())
 
 
 def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Dataset) -> None:
@@ -255,6 +304,33 @@ def test_nothing_is_written_over_nor_for_a_risk_that_cannot_be_kept(command: Com
     command.target.write_bytes(b"mine")
     assert command("-o", command.target, "--key", command.key).exit_code == 1
     assert command.target.read_bytes() == b"mine"
+
+
+def test_a_risk_that_cannot_be_kept_is_said_without_a_target_too(command: Command) -> None:
+    for form in ((), ("--json",)):
+        refused = command(*form, error="0.001")
+        assert refused.exit_code == 3
+        assert "no threshold keeps 0.10%" in refused.stderr
+        assert refused.stdout, "the curve is shown all the same"
+
+
+def test_the_report_of_the_conversion_says_that_it_is_older(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    risk = measure_risk(Runtime(bundle), judged, Doubt(max_error=0.2))
+    page = b"<html><h1>ecg</h1><p>97 % confident</p>"
+    manifest = bundle.manifest
+    bundle.manifest = msgspec.structs.replace(
+        manifest, files=manifest.files | {"report.html": "0" * 64}
+    )
+    read = bundle.read
+    bundle.read = lambda name: page if name == "report.html" else read(name)  # type: ignore
+    _, files = rewritten(bundle, risk)
+    said = files["report.html"].decode()
+    assert said.startswith(
+        '<html><h1>ecg</h1>\n<p class="alarm"><b>Temperature and thresholds were'
+    )
+    assert said.endswith("<p>97 % confident</p>")
 
 
 def test_without_a_target_the_curve_is_shown_and_nothing_is_written(

@@ -106,7 +106,7 @@ def verify(
     Checks every byte, runs the self-test, and measures on labelled data if there is some.
     """
     from edgeclin.datasets import open_dataset
-    from edgeclin.errors import GateMissed
+    from edgeclin.errors import PromiseBroken
     from edgeclin.runtime import Runtime
     from edgeclin.verify import measure
 
@@ -127,13 +127,8 @@ def verify(
         )
         if measured is not None:
             print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
-    if measured is not None and not measured.holds:
-        raise GateMissed(
-            [
-                f"{measured.confident_error:.2%} of the confident answers are wrong, more than "
-                f"the {measured.max_error:.2%} that the bundle promises"
-            ]
-        )
+    if measured is not None and measured.broken:
+        raise PromiseBroken("; ".join(measured.broken))
 
 
 @click.command()

@@ -80,7 +80,7 @@ def confidence(
     from edgeclin.datasets import open_dataset
     from edgeclin.description import Doubt
     from edgeclin.errors import BadFile
-    from edgeclin.risk import measure_risk, rewritten
+    from edgeclin.risk import NoThreshold, measure_risk, rewritten
     from edgeclin.runtime import Runtime
 
     both = max_error_positive is not None and max_error_negative is not None
@@ -108,6 +108,8 @@ def confidence(
             click.echo(f"{risk.unlike} of {risk.samples} samples are unlike calibration: in doubt")
         for warning in risk.warnings:
             click.echo(f"warning: {warning}")
+    if not risk.confidence.coverage:
+        raise NoThreshold(risk)
     if output is not None:
         write_bundle(output, *rewritten(opened, risk), signer)
         if not as_json:
