@@ -68,7 +68,7 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     yield _edgetpu_compiler()
     yield _clock()
     yield _mosquitto()
-    yield _disk(Path(config.queue.path).parent if config else Path.cwd())
+    yield _disk(Path(config.queue.path).parent if config else Path())
     yield _keys(config)
     if config is not None:
         yield _broker(config.broker.host, config.broker.port)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from edgeclin.errors import BadFile
 
+_HEAD = 64
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -144,6 +145,23 @@ def require_writable(folder: Path) -> None:
         raise BadFile(folder, "not a folder that is there", "make it, or name another one")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BadFile(folder, "not writable", "mend its permissions, or name another one")
+
+
+def require_place_for_page(path: Path) -> None:
+    """Refuse a place where no HTML page can be written, or where anything but a page stands.
+
+    Raises:
+        BadFile: says which.
+    """
+    require_writable(path.absolute().parent)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BadFile(path, "not a regular file", "name another one")
+    if not path.exists():
+        return
+    with open_file(path) as file, reading(path):
+        head = file.read(_HEAD)
+    if head and not head.lstrip().lower().startswith(b"<!doctype html"):
+        raise BadFile(path, "exists and is no page", "name another file")
 
 
 def sync_directory(path: Path) -> None:

@@ -32,10 +32,11 @@ from edgeclin.benchmark.taking import Limit
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.cloud.offload import Offload
-from edgeclin.errors import EdgeclinError, EngineUnavailable
+from edgeclin.errors import EdgeclinError, EngineUnavailable, QueueFull
 from edgeclin.golden import write_golden
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Difference, Engine, Golden, Manifest
+from edgeclin.offline_queue import OfflineQueue
 from edgeclin.offline_queue.standing import look
 from edgeclin.preprocess import Preprocess
 from edgeclin.runtime import Runtime
@@ -143,6 +144,30 @@ def test_a_queue_that_nobody_delivered_gives_no_figures(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Storing(tmp_path) as storing:
         storing._delivering.kill()
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "multi-stream"])
+def test_a_full_disk_ends_a_benchmark(
+    run: Run, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise QueueFull("queue.sqlite: the disk is full")
+
+    monkeypatch.setattr(OfflineQueue, "put", full)
+    ended = run(bundle_path, "--scenario", scenario, "--samples", 20, "--queue", tmp_path)
+    assert ended.exit_code != 0
+    assert ended.stderr.endswith("edgeclin: queue.sqlite: the disk is full\n")
+    assert not list(tmp_path.glob(".edgeclin-benchmark-*"))
+
+
+def test_a_page_is_written_over_nothing_but_a_page(
+    run: Run, bundle_path: Path, tmp_path: Path
+) -> None:
+    before = bundle_path.read_bytes()
+    refused = run(bundle_path, "--scenario", "offline", "--samples", 20, "-o", bundle_path)
+    assert refused.exit_code == 1
+    assert "exists and is no page; name another file" in refused.stderr
+    assert bundle_path.read_bytes() == before
 
 
 def test_a_queue_that_cannot_be_made_leaves_no_folder(

@@ -672,3 +672,40 @@ def test_the_installed_program_is_the_same(bundle_path: Path, key_pair: KeyPair)
     )
     assert done.returncode == 0
     assert "fake-ecg" in done.stdout
+
+
+def test_ctrl_c_is_one_line_and_130(
+    run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", interrupted)
+    stopped = run("verify", bundle_path)
+    assert (stopped.exit_code, stopped.stderr) == (130, "edgeclin: stopped\n")
+
+
+@pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])
+def test_run_json_judges_on_when_its_output_cannot_be_written(
+    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray, where: str
+) -> None:
+    np.savez(tmp_path / "many.npz", X=beats[:200])
+    command = [
+        sys.executable, "-m", "edgeclin", "run", "--config", str(config),
+        "--source", str(tmp_path / "many.npz"), "--json", "--trust", str(key_pair.public),
+    ]  # fmt: skip
+    with Path("/dev/full").open("wb") as full:
+        piped = where == "a pipe that nobody reads"
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE if piped else full, stderr=subprocess.PIPE, text=True
+        )
+        if process.stdout is not None:
+            assert json.loads(process.stdout.readline())["seq"] == 1
+            process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.wait(60)
+    assert said.count("ALARM: standard output cannot be written") == 1
+    assert process.returncode == 1
+    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+    assert "last sequence number  200" in counted.output

@@ -21,7 +21,13 @@ from edgeclin.config import load_config
 from edgeclin.datasets import open_dataset, read_sample
 from edgeclin.description import load_description
 from edgeclin.errors import BadFile, EdgeclinError
-from edgeclin.files import directory_atomic, reading, require_file, write_atomic
+from edgeclin.files import (
+    directory_atomic,
+    reading,
+    require_file,
+    require_place_for_page,
+    write_atomic,
+)
 from edgeclin.keys import load_public_key, load_signer
 from edgeclin.model_files import read_model
 from edgeclin.profiles import load_profile
@@ -311,3 +317,25 @@ def test_only_what_the_system_refused_is_called_unreadable(tmp_path: Path) -> No
         raise ValueError("a bug")
     with pytest.raises(BadFile, match="other: no such file"), reading(tmp_path):
         (tmp_path / "other").stat()
+
+
+def test_a_page_takes_the_place_of_a_page_alone(tmp_path: Path) -> None:
+    page, other = tmp_path / "a.html", tmp_path / "b.npz"
+    require_place_for_page(page)
+    page.write_text("<!DOCTYPE html>\n<title>older</title>")
+    require_place_for_page(page)
+    other.write_bytes(b"PK\3\4")
+    link, pipe = tmp_path / "c.html", tmp_path / "d.html"
+    link.symlink_to(page)
+    os.mkfifo(pipe)
+    for path, said in (
+        (other, "exists and is no page"),
+        (link, "not a regular file"),
+        (pipe, "not a regular file"),
+        (tmp_path, "not a regular file"),
+        (Path("/dev/full"), "not a regular file"),
+        (tmp_path / "none" / "e.html", "not a folder that is there"),
+    ):
+        with pytest.raises(BadFile, match=said):
+            require_place_for_page(path)
+    assert other.read_bytes() == b"PK\3\4"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from edgeclin.runtime import Runtime
 from edgeclin.sync import SyncAgent
 from edgeclin.transport import Message
 from edgeclin.transport.memory import MemoryBroker, MemoryTransport
+from edgeclin.uptime import uptime
 
 HEALTH = RunHealth(made_at=1.0, up_s=2.0, bundle="b", engine="e", late=3, alarms=("look",))
 
@@ -225,3 +227,23 @@ def test_queue_status_says_how_both_are(tmp_path: Path) -> None:
     found = json.loads(told.output)
     assert found["run"]["health"]["late"] == 3
     assert found["sync"]["health"]["connected"] is False
+
+
+def test_queue_status_tells_an_end_from_a_crash(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
+
+    def shown() -> str:
+        return CliRunner().invoke(main, ["queue", "status", "--config", str(config)]).output
+
+    with OfflineQueue(tmp_path / "q") as queue:
+        with Telling(queue.notices, lambda: HEALTH):
+            assert "alive 0 s ago" in shown()
+        assert "ended 0 s ago" in shown()
+        with suppress(ZeroDivisionError), Telling(queue.notices, lambda: HEALTH):
+            raise ZeroDivisionError
+        assert "alive 0 s ago" in shown()
+    later = Notices(tmp_path / "q", uptime=lambda: uptime() + 100)
+    told = later.told(RunHealth)
+    assert told is not None
+    assert not told.fresh

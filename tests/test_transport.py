@@ -734,3 +734,19 @@ def test_close_ends_a_connection_that_is_still_being_made(
 )
 def test_filters_match_by_the_rules_of_mqtt(topic_filter: str, topic: str, matches: bool) -> None:
     assert topic_matches(topic_filter, topic) is matches
+
+
+@pytest.mark.mosquitto
+@pytest.mark.skipif(find_mosquitto() is None, reason=NO_MOSQUITTO)
+def test_small_messages_wait_for_no_acknowledgement(tmp_path: Path) -> None:
+    broker = LocalBroker(tmp_path, "mosquitto").start()
+    transport = MQTTTransport(BrokerConfig(host="127.0.0.1", port=broker.port), "nodelay")
+    try:
+        transport.open((), lambda _: None)
+        wait_until(lambda: transport.connected, "a session")
+        connection = transport._client.socket()
+        assert connection is not None
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    finally:
+        transport.close()
+        broker.stop()

@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from edgeclin.benchmark import delivering
-from edgeclin.errors import BadFile, EngineUnavailable
+from edgeclin.errors import BadFile, EngineUnavailable, QueueFull, QueueUnusable
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Result, State
 
@@ -40,7 +40,10 @@ class TimedQueue(OfflineQueue):
         last: bool = False,
     ) -> Stored:
         start = time.perf_counter_ns()
-        stored = super().put(result, sample, deadline_s, last=last)
+        try:
+            stored = super().put(result, sample, deadline_s, last=last)
+        except QueueFull as exc:  # the loop of `run` would wait until there is room
+            raise QueueUnusable(str(exc)) from exc
         self.last_ms = (time.perf_counter_ns() - start) / 1e6
         return stored
 

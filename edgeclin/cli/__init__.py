@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -27,6 +28,9 @@ from edgeclin.cli import (
 )
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
+
+_STOPPED = 128 + signal.SIGINT
+"""As a shell says it."""
 
 
 class _Edgeclin(click.Group):
@@ -56,6 +60,9 @@ class _Edgeclin(click.Group):
                 raise
             click.echo(f"edgeclin: {exc.filename}: no permission to read or write it", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("edgeclin: stopped", err=True)
+            ctx.exit(_STOPPED)
 
 
 @click.group(cls=_Edgeclin, context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +72,7 @@ def main(verbose: int) -> None:
     """Put trained clinical models on edge devices and keep them honest there.
 
     Exit codes: 0 done, 1 your mistake, 2 wrong usage, 3 a gate was missed, 4 not possible on
-    this machine.
+    this machine, 130 stopped by Ctrl-C (`run` and `sync` end with 0).
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

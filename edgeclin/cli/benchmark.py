@@ -115,14 +115,19 @@ def benchmark(
     """
     from edgeclin.benchmark.measuring import Benchmark, Plan
     from edgeclin.cli.signals import stop_event
-    from edgeclin.files import require_writable, write_atomic, writing
+    from edgeclin.files import (
+        require_place_for_page,
+        require_writable,
+        write_atomic,
+        writing,
+    )
 
     if duration is not None and samples is not None:
         raise click.UsageError("give --duration or --samples, not both")
     if output is not None:
         from edgeclin.benchmark.page import draw_page  # what draws may not be installed
 
-        require_writable(output.parent)
+        require_place_for_page(output)
     if queue is not None:
         require_writable(queue)
     plan = Plan(
@@ -152,14 +157,14 @@ def benchmark(
         report = measured.run()
     finally:
         parts.end()
-    if output is not None:
-        with writing(output):
-            write_atomic(output, draw_page(report, measured.latencies))
     if as_json:
         print_json(report)
     else:
         _print(report)
-        if output is not None:
+    if output is not None:
+        with writing(output):
+            write_atomic(output, draw_page(report, measured.latencies))
+        if not as_json:
             click.echo(f"{output} written")
     if report.stopped:
         click.echo("edgeclin: stopped before its time", err=True)

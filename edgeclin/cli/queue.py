@@ -51,7 +51,9 @@ def status(config_path: Path, as_json: bool) -> None:
 def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
     if told.age_s is None:
         return "was alive before the last boot"
-    return f"{'alive' if told.fresh else 'SILENT since'} {told.age_s:.0f} s ago"
+    if told.ended:
+        return f"ended {told.age_s:.0f} s ago"
+    return f"alive {told.age_s:.0f} s ago" if told.fresh else f"SILENT for {told.age_s:.0f} s"
 
 
 def _facts_of_run(health: RunHealth) -> dict[str, str]:

@@ -57,7 +57,7 @@ Value = TypeVar("Value")
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 256),
     default=1,
     show_default=True,
     help="Threads of the engine.",
@@ -154,6 +154,8 @@ def run(
     tally.print()
     if beside is not None:
         click.echo(f"shadow: {beside.health()}", err=True)
+    if tally.unread:
+        raise SystemExit(1)
 
 
 def _tell_where(origins: Iterable[Origin], queue: OfflineQueue, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,22 @@ if TYPE_CHECKING:
     from edgeclin.offline_queue import Stored
     from edgeclin.records import Result
 
+log = logging.getLogger(__name__)
+
 LATENCIES = 10_000
 """So many of the newest are kept: a service runs for years."""
 
 
 class Tally:
-    """Counts results as they are stored, or prints each one as a line of JSON."""
+    """Counts results as they are stored, or prints each one as a line of JSON.
+
+    Attributes:
+        unread: why lines are no longer printed; empty while they are.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
+        self.unread = ""
         self._states: Counter[str] = Counter()
         self._tiers: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -33,12 +41,22 @@ class Tally:
 
         if self._as_json:
             line = {"seq": stored.seq, "id": stored.id, "result": result}
-            click.echo(msgspec.json.encode(line))
+            self._say(msgspec.json.encode(line))
             return
         self._states[result.state.value] += 1
         self._tiers[result.tier.value] += 1
         if result.latency_ms is not None:
             self._latencies.append(result.latency_ms.total)
+
+    def _say(self, line: bytes) -> None:
+        """Print a line where anybody reads; where nobody does, judging goes on."""
+        if self.unread:
+            return
+        try:
+            click.echo(line)
+        except OSError as exc:
+            self.unread = exc.strerror or str(exc)
+            log.error("ALARM: standard output cannot be written (%s): only stored", self.unread)
 
     def print(self) -> None:
         """Say what came of all, and how long the newest took."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeclin import wire
 from edgeclin.cloud.analysis import Analysis
-from edgeclin.files import write_atomic, writing
+from edgeclin.files import require_place_for_page, write_atomic, writing
 from edgeclin.health import wilson
 from edgeclin.pages import render
 from edgeclin.pages.drawing import BLUE, GREEN, GREY, RED, YELLOW, figure, matrix, svg
@@ -36,7 +36,7 @@ def write_report(
     """Draw the report and put it at `path` in one step.
 
     Raises:
-        BadFile: `path` cannot be written.
+        BadFile: `path` cannot be written, or something else than a page stands there.
     """
     outcomes = analysis.outcome_rows()
     runs = {
@@ -64,6 +64,7 @@ def write_report(
     )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        require_place_for_page(path)
         write_atomic(path, page.encode())
 
 

@@ -17,7 +17,7 @@ from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Output, Task
 from edgeclin.errors import BadFile, EngineUnavailable
-from edgeclin.files import require_writable
+from edgeclin.files import require_place_for_page, require_writable
 from edgeclin.model_files import ModelFacts, fix_shape, read_model
 from edgeclin.toolchains import needed_by, require
 
@@ -89,9 +89,7 @@ def require_targets(job: Conversion) -> None:
     if output.is_dir() and any(output.iterdir()):
         raise BadFile(job.output, "exists and is not empty", "name another with -o")
     if job.report is not None:
-        require_writable(job.report.absolute().parent)
-        if job.report.is_dir():
-            raise BadFile(job.report, "a folder", "name a file with --report")
+        require_place_for_page(job.report)
 
 
 def _truth(data: Dataset, job: Conversion) -> NDArray[np.int64] | None:

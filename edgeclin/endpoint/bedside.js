@@ -24,7 +24,8 @@ const LINKS = {
   unknown: ["Unknown", "never heard"],
 };
 const ADVICE =
-  "What to do: check the sensor or the picture and take the sample again. " +
+  "What to do: take the sample again. If it is rejected again, check the sensor or the picture; " +
+  "where the reason names the engine, they are fine: call whoever looks after this device. " +
   "Until there is an answer, judge without this device.";
 
 const by = (id) => document.getElementById(id);

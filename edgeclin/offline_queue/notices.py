@@ -33,6 +33,7 @@ class _Notice(Record, frozen=True):
     boot: str
     uptime: float
     health: msgspec.Raw
+    ended: bool = False
 
 
 class Told(msgspec.Struct, Generic[HealthType], frozen=True):
@@ -40,15 +41,17 @@ class Told(msgspec.Struct, Generic[HealthType], frozen=True):
 
     Attributes:
         age_s: how long ago; None when it was before this boot, so that nobody knows.
+        ended: it was its last word, at a proper end.
     """
 
     health: HealthType
     age_s: float | None
+    ended: bool = False
 
     @property
     def fresh(self) -> bool:
         """Whether it is from one that still tells: two tellings may be missed."""
-        return self.age_s is not None and self.age_s <= 3 * TELL_S
+        return not self.ended and self.age_s is not None and self.age_s <= 3 * TELL_S
 
 
 class Notices:
@@ -64,13 +67,14 @@ class Notices:
         self._uptime = uptime
         self._boot = boot or boot_id()
 
-    def tell(self, health: RunHealth | SyncHealth) -> None:
-        """Say how the process is now.
+    def tell(self, health: RunHealth | SyncHealth, ended: bool = False) -> None:
+        """Say how the process is now, or was at its end.
 
         Raises:
             OSError: the disk is full or the folder not writable.
         """
-        notice = _Notice(self._boot, self._uptime(), msgspec.Raw(msgspec.json.encode(health)))
+        body = msgspec.Raw(msgspec.json.encode(health))
+        notice = _Notice(self._boot, self._uptime(), body, ended)
         path = self._path(type(health))
         write_atomic(path, msgspec.json.encode(notice), durable=False)
 
@@ -83,7 +87,7 @@ class Notices:
         except BadFile:
             return None
         age = self._uptime() - notice.uptime if notice.boot == self._boot else None
-        return Told(health, age)
+        return Told(health, age, notice.ended)
 
     def _path(self, kind: type[Record]) -> Path:
         return Path(f"{self._queue}.{_ROLES[kind]}.health")
@@ -110,14 +114,14 @@ class Telling:
     def __exit__(self, *exc: object) -> None:
         self._done.set()
         self._thread.join()
-        self._tell()
+        self._tell(ended=exc[0] is None)
 
     def _tell_in_time(self) -> None:
         while not self._done.wait(TELL_S):
             self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, ended: bool = False) -> None:
         try:
-            self._notices.tell(self._health())
+            self._notices.tell(self._health(), ended)
         except OSError as exc:
             log.warning("this process cannot say how it is: %s", exc)
