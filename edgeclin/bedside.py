@@ -185,7 +185,9 @@ class Bedside:
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
-                stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last)
+                stored = self._queue.put(
+                    result, sample, self._deadline_s, last=arrival.last, once=arrival.once
+                )
                 self.full = ""
                 return stored
             except QueueFull as exc:

@@ -58,10 +58,10 @@ class ShadowHealth(Record, frozen=True, omit_defaults=True):
     Attributes:
         bundle, engine: what judges in the shadow; empty until it is loaded.
         beside: the bundle that it is compared with; counts are since that one began to answer.
-        compared: samples that both were asked about, and the first one answered.
+        compared: samples that both answered.
         agreed: of these, those with the same label.
         sure: of those compared, the ones of which both were sure; `sure_agreed` of these agree.
-        unanswered: of those compared, those that the shadow could not judge.
+        unanswered: samples that the first one answered and the shadow could not judge.
         missed: samples that came faster than it judges.
         problem: what went wrong last.
     """
@@ -78,12 +78,10 @@ class ShadowHealth(Record, frozen=True, omit_defaults=True):
     problem: str = ""
 
     def __str__(self) -> str:
-        if not self.compared:
-            return self.problem or "nothing compared yet"
-        low, high = wilson(self.agreed, self.compared)
-        said = (
-            f"{self.agreed / self.compared:.1%} agree [{low:.1%}, {high:.1%}], n = {self.compared}"
-        )
+        said = "nothing compared yet"
+        if self.compared:
+            share, (low, high) = self.agreed / self.compared, wilson(self.agreed, self.compared)
+            said = f"{share:.1%} agree [{low:.1%}, {high:.1%}], n = {self.compared}"
         if self.sure:
             said += f"; where both are sure {self.sure_agreed} of {self.sure}"
         if self.unanswered:

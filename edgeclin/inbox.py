@@ -43,6 +43,7 @@ class Arrival:
         position: its number in the stream.
         at: monotonic seconds when it arrived.
         last: whether the stream ends with it, and is never to be judged again.
+        once: whether no other bundle is to judge it again either.
     """
 
     stream: str
@@ -51,6 +52,7 @@ class Arrival:
     at: float
     answered: Answered | None = None
     last: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,13 @@ class Part:
     """Which sample of which stream it is, on a line that carries streams one after another.
 
     Attributes:
-        last: see `Arrival`.
+        last, once: see `Arrival`.
     """
 
     stream: str
     position: int
     last: bool = False
+    once: bool = False
 
 
 class Inbox:
@@ -239,7 +242,9 @@ class Line:
             arrival = Arrival(self.stream, self._position, sample, now, answered)
             self._position += 1
         else:
-            arrival = Arrival(part.stream, part.position, sample, now, answered, part.last)
+            arrival = Arrival(
+                part.stream, part.position, sample, now, answered, part.last, part.once
+            )
         self._samples.append(arrival)
         inbox._arrived.notify()
 

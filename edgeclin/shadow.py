@@ -115,13 +115,15 @@ class Shadow:
             now = self._health
             if now.beside != result.bundle:  # another one has taken over since
                 return
+            if own.rejected:
+                self._note(engine=own.engine, unanswered=now.unanswered + 1)
+                return
             self._note(
                 engine=own.engine,
                 compared=now.compared + 1,
                 agreed=now.agreed + agreed,
                 sure=now.sure + sure,
                 sure_agreed=now.sure_agreed + (sure and agreed),
-                unanswered=now.unanswered + own.rejected,
             )
 
     def _note(self, **changes: str | int) -> None:

@@ -78,6 +78,9 @@ def test_the_same_source_twice_is_refused(signals: Runtime, tmp_path: Path) -> N
     for address in (str(BEATS), f"watch:{tmp_path}"):
         with pytest.raises(EdgeclinError, match=r"is given twice as a source; name it once"):
             open_sources([address, address], signals)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(EdgeclinError, match=r"is given twice as a source; name it once"):
+        open_sources([f"watch:{tmp_path}", f"watch:{tmp_path / 'link'}"], signals)
 
 
 def test_without_opencv_the_line_that_installs_it_is_named(

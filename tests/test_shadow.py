@@ -61,19 +61,24 @@ def second(second_path: Path, trust: list[Any]) -> Bundle:
 Judge = Callable[..., list[Result]]
 
 
+def judged(shadow: Shadow) -> int:
+    health = shadow.health()
+    return health.compared + health.unanswered
+
+
 @pytest.fixture
 def judge(bundle: Bundle, queue: OfflineQueue) -> Judge:
     """Answers samples one by one, each once the shadow has judged the one before."""
 
     def judge_all(shadow: Shadow, samples: list[Sample]) -> list[Result]:
         answers: list[Result] = []
-        before = shadow.health().compared
+        before = judged(shadow)
         bedside = Bedside(Runtime(bundle, draw=lambda: 1.0), queue, 60, shadow=shadow)
 
         def told(_: object, result: Result, __: Sample) -> None:
             answers.append(result)
             wanted = before + sum(not answer.rejected for answer in answers)
-            wait_until(lambda: shadow.health().compared == wanted, "the shadow's answer")
+            wait_until(lambda: judged(shadow) == wanted, "the shadow's answer")
 
         bedside.run([Scripted(samples)], told)
         health = bedside.health()
@@ -148,7 +153,7 @@ def test_answers_wait_for_no_shadow_and_what_it_misses_is_counted(
     with Shadow(load, queue) as shadow:
         bedside = Bedside(Runtime(bundle), queue, 60, shadow=shadow)
         bedside.run([Scripted([*beats[:30]])], lambda *_: None)
-        assert str(shadow.health()) == "nothing compared yet"
+        assert str(shadow.health()) == "nothing compared yet; 22 missed"
         goes_on.set()
     health = shadow.health()
     assert (health.compared, health.missed) == (LINE, 30 - LINE)
@@ -182,7 +187,8 @@ def test_a_sample_that_the_shadow_cannot_judge_is_unanswered_not_agreed(
     with Shadow(lambda: runtime, queue) as shadow:
         judge(shadow, [beats[0]])
     health = shadow.health()
-    assert (health.compared, health.agreed, health.unanswered) == (1, 0, 1)
+    assert (health.compared, health.agreed, health.unanswered) == (0, 0, 1)
+    assert str(health) == "nothing compared yet; 1 unanswered"
     (own,) = stored(queue, Tier.BULK)
     assert own.rejected
     assert own.reason == "rejected: ValueError: out of range"
@@ -207,7 +213,7 @@ def test_a_shadow_whose_engine_dies_is_told_until_it_answers_again(
         wait_until(lambda: not runtime.alarms, "the engine is back", most_s=30)
         judge(shadow, [beats[2]])
     health = shadow.health()
-    assert (health.compared, health.unanswered, health.problem) == (3, 1, "")
+    assert (health.compared, health.unanswered, health.problem) == (2, 1, "")
 
 
 def test_counts_begin_anew_when_another_bundle_takes_over(

@@ -301,6 +301,30 @@ def test_the_queue_remembers_an_ended_stream_for_every_bundle(
         assert queue.next_position("in/b", make_result().bundle) == 0
 
 
+def test_another_bundle_goes_on_in_the_middle_of_a_file_and_judges_nothing_again(
+    monitor: Bundle, folder: Path, queue: OfflineQueue
+) -> None:
+    write(folder / "a.csv", np.sin(np.arange(80)))
+    first = Bedside(Runtime(monitor), queue, 60)
+    answered: list[Result] = []
+
+    def stop_early(_: object, result: Result, __: object) -> None:
+        answered.append(result)
+        if len(answered) == 3:
+            first.inbox.stop()
+
+    first.run([watch(first.runtime, folder)], stop_early)
+    assert 3 <= len(answered) < 37
+    second = Runtime(monitor)
+    second.bundle.digest = "n" * 64
+    with judging(second, queue, [watch(second, folder)]) as results:
+        wait_until(lambda: len(answered) + len(results) == 37, "the rest")
+        time.sleep(0.3)
+    assert len({result.source for result in (*answered, *results)}) == 1
+    assert [result.position for result in (*answered, *results)] == list(range(37))
+    assert {result.bundle for result in results} == {"n" * 64} != {answered[0].bundle}
+
+
 def test_a_name_that_is_no_text_is_judged_too(
     monitor: Bundle, folder: Path, queue: OfflineQueue
 ) -> None:

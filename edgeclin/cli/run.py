@@ -97,6 +97,7 @@ def run(
     from edgeclin.bedside import Bedside
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import IsolationConfig, load_config
+    from edgeclin.errors import BadFile
     from edgeclin.offline_queue import Telling
     from edgeclin.priority import short_collections
     from edgeclin.shadow import Shadow
@@ -114,6 +115,8 @@ def run(
     isolation = config.isolation or (IsolationConfig() if isolate else None)
     loader = Loader(path, trusted, allow_unsigned, threads, isolation)
     second = shadow or (Path(config.shadow) if config.shadow else None)
+    if shadow is not None and not shadow.exists():
+        raise BadFile(shadow, "not there", "name a bundle with --shadow")
 
     seen = mark(path)
     runtime = loader.load(loader.open())

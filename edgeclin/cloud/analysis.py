@@ -118,7 +118,8 @@ class Analysis:
 
     def agreement(self) -> list[dict[str, Any]]:
         """How often each shadow gave the label that the bundle beside it gave: rows `bundle`,
-        `shadow`, `compared`, `agreed`, `sure` (both were) and `sure_agreed`."""
+        `shadow`, `compared` (both answered), `agreed`, `sure` (both were), `sure_agreed` and
+        `unanswered` (by the shadow)."""
         first = self.results.select(of="id", beside="bundle", shown="label", was="state")
         both = self.shadows.inner_join(first, self.shadows.shadow_of == first.of)
         agreed = (both.label == both.shown).fill_null(False)
@@ -126,10 +127,11 @@ class Analysis:
         return _rows(
             both.group_by(bundle=both.beside, shadow=both.bundle)
             .aggregate(
-                compared=both.count(),
+                compared=(~both.rejected).sum(),
                 agreed=agreed.sum(),
                 sure=sure.sum(),
                 sure_agreed=(sure & agreed).sum(),
+                unanswered=both.rejected.sum(),
             )
             .order_by("bundle", "shadow")
         )

@@ -109,6 +109,7 @@ class OfflineQueue:
         deadline_s: float = 60.0,
         *,
         last: bool = False,
+        once: bool = False,
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
@@ -119,13 +120,15 @@ class OfflineQueue:
             sample: the raw sample, before preprocessing.
             deadline_s: powered-on seconds until a provisional answer becomes unreviewed.
             last: the source ends with it, and no bundle is to judge it again.
+            once: no other bundle is to judge it again either, though the source goes on.
 
         Raises:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
         identity = str(uuid6.uuid7())
         body = msgspec.json.encode(result)
-        bundle, after = (_ANY, ENDED) if last else (result.bundle, result.position + 1)
+        bundle = _ANY if last or once else result.bundle
+        after = ENDED if last else result.position + 1
         ask = None
         if sample is not None:
             question = wire.Ask(result=identity, model=result.bundle, input=wire.to_array(sample))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,9 +32,11 @@ def open_sources(
     opened: dict[str, Origin] = {}
     for address in addresses:
         source = open_source(address, runtime, rate_hz, live)
-        if source.name in opened:
+        kind, _, rest = address.partition(":")
+        place = f"watch:{os.path.realpath(rest)}" if kind == "watch" else source.name
+        if place in opened:
             raise EdgeclinError(f"{source.name} is given twice as a source; name it once")
-        opened[source.name] = source
+        opened[place] = source
     return list(opened.values())
 
 

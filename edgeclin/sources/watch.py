@@ -100,7 +100,7 @@ class FolderWatch:
                 self._vanished += not os.path.lexists(file.path)
                 landing.forget(file)
                 return True
-            part = Part(file.stream, position, last)
+            part = Part(file.stream, position, last, once=True)
             if position >= start and not line.put(sample, part):
                 return False
         return True
