@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
 _TELL_AGAIN_S = 10.0
+_NEWEST, _MANY_REJECTED = 100, 0.2
+"""An alarm from this share on of the newest samples: drift counts only what can be answered."""
 _TOLD_STREAMS = 4096
 
 
@@ -65,6 +67,7 @@ class Bedside:
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
+        self._newest: deque[bool] = deque(maxlen=_NEWEST)
         self.full = self.refused = ""
         self._told: dict[str, tuple[float, int]] = {}
 
@@ -126,6 +129,9 @@ class Bedside:
         alarms = [*runtime.alarms]
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        newest = list(self._newest)
+        if len(newest) == _NEWEST and sum(newest) >= _MANY_REJECTED * _NEWEST:
+            alarms.append(f"{sum(newest)} of the newest {_NEWEST} samples were rejected")
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
         return RunHealth(
@@ -150,6 +156,7 @@ class Bedside:
     def _count(self, result: Result) -> None:
         self._states[result.state.value] += 1
         self._rejected += result.rejected
+        self._newest.append(result.rejected)
         self._urgent += result.tier is Tier.URGENT
 
     def _judge(self, arrival: Arrival) -> Result:

@@ -247,3 +247,19 @@ def test_queue_status_tells_an_end_from_a_crash(tmp_path: Path) -> None:
     told = later.told(RunHealth)
     assert told is not None
     assert not told.fresh
+
+
+def test_many_rejected_samples_are_an_alarm_until_they_are_few(
+    bundle: Bundle, tmp_path: Path, beats: np.ndarray
+) -> None:
+    good, broken = list(beats[:100]), BadInput("a lead is off")
+    with OfflineQueue(tmp_path / "q") as queue:
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        bedside.run([Scripted([*good[:81], *[broken] * 19])], lambda *_: None)
+        assert bedside.health().alarms == ()
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        bedside.run([Scripted([*good[:80], *[broken] * 20])], lambda *_: None)
+        assert bedside.health().alarms == ("20 of the newest 100 samples were rejected",)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        bedside.run([Scripted([*[broken] * 50, *good])], lambda *_: None)
+        assert bedside.health().alarms == ()
