@@ -20,6 +20,7 @@ from polling import wait_until
 from edgeclin.backends import load_backend
 from edgeclin.errors import EngineFailed, EngineUnavailable, SelfTestFailed
 from edgeclin.isolation import EngineProcess, Limits, SharedModel, Supervisor
+from edgeclin.isolation import supervisor as supervisor_module
 from edgeclin.isolation.supervisor import pause_s
 from edgeclin.manifest import Difference
 
@@ -373,6 +374,28 @@ def test_a_missed_self_test_on_demand_puts_an_engine_out(
     with pytest.raises(SelfTestFailed, match="it lies"):
         supervisor.test()
     wait_until(lambda: supervisor.restarts, "a restart", LONG_S)
+
+
+@pytest.mark.parametrize("fault", ["hang", "segfault", "raise"])
+def test_an_engine_in_reserve_is_found_out_before_it_is_needed(
+    supervise: Callable[..., Supervisor],
+    unsound: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    def prove(process: EngineProcess) -> Difference:
+        process.run(SAMPLE)
+        return SAME
+
+    monkeypatch.setattr(supervisor_module, "_IDLE_S", 0.1)
+    monkeypatch.setattr(supervisor_module, "_LOOK_S", 0.05)
+    supervisor = supervise(prove, deadline_s=0.3)
+    assert supervisor.ready
+    (unsound / "unsound").write_text(fault)
+    wait_until(lambda: not supervisor.ready, "it is out though nobody asked", LONG_S)
+    assert supervisor.why
+    (unsound / "unsound").unlink()
+    wait_until(lambda: supervisor.ready, "it is back", LONG_S)
 
 
 def test_outputs_that_are_not_finite_are_no_answer_and_three_in_a_row_a_restart(

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -20,6 +21,9 @@ from edgeclin.manifest import Difference
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+_IDLE_S = 30.0
+"""An engine that nobody asked for so long is tested: the twin that hangs is else found out by the
+sample that needs it."""
 _FIRST_PAUSE_S = 1.0
 _LIES = 1 << 16
 """One that lies is not tried soon, as if it had failed so often."""
@@ -88,6 +92,7 @@ class Supervisor:
         self._closed = threading.Event()
         self._next_at = 0.0
         self._not_finite = 0
+        self._asked_at = 0.0
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
 
@@ -100,6 +105,7 @@ class Supervisor:
         with self._asking:
             if not self.ready or self._process is None:
                 raise EngineFailed(self.why)
+            self._asked_at = time.monotonic()
             try:
                 outputs = self._process.run(sample)
             except EngineFailed as exc:
@@ -123,6 +129,7 @@ class Supervisor:
         with self._asking:
             if not self.ready or self._process is None:
                 raise EngineFailed(self.why)
+            self._asked_at = time.monotonic()
             try:
                 return self._prove(self._process)
             except EdgeclinError as exc:
@@ -176,6 +183,7 @@ class Supervisor:
         else:
             self.input, self.output, self.version = process.input, process.output, process.version
             self._not_finite = 0
+            self._asked_at = time.monotonic()
             self._moved.clear()
             self.why, self.ready = "", True
             if self.restarts:
@@ -192,6 +200,9 @@ class Supervisor:
                     self._process.check(self._limits.memory_mb)
             except EngineFailed as exc:
                 self._fail(str(exc))
+            if time.monotonic() - self._asked_at > _IDLE_S:
+                with suppress(EdgeclinError):  # it is out then
+                    self.test()
             self._moved.wait(_LOOK_S)
 
     def _fail(self, why: str) -> None:
