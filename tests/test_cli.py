@@ -674,15 +674,28 @@ def test_the_installed_program_is_the_same(bundle_path: Path, key_pair: KeyPair)
     assert "fake-ecg" in done.stdout
 
 
-def test_ctrl_c_is_one_line_and_130(
-    run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_says_so_in_one_line_and_cleans_up(
+    run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    cleaned: list[bool] = []
 
-    monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", interrupted)
-    stopped = run("verify", bundle_path)
-    assert (stopped.exit_code, stopped.stderr) == (130, "edgeclin: stopped\n")
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", stopped)
+    before = signal.getsignal(number)
+    done = run("verify", bundle_path)
+    assert (done.exit_code, done.stderr) == (
+        128 + number,
+        f"edgeclin: stopped by {number.name}\n",
+    )
+    assert cleaned == [True]
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])

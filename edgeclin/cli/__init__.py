@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
 from typing import Any
 
@@ -26,11 +25,9 @@ from edgeclin.cli import (
     sync,
     toolchain,
 )
+from edgeclin.cli.signals import stopping
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
-
-_STOPPED = 128 + signal.SIGINT
-"""As a shell says it."""
 
 
 class _Edgeclin(click.Group):
@@ -51,7 +48,8 @@ class _Edgeclin(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stopping():
+                return super().invoke(ctx)
         except EdgeclinError as exc:
             click.echo(f"edgeclin: {exc}", err=True)
             ctx.exit(exc.exit_code)
@@ -60,9 +58,6 @@ class _Edgeclin(click.Group):
                 raise
             click.echo(f"edgeclin: {exc.filename}: no permission to read or write it", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("edgeclin: stopped", err=True)
-            ctx.exit(_STOPPED)
 
 
 @click.group(cls=_Edgeclin, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +67,7 @@ def main(verbose: int) -> None:
     """Put trained clinical models on edge devices and keep them honest there.
 
     Exit codes: 0 done, 1 your mistake, 2 wrong usage, 3 a gate was missed, 4 not possible on
-    this machine, 130 stopped by Ctrl-C (`run` and `sync` end with 0).
+    this machine, 130 and 143 stopped by Ctrl-C and SIGTERM (`run` and `sync` end with 0).
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

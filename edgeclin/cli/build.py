@@ -37,20 +37,18 @@ def build(
     from edgeclin.build import build as run
     from edgeclin.build import check
     from edgeclin.cli.bundles import open_bundle
-    from edgeclin.cli.signals import stopping
     from edgeclin.tensorrt.cache import EngineCache, default_folder
 
     opened = open_bundle(bundle, trust, allow_unsigned)
-    with stopping():
-        if check_model:
-            found = check(opened)
-            if as_json:
-                print_json({"checked": found})
-            else:
-                click.echo(found)
-            return
-        cache = EngineCache(default_folder())
-        outcome = run(opened, cache, lambda step: click.echo(f"  {step}", err=True))
+    if check_model:
+        found = check(opened)
+        if as_json:
+            print_json({"checked": found})
+        else:
+            click.echo(found)
+        return
+    cache = EngineCache(default_folder())
+    outcome = run(opened, cache, lambda step: click.echo(f"  {step}", err=True))
     if as_json:
         facts = {"engine": str(outcome.folder), "made": outcome.made, "build": outcome.build}
         print_json(facts)

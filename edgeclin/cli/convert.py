@@ -12,7 +12,6 @@ from edgeclin.cli.output import FILE, input_shape_option, json_option, print_jso
 from edgeclin.cli.plans import print_plans, print_reproduction
 from edgeclin.cli.progress import Steps
 from edgeclin.cli.proofs import Done, print_all
-from edgeclin.cli.signals import stopping
 from edgeclin.cli.signing import signer_of, signing_options
 
 if TYPE_CHECKING:
@@ -122,7 +121,6 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     help="Convert as BUNDLE's record says, in place of --profile, and compare; writes no bundle.",
 )
 @json_option
-@stopping()
 def convert(
     model: Path,
     profiles: tuple[str, ...],

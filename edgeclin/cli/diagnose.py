@@ -18,7 +18,6 @@ from edgeclin.cli.output import (
 )
 from edgeclin.cli.progress import Steps
 from edgeclin.cli.proofs import print_float_layers, print_gates
-from edgeclin.cli.signals import stopping
 
 if TYPE_CHECKING:
     from edgeclin.convert import Examined
@@ -52,7 +51,6 @@ _MISSED = 3
 @click.option("-o", "--output", type=FILE, help="Write all figures here too, as JSON.")
 @json_option
 @click.pass_context
-@stopping()
 def diagnose(
     ctx: click.Context,
     model: Path,

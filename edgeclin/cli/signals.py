@@ -35,8 +35,12 @@ def stop_event() -> threading.Event:
 def stopping() -> Iterator[None]:
     """SIGINT and SIGTERM raise SystemExit in the block, so that it cleans up after itself.
 
-    The exit status is the shell's: 128 and the signal's number. A second signal kills at once.
+    The exit status is the shell's: 128 and the signal's number. A second signal kills at once. In a
+    thread, which gets no signals, it does nothing.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     stopped_by: list[str] = []
 
     def end(number: int, _: FrameType | None) -> None:

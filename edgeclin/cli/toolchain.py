@@ -23,7 +23,6 @@ def add(name: str, python: Path | None, as_json: bool) -> None:
 
     Does nothing where it stands already; Ctrl-C leaves nothing behind.
     """
-    from edgeclin.cli.signals import stopping
     from edgeclin.toolchains import add as make
     from edgeclin.toolchains import load_toolchain
 
@@ -31,8 +30,7 @@ def add(name: str, python: Path | None, as_json: bool) -> None:
         if not as_json:
             click.echo(f"  {step}", err=True)
 
-    with stopping():
-        made = make(load_toolchain(name), python, say)
+    made = make(load_toolchain(name), python, say)
     if as_json:
         print_json(made)
     else:
