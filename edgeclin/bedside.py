@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 _RETRY_FULL_S = 1.0
 _TELL_AGAIN_S = 10.0
-_NEWEST, _MANY_REJECTED = 100, 0.2
-"""An alarm from this share on of the newest samples: drift counts only what can be answered."""
+_NEWEST, _SOME_REJECTED, _MANY_REJECTED = 100, 10, 0.2
+"""An alarm from so many and this share on of the newest samples: drift counts only what can be
+answered."""
 _TOLD_STREAMS = 4096
 
 
@@ -59,7 +60,7 @@ class Bedside:
         self._queue = queue
         self._deadline_s = deadline_s
         self._answer_s = answer_s
-        self.inbox = Inbox(lambda stream: queue.next_position(stream, self.runtime.bundle.digest))
+        self.inbox = Inbox(self._start)
         self.busy_since: float | None = None
         self.late = 0
         self._shadow = shadow
@@ -120,7 +121,13 @@ class Bedside:
         """
         with self._hand:
             old, self._runtime = self._runtime, runtime
+            self._newest.clear()
         return old
+
+    def _start(self, stream: str) -> int:
+        """Where a stream goes on."""
+        runtime = self._runtime
+        return self._queue.next_position(stream, runtime.bundle.digest, runtime.preprocess.cut)
 
     def health(self) -> RunHealth:
         """How the loop is now; from any thread."""
@@ -130,8 +137,8 @@ class Bedside:
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
         newest = list(self._newest)
-        if len(newest) == _NEWEST and sum(newest) >= _MANY_REJECTED * _NEWEST:
-            alarms.append(f"{sum(newest)} of the newest {_NEWEST} samples were rejected")
+        if sum(newest) >= max(_SOME_REJECTED, _MANY_REJECTED * len(newest)):
+            alarms.append(f"{sum(newest)} of the newest {len(newest)} samples were rejected")
         if drift is not None and drift.alarm:
             alarms.append("what is answered has drifted far from what was validated")
         return RunHealth(
@@ -192,8 +199,9 @@ class Bedside:
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         while True:
             try:
+                once = self._runtime.preprocess.cut if arrival.once else ""
                 stored = self._queue.put(
-                    result, sample, self._deadline_s, last=arrival.last, once=arrival.once
+                    result, sample, self._deadline_s, last=arrival.last, once=once
                 )
                 self.full = ""
                 return stored

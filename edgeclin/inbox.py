@@ -43,7 +43,7 @@ class Arrival:
         position: its number in the stream.
         at: monotonic seconds when it arrived.
         last: whether the stream ends with it, and is never to be judged again.
-        once: whether no other bundle is to judge it again either.
+        once: whether no other bundle that cuts the stream as this one does is to judge it again.
     """
 
     stream: str

@@ -208,7 +208,8 @@ def _about_samples(
             "with a finding as not found"
         )
     for index in sorted(set(range(len(output.labels))) - set(truth[judged].tolist())):
-        yield f"no sample is {output.labels[index]!r}: nothing is known of answers about one"
+        label = output.labels[index]
+        yield f"no sample that can be judged is {label!r}: nothing is known of answers about one"
 
 
 def _warnings(confidence: Confidence, groups: int, left_out: LeftOut | None) -> Iterator[str]:
@@ -253,7 +254,7 @@ def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:
         raise NoThreshold(risk)
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     files[FILE] = _json(risk)
-    if _PAGE in files:
+    if _PAGE in files and _SINCE.encode() not in files[_PAGE]:
         files[_PAGE] = files[_PAGE].replace(b"</h1>", b"</h1>\n" + _SINCE.encode(), 1)
     if drift.FILE in files:
         reference = load_json(files[drift.FILE], drift.Reference, bundle.path)

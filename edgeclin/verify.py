@@ -18,6 +18,7 @@ from edgeclin.runtime import Runtime
 class Measured(Record, frozen=True):
     """What a bundle does on a data set.
 
+    `accuracy` is of the samples that it could judge, `coverage` the confident answers among all.
     `confident_error` is the share of wrong answers among the confident ones; `error_bound` its
     one-sided 95 % Clopper-Pearson bound; `broken` says, a sentence each, where the error itself
     exceeds what the bundle promises, of each label where each has its own threshold; `holds`
@@ -74,7 +75,7 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
         samples=len(dataset),
         rejected=rejected,
         accuracy=float(correct.mean()),
-        coverage=float(confident.mean()),
+        coverage=many / len(dataset),
         confident_error=error,
         error_bound=error_bound(wrong, many),
         max_error=manifest.confidence.max_error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgeclin.datasets import open_dataset, read_sample
+from edgeclin.datasets.described import same_rate
 from edgeclin.errors import BadFile
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -185,7 +187,7 @@ def test_real_segments_are_read_as_the_instrument_wrote_them(shared_data: Path) 
 
 
 def timed(name: str, times: np.ndarray) -> str:
-    return f"{name},I\n" + "".join(f"{at:.10g},{number}\n" for number, at in enumerate(times))
+    return f"{name},I\n" + "".join(f"{float(at)!r},{number}\n" for number, at in enumerate(times))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,10 @@ def timed(name: str, times: np.ndarray) -> str:
         ("time", np.arange(500) / 250, None),
         ("t", np.arange(500), None),
         ("time_s", np.arange(20) / 250, None),
+        ("time_s", np.arange(5000) // 250, None),
+        ("time_s", np.r_[0:200, 400:600] / 250, None),
+        ("time (1/256 s)", np.arange(500), None),
+        ("time (h:m:s)", np.arange(500), None),
     ],
 )
 def test_a_column_of_time_tells_the_rate_where_its_unit_is_named(
@@ -207,8 +213,31 @@ def test_a_column_of_time_tells_the_rate_where_its_unit_is_named(
 ) -> None:
     path = written(tmp_path, timed(name, times))
     found = open_dataset(path).sampling_hz
-    assert found == (None if rate is None else pytest.approx(rate, rel=0.01))
-    assert read_sample(path).shape == (len(times), 1)
+    assert found == (None if rate is None else pytest.approx(rate, rel=0.005))
+
+
+@pytest.mark.parametrize("hz", [60, 62.5, 125, 128, 250, 256, 360, 500, 512, 700, 1000, 1024, 2000])
+@pytest.mark.parametrize("decimals", [2, 3, 4, 6, 17])
+@pytest.mark.parametrize("to", [np.round, np.trunc])
+def test_even_times_are_even_however_they_are_rounded(
+    tmp_path: Path, hz: float, decimals: int, to: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    times = np.arange(3000) / hz
+    if decimals < 17:
+        times = to(times * 10**decimals) / 10**decimals
+    path = written(tmp_path, timed("time_s", times))
+    assert read_sample(path).shape == (3000, 1)
+    found = open_dataset(path)
+    assert same_rate(hz, found.sampling_hz, found.sampling_error)
+    if decimals > 2:
+        assert not same_rate(hz * 1.02, found.sampling_hz, found.sampling_error)
+    with pytest.raises(BadFile, match="the time goes on by"):
+        read_sample(written(tmp_path, timed("time_s", np.r_[times[:999], times[1100:]])))
+
+
+def test_a_lead_whose_name_ends_like_a_unit_is_a_lead(tmp_path: Path) -> None:
+    for name in ("T wave [s]", "t_inverted_us", "tms"):
+        assert open_dataset(written(tmp_path, f"{name},I\n1,2\n3,4\n")).leads == (name, "I")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +247,8 @@ def test_a_column_of_time_tells_the_rate_where_its_unit_is_named(
         (np.r_[0:50, 20:100] / 250, "between samples 49 and 50 the time goes on by -0.116, elsew"),
         (np.r_[0:50, 49, 50:100] / 250, "between samples 49 and 50 the time goes on by 0, elsewh"),
         (np.r_[0, 0, 0, 1, 1, 1, 0, 0.0], "between samples 5 and 6 the time goes on by -1, elsew"),
+        (np.r_[0, 0, 0, 1, 1, 1, 3, 3.0], "between samples 5 and 6 the time goes on by 2, elsewh"),
+        (np.r_[0:50, np.nan, 51:100] / 250, "the time of sample 50 is not a number"),
     ],
 )
 def test_a_recording_whose_time_jumps_is_refused(
@@ -228,15 +259,23 @@ def test_a_recording_whose_time_jumps_is_refused(
         read_sample(path)
 
 
+def test_a_gap_is_seen_between_times_with_exponents_too(tmp_path: Path) -> None:
+    for step in ("1e-3", "4E-3"):
+        times = [f"{number}{step[1:]}" for number in (*range(50), *range(60, 100))]
+        lines = "".join(f"{time},1\n" for time in times)
+        with pytest.raises(BadFile, match="the time goes on by 0.011"):
+            read_sample(written(tmp_path, f"time,I\n{lines}"))
+
+
 def test_a_time_too_coarse_to_tell_samples_apart_is_no_gap(tmp_path: Path) -> None:
     path = written(tmp_path, timed("time", np.arange(500) // 250))
     assert read_sample(path).shape == (500, 1)
 
 
-def test_files_of_other_rates_are_no_data_set_and_one_too_short_to_tell_is_of_either(
+def test_files_of_other_rates_are_no_data_set_and_one_that_does_not_tell_is_of_either(
     tmp_path: Path,
 ) -> None:
-    written(tmp_path, timed("time_s", np.arange(20) / 250), "a.csv")
+    written(tmp_path, timed("time", np.arange(20) / 250), "a.csv")
     written(tmp_path, timed("time_s", np.arange(500) / 250), "b.csv")
     assert open_dataset(tmp_path).sampling_hz == pytest.approx(250)
     written(tmp_path, timed("time_s", np.arange(500) / 360), "c.csv")

@@ -28,7 +28,6 @@ from edgeclin.runtime import Runtime
 from edgeclin.sync import SyncAgent
 from edgeclin.transport import Message
 from edgeclin.transport.memory import MemoryBroker, MemoryTransport
-from edgeclin.uptime import uptime
 
 HEALTH = RunHealth(made_at=1.0, up_s=2.0, bundle="b", engine="e", late=3, alarms=("look",))
 
@@ -240,26 +239,38 @@ def test_queue_status_tells_an_end_from_a_crash(tmp_path: Path) -> None:
         with Telling(queue.notices, lambda: HEALTH):
             assert "alive 0 s ago" in shown()
         assert "ended 0 s ago" in shown()
+        ended = queue.notices.told(RunHealth)
+        assert ended is not None
+        assert not ended.fresh
         with suppress(ZeroDivisionError), Telling(queue.notices, lambda: HEALTH):
             raise ZeroDivisionError
         assert "alive 0 s ago" in shown()
-    later = Notices(tmp_path / "q", uptime=lambda: uptime() + 100)
-    told = later.told(RunHealth)
-    assert told is not None
-    assert not told.fresh
+        crashed = queue.notices.told(RunHealth)
+        assert crashed is not None
+        assert crashed.fresh
 
 
+@pytest.mark.parametrize(
+    ("samples", "alarms"),
+    [
+        ([0] * 81 + [1] * 19, ()),
+        ([0] * 80 + [1] * 20, ("20 of the newest 100 samples were rejected",)),
+        ([1] * 9, ()),
+        ([1] * 10, ("10 of the newest 10 samples were rejected",)),
+        ([1] * 50 + [0] * 100, ()),
+    ],
+)
 def test_many_rejected_samples_are_an_alarm_until_they_are_few(
-    bundle: Bundle, tmp_path: Path, beats: np.ndarray
+    bundle: Bundle,
+    tmp_path: Path,
+    beats: np.ndarray,
+    samples: list[int],
+    alarms: tuple[str, ...],
 ) -> None:
-    good, broken = list(beats[:100]), BadInput("a lead is off")
+    given = [BadInput("a lead is off") if broken else beats[0] for broken in samples]
     with OfflineQueue(tmp_path / "q") as queue:
         bedside = Bedside(Runtime(bundle), queue, 60)
-        bedside.run([Scripted([*good[:81], *[broken] * 19])], lambda *_: None)
-        assert bedside.health().alarms == ()
-        bedside = Bedside(Runtime(bundle), queue, 60)
-        bedside.run([Scripted([*good[:80], *[broken] * 20])], lambda *_: None)
-        assert bedside.health().alarms == ("20 of the newest 100 samples were rejected",)
-        bedside = Bedside(Runtime(bundle), queue, 60)
-        bedside.run([Scripted([*[broken] * 50, *good])], lambda *_: None)
+        bedside.run([Scripted(given)], lambda *_: None)
+        assert bedside.health().alarms == alarms
+        bedside.replace(Runtime(bundle))
         assert bedside.health().alarms == ()

@@ -398,6 +398,30 @@ def test_an_engine_in_reserve_is_found_out_before_it_is_needed(
     wait_until(lambda: supervisor.ready, "it is back", LONG_S)
 
 
+def test_a_sample_waits_for_one_of_the_samples_of_an_idle_engine_s_test_and_not_for_all(
+    supervise: Callable[..., Supervisor], unsound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, asked, tested = threading.Event(), threading.Event(), threading.Event()
+
+    def prove(process: EngineProcess) -> Difference:
+        process.run(SAMPLE)
+        if type(process) is not EngineProcess:
+            began.set()
+            assert asked.wait(LONG_S), "between two samples another one is answered"
+            process.run(SAMPLE)
+            tested.set()
+        return SAME
+
+    monkeypatch.setattr(supervisor_module, "_IDLE_S", 0.1)
+    monkeypatch.setattr(supervisor_module, "_LOOK_S", 0.05)
+    supervisor = supervise(prove)
+    assert began.wait(LONG_S)
+    assert supervisor.run(SAMPLE).shape == (5,)
+    asked.set()
+    assert tested.wait(LONG_S)
+    assert supervisor.ready
+
+
 def test_outputs_that_are_not_finite_are_no_answer_and_three_in_a_row_a_restart(
     supervise: Callable[..., Supervisor], unsound: Path
 ) -> None:

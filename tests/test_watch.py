@@ -325,6 +325,29 @@ def test_another_bundle_goes_on_in_the_middle_of_a_file_and_judges_nothing_again
     assert {result.bundle for result in results} == {"n" * 64} != {answered[0].bundle}
 
 
+def test_a_bundle_that_cuts_other_windows_leaves_no_part_of_a_file_out(
+    monitor: Bundle,
+    folder: Path,
+    queue: OfflineQueue,
+    tmp_path: Path,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    write(folder / "a.csv", np.sin(np.arange(80)))
+    first = Bedside(Runtime(monitor), queue, 60)
+    first.run([watch(first.runtime, folder)], lambda *_: first.inbox.stop())
+    assert len(stored_results(queue)) < 37
+    cut = (Window(length=8, hop=8),)
+    spec = Input(name="other", kind="signal", shape=(8,), preprocessing=cut)
+    second = Runtime(bundle_of(tmp_path, manifest_and_files[0], spec, WAVE[:8]))
+    with judging(second, queue, [watch(second, folder)]) as results:
+        wait_until(lambda: len(results) == 10, "all of the file")
+    assert [result.position for result in results] == list(range(10))
+    assert (
+        queue.next_position(results[0].source, monitor.digest, first.runtime.preprocess.cut)
+        >= ENDED
+    )
+
+
 def test_a_name_that_is_no_text_is_judged_too(
     monitor: Bundle, folder: Path, queue: OfflineQueue
 ) -> None:

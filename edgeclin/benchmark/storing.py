@@ -38,7 +38,7 @@ class TimedQueue(OfflineQueue):
         deadline_s: float = DEADLINE_S,
         *,
         last: bool = False,
-        once: bool = False,
+        once: str = "",
     ) -> Stored:
         start = time.perf_counter_ns()
         try:

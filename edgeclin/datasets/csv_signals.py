@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeclin.datasets.reader import Content, Piece
 from edgeclin.errors import BadFile
@@ -14,13 +15,16 @@ from edgeclin.files import open_file, reading
 
 _SEPARATORS = ",;\t"
 _LONGEST_NAMES = 1 << 16
-_LEAST_STEPS = 100
-_WORDS = re.compile(r"[a-z]+")
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "usec", "microseconds"), 1e-6),
 }
+_TIME = re.compile(rf"(t|time\w*?)[\s_\[(]+({'|'.join(_SECONDS)})[\])]?")
+_LEAST_EXACT = 0.005
+"""A rate is told where rounding makes it less wrong than this."""
+_CLOCK = 0.001
+"""What a recorder's clock may be off."""
 
 
 class CSVSignals:
@@ -43,7 +47,8 @@ class CSVSignals:
         names = _names(path, _text(path, head).splitlines())
         # The last line may be cut.
         lines = (head + more).decode("utf-8-sig", "ignore").splitlines()[names.lines : -1]
-        return Content(leads=names.leads, sampling_hz=_rate(names, lines))
+        rate, error = _rate(names, lines)
+        return Content(leads=names.leads, sampling_hz=rate, sampling_error=error)
 
     def read(self, piece: Piece) -> np.ndarray:
         with open_file(piece.path) as file, reading(piece.path):
@@ -58,7 +63,7 @@ class CSVSignals:
             raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
         exact = _numbers(piece.path, lines, names, rows[piece.start : end])
         if names.time:
-            _require_even(piece.path, exact[:, 0])
+            _require_even(piece.path, exact[:, 0], _unit(names, rows))
         with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
             values = exact.astype(np.float32)
         return values[:, 0] if names.leads is None else values[:, names.time :]
@@ -81,10 +86,9 @@ class _Names:
         names = [cell.strip().strip('"') for cell in cells]
         self.lines = int(named)
         first = names[0].lower()
-        word, *unit = _WORDS.findall(first) or [""]
-        self.unit_s = _SECONDS.get(unit[-1]) if unit else None
-        plain = word == "t" and (first == "t" or self.unit_s is not None)
-        self.time = int(named and (plain or word.startswith("time")))
+        told = _TIME.fullmatch(first)
+        self.unit_s = _SECONDS[told[2]] if told else None
+        self.time = int(named and (first == "t" or first.startswith("time") or told is not None))
         self.leads = tuple(names[self.time :]) if named else None
 
 
@@ -119,32 +123,56 @@ def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np
     return values
 
 
-def _rate(names: _Names, lines: list[str]) -> float | None:
-    """Samples a second, to about 1 % where times are rounded; None where nothing tells."""
-    if not names.time or names.unit_s is None or len(lines) < _LEAST_STEPS:
-        return None
+def _rate(names: _Names, lines: list[str]) -> tuple[float | None, float]:
+    """Samples a second, and by which share that may be wrong; None where nothing tells."""
+    lines = [line for line in lines if line.strip()]
+    if not names.time or names.unit_s is None or len(lines) < 2:
+        return None, 0.0
     try:
-        first, last = (
-            float(line.split(names.separator)[0].strip('" ')) for line in (lines[0], lines[-1])
-        )
+        times = np.array([float(_time(names, line)) for line in lines])
     except ValueError:  # `read` says where
-        return None
-    took = (last - first) * names.unit_s
-    return (len(lines) - 1) / took if took > 0 else None
+        return None, 0.0
+    took, unit = float(times[-1] - times[0]), _unit(names, lines)
+    if not took > 0 or unit > _LEAST_EXACT * took or _off(times, unit).any():
+        return None, 0.0
+    return (len(times) - 1) / (took * names.unit_s), _CLOCK + unit / took
 
 
-def _require_even(path: Path, time: np.ndarray) -> None:
-    """Refuse a recording with a gap, or whose time goes back; one whose time is too coarse to tell
-    samples apart may only not go back."""
-    steps = np.diff(time)
-    usual = float(np.median(steps)) if len(steps) else 0.0
-    off = (steps < 0) | (np.abs(steps - usual) > usual / 2) if usual else steps < 0
+def _time(names: _Names, line: str) -> str:
+    return line.split(names.separator, 1)[0].strip().strip('"')
+
+
+def _unit(names: _Names, lines: list[str]) -> float:
+    """To what the times are rounded, by how they are written; 0 where that does not tell."""
+    times = [_time(names, line).lower() for line in lines]
+    if any("e" in time for time in times):
+        return 0.0
+    decimals = max(len(time.partition(".")[2].rstrip("0")) for time in times)
+    return float(10.0**-decimals)
+
+
+def _off(times: np.ndarray, unit: float) -> NDArray[np.bool_]:
+    """Which steps go back, or differ from the usual one by more than rounding and half of it."""
+    steps = np.diff(times)
+    if not len(steps):
+        return np.zeros(0, bool)
+    usual = float(np.median(steps))
+    return (steps < 0) | (np.abs(steps - usual) > max(usual / 2, unit) * (1 + 1e-6))
+
+
+def _require_even(path: Path, times: np.ndarray, unit: float) -> None:
+    """Refuse a recording with a gap, or whose time goes back or is none."""
+    known = np.isfinite(times)
+    if not known.all():
+        raise BadFile(path, f"the time of sample {int((~known).argmax())} is not a number")
+    off = _off(times, unit)
     if off.any():
         at = int(off.argmax())
+        steps = np.diff(times)
         raise BadFile(
             path,
             f"between samples {at} and {at + 1} the time goes on by {steps[at]:.4g}, elsewhere by "
-            f"{usual:.4g}",
+            f"{np.median(steps):.4g}",
             "cut recordings where they have gaps",
         )
 

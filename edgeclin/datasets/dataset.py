@@ -40,6 +40,7 @@ class Dataset:
         encoded: whether the samples are images' bytes, which are nothing before the step `decode`.
         leads: what the columns of every recording are called, where its files say so.
         sampling_hz: the rate of every recording, where its files say so.
+        sampling_error: by which share that may be wrong, where it is computed.
         files: the file of each sample, as seen from `path`, where they are in files.
         label_maps: label indices of every pixel, int [n, height, width], in place of labels.
         left_out: recordings that are not among the samples because they hold no full window.
@@ -53,6 +54,7 @@ class Dataset:
     encoded: bool = False
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
+    sampling_error: float = 0.0
     files: tuple[str, ...] | None = None
     label_maps: np.ndarray | None = None
     left_out: int = 0

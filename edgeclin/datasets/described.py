@@ -20,10 +20,9 @@ def listed(leads: tuple[str, ...] | None) -> str:
     return ", ".join(leads) if short else f"{len(leads)} with no names of leads"
 
 
-def same_rate(one: float | None, other: float | None) -> bool:
-    """Whether two rates in Hz are the same, as far as one can tell, to 1 %: one that is computed
-    from rounded times is no nearer."""
-    return one is None or other is None or isclose(one, other, rel_tol=0.01)
+def same_rate(one: float | None, other: float | None, error: float) -> bool:
+    """Whether two rates in Hz are the same as far as one can tell, to a share of them."""
+    return one is None or other is None or isclose(one, other, rel_tol=error)
 
 
 def require_described(dataset: Dataset, described: Input) -> None:
@@ -45,7 +44,7 @@ def require_described(dataset: Dataset, described: Input) -> None:
     for step in reversed(described.preprocessing):
         if isinstance(step, Resample):
             expected = float(step.from_hz)
-    if not same_rate(expected, dataset.sampling_hz):
+    if not same_rate(expected, dataset.sampling_hz, dataset.sampling_error):
         raise BadFile(
             dataset.path,
             f"recorded at {dataset.sampling_hz:g} Hz, the model is described for {expected:g} Hz",

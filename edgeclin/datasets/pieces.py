@@ -69,6 +69,7 @@ def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
         encoded=reader.encoded,
         leads=recorder.leads,
         sampling_hz=recorder.sampling_hz,
+        sampling_error=recorder.sampling_error,
         files=names,
     )
 
@@ -111,14 +112,17 @@ def _one_recorder(contents: dict[Path, Content]) -> Content:
     """Leads and rate of all files; a model takes columns by their place and not by their name."""
     (first, kept), *rest = contents.items()
     for path, content in rest:
+        error = content.sampling_error + kept.sampling_error
         if content.leads != kept.leads:
             other = f"its leads: {listed(content.leads)}; of {first.name}: {listed(kept.leads)}"
-        elif not same_rate(content.sampling_hz, kept.sampling_hz):
+        elif not same_rate(content.sampling_hz, kept.sampling_hz, error):
             other = (
                 f"its rate: {content.sampling_hz:g} Hz; of {first.name}: {kept.sampling_hz:g} Hz"
             )
         else:
-            kept = replace(kept, sampling_hz=kept.sampling_hz or content.sampling_hz)
+            if kept.sampling_hz is None:
+                rate, error = content.sampling_hz, content.sampling_error
+                kept = replace(kept, sampling_hz=rate, sampling_error=error)
             continue
         raise BadFile(path, other, "keep recordings of one kind in a data set")
     return kept

@@ -34,6 +34,7 @@ class Content:
         companions: other files that its samples are in.
         leads: what the columns of a recording are called.
         sampling_hz: its rate.
+        sampling_error: by which share that may be wrong, where it is computed.
     """
 
     frames: int | None = None
@@ -42,6 +43,7 @@ class Content:
     companions: tuple[Path, ...] = ()
     leads: tuple[str, ...] | None = None
     sampling_hz: float | None = None
+    sampling_error: float = 0.0
 
 
 class Reader(Protocol):

@@ -148,6 +148,8 @@ class Watch:
 def _link(told: Told[SyncHealth] | None) -> Link:
     if told is None or told.age_s is None:
         return Link("unknown")
+    if told.ended:
+        return Link("disconnected", told.age_s)
     if not told.fresh:
         return Link("silent", told.age_s)
     return Link("connected" if told.health.connected else "disconnected", told.age_s)

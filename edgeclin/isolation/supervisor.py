@@ -7,13 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 
-from edgeclin.backends.base import TensorSpec
+from edgeclin.backends.base import Backend, TensorSpec
 from edgeclin.errors import EdgeclinError, EngineFailed, EngineUnavailable, SelfTestFailed
 from edgeclin.isolation.process import LOAD_S, EngineProcess
 from edgeclin.manifest import Difference
@@ -47,6 +46,27 @@ class Limits:
     restart_most_s: float
 
 
+class _InTurn:
+    """An engine's process as a backend that others may ask between two samples.
+
+    Args:
+        asking: held for each sample alone.
+    """
+
+    def __init__(self, process: EngineProcess, asking: threading.Lock) -> None:
+        self.input, self.output, self.version = process.input, process.output, process.version
+        self.place = process.place
+        self._process, self._asking = process, asking
+
+    def run(self, sample: np.ndarray | None) -> np.ndarray:
+        """As `Backend.run`."""
+        with self._asking:
+            return self._process.run(sample)
+
+    def close(self) -> None:
+        """It is not this one's to end."""
+
+
 class Supervisor:
     """One engine; a thread of its own starts, proves and watches it, so that nobody waits for that.
 
@@ -72,7 +92,7 @@ class Supervisor:
         self,
         name: str,
         start: Callable[[], EngineProcess],
-        prove: Callable[[EngineProcess], Difference],
+        prove: Callable[[Backend], Difference],
         limits: Limits,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -201,9 +221,22 @@ class Supervisor:
             except EngineFailed as exc:
                 self._fail(str(exc))
             if time.monotonic() - self._asked_at > _IDLE_S:
-                with suppress(EdgeclinError):  # it is out then
-                    self.test()
+                self._test_in_turn()
             self._moved.wait(_LOOK_S)
+
+    def _test_in_turn(self) -> None:
+        """Prove an idle engine, in between the samples of whoever asks it meanwhile."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            self._prove(_InTurn(process, self._asking))
+        except EdgeclinError as exc:
+            with self._asking:
+                if process is self._process and self.ready:
+                    self.problem = exc
+                    self._fail(str(exc))
+        self._asked_at = time.monotonic()
 
     def _fail(self, why: str) -> None:
         if self.ready:

@@ -109,7 +109,7 @@ class OfflineQueue:
         deadline_s: float = 60.0,
         *,
         last: bool = False,
-        once: bool = False,
+        once: str = "",
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
@@ -120,14 +120,15 @@ class OfflineQueue:
             sample: the raw sample, before preprocessing.
             deadline_s: powered-on seconds until a provisional answer becomes unreviewed.
             last: the source ends with it, and no bundle is to judge it again.
-            once: no other bundle is to judge it again either, though the source goes on.
+            once: no other bundle that cuts the source in this way (`Preprocess.cut`) is to judge it
+                again either, though the source goes on.
 
         Raises:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
         identity = str(uuid6.uuid7())
         body = msgspec.json.encode(result)
-        bundle = _ANY if last or once else result.bundle
+        bundle = _ANY if last else once or result.bundle
         after = ENDED if last else result.position + 1
         ask = None
         if sample is not None:
@@ -152,14 +153,14 @@ class OfflineQueue:
             raise
         return Stored(seq, identity)
 
-    def next_position(self, source: str, bundle: str) -> int:
-        """Where a source goes on with a bundle: one after the last position that was stored, or
-        `ENDED`."""
+    def next_position(self, source: str, bundle: str, cut: str = "") -> int:
+        """Where a source goes on with a bundle that cuts it in this way: one after the last
+        position that was stored, or `ENDED`."""
         row = self._database.one(
-            "SELECT next FROM positions WHERE source = ? AND bundle IN (?, ?) ORDER BY bundle",
-            (source, _ANY, bundle),
+            "SELECT MAX(next) FROM positions WHERE source = ? AND bundle IN (?, ?, ?)",
+            (source, _ANY, bundle, cut),
         )
-        return int(row[0]) if row else 0
+        return int(row[0] or 0) if row else 0
 
     def reviews(self, first: int = 0) -> dict[int, Review]:
         """What became of the newest results, delivered or not.

@@ -56,6 +56,14 @@ class Preprocess:
         applied = [(_STEPS[type(step)], step) for step in rest]
         self._before, self._lookup, self._after = split(applied)
 
+    @property
+    def cut(self) -> str:
+        """How a recording becomes samples, in words: positions in it mean the same where this is
+        the same."""
+        if self.window is None:
+            return "whole"
+        return f"windows of {self.window.length}, every {self.window.hop}"
+
     def decoded(self, sample: Sample) -> Sample:
         """A sample as numbers in this machine's byte order: an encoded image decoded, anything else
         as it is.

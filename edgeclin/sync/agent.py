@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 HEALTH_S = 5.0
+_FULL_S = 0.5
 _ASKS = 16
 
 
@@ -81,7 +82,7 @@ class SyncAgent:
         self._progress = _Progress()
         self._outstanding: dict[int, tuple[str, float]] = {}
         self._session = 0
-        self._next_health = 0.0
+        self._next_health = self._next_expiry = 0.0
         self.delivered = 0
         self.opinions = 0
         self._began = self.last_step = monotonic()
@@ -121,11 +122,13 @@ class SyncAgent:
         now = self.last_step = self._monotonic()
         try:
             self._read_inbox()
-            for review in self._queue.expire():
-                _log_review(review)
+            if now >= self._next_expiry:
+                for review in self._queue.expire():
+                    _log_review(review)
         except QueueFull as exc:
             # What could not be written down comes again: receipts and opinions when their rows
             # and questions are sent again, expiry at its next turn.
+            self._next_expiry = now + _FULL_S
             log.error("ALARM: %s", exc)
         if not self._transport.connected:
             return
