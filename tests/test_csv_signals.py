@@ -263,7 +263,7 @@ def test_a_gap_is_seen_between_times_with_exponents_too(tmp_path: Path) -> None:
     for step in ("1e-3", "4E-3"):
         times = [f"{number}{step[1:]}" for number in (*range(50), *range(60, 100))]
         lines = "".join(f"{time},1\n" for time in times)
-        with pytest.raises(BadFile, match="the time goes on by 0.011"):
+        with pytest.raises(BadFile, match=r"the time goes on by 0\.011"):
             read_sample(written(tmp_path, f"time,I\n{lines}"))
 
 
