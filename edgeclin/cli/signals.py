@@ -45,13 +45,11 @@ def stopping() -> Iterator[None]:
 
     def end(number: int, _: FrameType | None) -> None:
         stopped_by.append(signal.Signals(number).name)
-        for each in heard:
+        for each in _BOTH:
             signal.signal(each, signal.SIG_DFL)
         raise SystemExit(128 + number)
 
-    # One that is ignored stays so: a script's background job.
-    heard = [each for each in _BOTH if signal.getsignal(each) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, end) for number in heard}
+    before = {number: signal.signal(number, end) for number in _BOTH}
     try:
         yield
     finally:
