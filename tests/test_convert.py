@@ -852,7 +852,7 @@ def test_a_label_that_nobody_described_is_refused(convert: Convert, tmp_path: Pa
     ("option", "name", "words"),
     [
         ("--report", "none/r.html", "not a folder that is there; make it"),
-        ("--report", "full", "a folder; name a file with --report"),
+        ("--report", "full", "not a regular file; name another one"),
         ("-o", "full", "exists and is not empty"),
         ("-o", "file", "exists and is another kind of thing"),
         ("-o", "folder.edgeclin", "exists and is another kind of thing"),

@@ -48,6 +48,7 @@ def bare_onnx(model: bytes, sample: np.ndarray, threads: int) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # the same sums
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     given, wanted = session.get_inputs()[0].name, session.get_outputs()[0].name
     return lambda: session.run([wanted], {given: sample})

@@ -61,9 +61,9 @@ def profile_operators(backend: str, model: bytes, sample: np.ndarray, threads: i
 def _by_onnxruntime(model: bytes, sample: np.ndarray, threads: int) -> Profiled:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    from edgeclin.backends.onnx import session_options
+
+    options = session_options(threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="edgeclin-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")

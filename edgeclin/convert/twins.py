@@ -2,8 +2,7 @@
 
 TensorRT wants int8 activations; on x86-64 ONNX Runtime executes uint8 ones about twice as fast. So
 the ranges that were found are applied a second time, in ONNX Runtime's own style, and the faster of
-both files is the twin, provided that it passes what the first had to pass. x86-64 processors with
-and without VNNI may round uint8 products differently: the self-test of each machine tells.
+both files is the twin, provided that it passes what the first had to pass.
 """
 
 from __future__ import annotations
