@@ -126,7 +126,8 @@ def verify(
             f"{bundle}: every byte as {proof}; self-test passed with {runtime.engine}{instead}"
         )
         if measured is not None:
-            print_facts({key: getattr(measured, key) for key in measured.__struct_fields__})
+            shown = [name for name in measured.__struct_fields__ if name != "broken"]
+            print_facts({name: getattr(measured, name) for name in shown})
     if measured is not None and measured.broken:
         raise PromiseBroken("; ".join(measured.broken))
 

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -140,22 +141,24 @@ class Supervisor:
             raise EngineFailed(_NO_NUMBER)
 
     def test(self) -> Difference:
-        """Prove the engine that is ready once more.
+        """Prove the engine that is ready once more, in between the samples of whoever asks it.
 
         Raises:
             SelfTestFailed: it lies, and is out.
             EngineFailed: it is out, or goes out.
         """
-        with self._asking:
-            if not self.ready or self._process is None:
-                raise EngineFailed(self.why)
-            self._asked_at = time.monotonic()
-            try:
-                return self._prove(self._process)
-            except EdgeclinError as exc:
-                self.problem = exc
-                self._fail(str(exc))
-                raise
+        process = self._process
+        if not self.ready or process is None:
+            raise EngineFailed(self.why)
+        self._asked_at = time.monotonic()
+        try:
+            return self._prove(_InTurn(process, self._asking))
+        except EdgeclinError as exc:
+            with self._asking:
+                if process is self._process and self.ready:
+                    self.problem = exc
+                    self._fail(str(exc))
+            raise
 
     @property
     def next_s(self) -> float:
@@ -221,22 +224,9 @@ class Supervisor:
             except EngineFailed as exc:
                 self._fail(str(exc))
             if time.monotonic() - self._asked_at > _IDLE_S:
-                self._test_in_turn()
+                with suppress(EdgeclinError):  # it is out then
+                    self.test()
             self._moved.wait(_LOOK_S)
-
-    def _test_in_turn(self) -> None:
-        """Prove an idle engine, in between the samples of whoever asks it meanwhile."""
-        process = self._process
-        if process is None:
-            return
-        try:
-            self._prove(_InTurn(process, self._asking))
-        except EdgeclinError as exc:
-            with self._asking:
-                if process is self._process and self.ready:
-                    self.problem = exc
-                    self._fail(str(exc))
-        self._asked_at = time.monotonic()
 
     def _fail(self, why: str) -> None:
         if self.ready:
