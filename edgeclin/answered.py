@@ -75,7 +75,7 @@ class Answers:
 
     Attributes:
         decision: index of the label; `NOTHING` where there is none.
-        doubtful: rejected, or unlike those of calibration: never confident.
+        doubtful: rejected, unlike those of calibration, or with nothing found: never confident.
         positive: indices of the labels that are findings.
     """
 

@@ -60,6 +60,19 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return scores
 
 
+def finds_nothing(logits: np.ndarray, activation: Activation) -> NDArray[np.bool_]:
+    """Which outputs name no one label: several share the highest score, or of sigmoids, a label
+    each, none reaches a half. However the softmax of such an output looks, it is no answer.
+
+    Args:
+        logits: float [..., labels] as `to_logits` makes them.
+        activation: of the outputs.
+    """
+    highest = logits.max(axis=-1, keepdims=True)
+    shared = np.count_nonzero(logits == highest, axis=-1) > 1
+    return np.asarray(shared | (highest[..., 0] < 0) if activation == "sigmoid" else shared)
+
+
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599).
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeclin import drift
 from edgeclin.answered import NOTHING, Answered, Answers, Part, Point, Share, share_of
 from edgeclin.bundle import Bundle
-from edgeclin.confidence import fit, is_sure, probabilities, to_logits
+from edgeclin.confidence import finds_nothing, fit, is_sure, probabilities, to_logits
 from edgeclin.datasets import Dataset, windowed
 from edgeclin.description import Doubt, Output, check_doubt
 from edgeclin.drift import Histogram, histogram
@@ -53,7 +53,8 @@ class Risk(Record, frozen=True):
 
     The figures are of the samples that they were chosen on; `confidence` holds the bounds that are
     promised of others. `unlike` samples are in doubt whatever their confidence, by the bundle's
-    guard, and so are `rejected` ones, which cannot be judged at all; nothing was chosen on either.
+    guard, and so are `rejected` ones, which cannot be judged at all, and `empty` ones, in which
+    nothing is found (see `finds_nothing`); nothing was chosen on any of them.
     `repeats` are samples that are there already, and count once. `scores` is how the confidence is
     distributed, for drift.
     """
@@ -64,6 +65,7 @@ class Risk(Record, frozen=True):
     repeats: int
     rejected: int
     unlike: int
+    empty: int
     engine: str
     confidence: Confidence
     curve: tuple[Point, ...]
@@ -117,7 +119,14 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
     kept = _distinct(every, found[1])
     logits, judged, unlike = (column[kept] for column in found)
     dataset, truth = every.subset(kept), known[kept]
-    doubtful = unlike | ~judged
+    empty = finds_nothing(logits, manifest.output.activation) & judged & ~unlike
+    doubtful = unlike | ~judged | empty
+    if doubtful.all():
+        raise BadFile(
+            dataset.path,
+            f"all {len(truth)} samples are rejected, unlike those of calibration, or answered with "
+            "nothing found",
+        )
     confidence = fit(logits[~doubtful], truth[~doubtful], manifest.output, doubt)
     scores = probabilities(logits, confidence.temperature)
     answers = Answers(
@@ -140,6 +149,7 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
         repeats=len(every) - len(truth),
         rejected=int((~judged).sum()),
         unlike=int(unlike.sum()),
+        empty=int(empty.sum()),
         engine=runtime.engine,
         confidence=confidence,
         curve=tuple(answers.curve()),
@@ -307,9 +317,4 @@ def _logits(
         own = to_logits(outputs, runtime.bundle.manifest.output.activation)
         logits[index], judged[index] = own, True
         unlike[index] = bool(runtime.guard.unlike(measures, own, int(own.argmax())))
-    if not (judged & ~unlike).any():
-        raise BadFile(
-            dataset.path,
-            f"all {len(dataset)} samples are rejected, or unlike those of calibration",
-        )
     return logits, judged, unlike

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeclin.backends import Backend
 from edgeclin.bundle import Bundle
-from edgeclin.confidence import probabilities, to_logits
+from edgeclin.confidence import finds_nothing, probabilities, to_logits
 from edgeclin.config import IsolationConfig
 from edgeclin.datasets import Dataset, require_described
 from edgeclin.description import Task
@@ -137,8 +137,8 @@ class Runtime:
         logits = to_logits(outputs, manifest.output.activation)
         scores = probabilities(logits, manifest.confidence.temperature)
         answer = int(scores.argmax())
-        unlike = self.guard.unlike(measures, logits, answer)
-        decision = decide(scores, manifest.output, manifest.confidence, unlike)
+        doubt = self.guard.unlike(measures, logits, answer) or self._nothing(logits, scores, answer)
+        decision = decide(scores, manifest.output, manifest.confidence, doubt)
         audit = decision.state is State.FINAL and self._draw() < manifest.confidence.audit_share
         finished = time.perf_counter()
         if self.drift.due(finished - started):
@@ -166,6 +166,13 @@ class Runtime:
             degraded=by.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
+
+    def _nothing(self, logits: np.ndarray, scores: np.ndarray, answer: int) -> str:
+        """That nothing is found, in a sentence; empty where one label is."""
+        activation = self.bundle.manifest.output.activation
+        if scores.item(answer) > 0.5 and activation != "sigmoid":
+            return ""
+        return "nothing is found: no label stands out" * bool(finds_nothing(logits, activation))
 
     def require_fit(self, dataset: Dataset) -> None:
         """Refuse data of another kind than described, and arrays [n, …] of which no sample could

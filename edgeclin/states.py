@@ -29,22 +29,20 @@ class Decision(Record, frozen=True):
     reason: str
 
 
-def decide(
-    scores: np.ndarray, output: Output, confidence: Confidence, unlike: str = ""
-) -> Decision:
+def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: str = "") -> Decision:
     """Turn calibrated probabilities into an answer.
 
     Args:
         scores: float [labels], summing to one.
-        unlike: how the sample or its scores differ from those that the bundle was calibrated on;
-            whatever does is in doubt, however high its confidence.
+        doubt: why it is in doubt, however high its confidence: what is unlike the samples that the
+            bundle was calibrated on, or that nothing is found.
     """
     best = int(scores.argmax())
     label, certainty = output.labels[best], float(scores.item(best))
     threshold = confidence.threshold_of(best)
-    sure = not unlike and certainty >= threshold
-    if unlike:
-        reason = unlike
+    sure = not doubt and certainty >= threshold
+    if doubt:
+        reason = doubt
     elif not confidence.fitted and not sure:
         reason = "no threshold was fitted, so every answer is in doubt"
     else:

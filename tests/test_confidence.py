@@ -10,7 +10,9 @@ from scipy import special, stats
 
 from edgeclin.confidence import (
     ALWAYS_IN_DOUBT,
+    Activation,
     error_bound,
+    finds_nothing,
     fit,
     fit_confidence,
     fit_temperature,
@@ -37,6 +39,35 @@ def negative_log_likelihood(logits: np.ndarray, truth: np.ndarray, temperature: 
     """An independent one: scipy's log-softmax."""
     log_scores = special.log_softmax(logits / temperature, axis=-1)
     return float(-log_scores[np.arange(len(truth)), truth].mean())
+
+
+# -- empty answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outputs", "activation", "nothing"),
+    [
+        ((0.2, 0.2, 0.2), "softmax", True),
+        ((0.4, 0.4, 0.2), "softmax", True),
+        ((0.4, 0.3, 0.3), "softmax", False),
+        ((-3.0, -1.0, -2.0), "none", False),
+        ((2.0, 2.0, -9.0), "none", True),
+        ((0.3, 0.01, 0.02), "sigmoid", True),
+        ((0.6, 0.01, 0.02), "sigmoid", False),
+        ((1.0, 1.0, 0.0), "sigmoid", True),
+        ((0.0, 0.0, 0.0), "sigmoid", True),
+        ((0.1,), "sigmoid", False),
+        ((0.5,), "sigmoid", True),
+        ((0.0,), "none", True),
+        ((-0.1,), "none", False),
+    ],
+)
+def test_an_output_that_names_no_one_label_finds_nothing(
+    outputs: tuple[float, ...], activation: Activation, nothing: bool
+) -> None:
+    logits = to_logits(np.array(outputs, np.float32), activation)
+    assert bool(finds_nothing(logits, activation)) is nothing
+    assert finds_nothing(np.stack([logits, logits]), activation).tolist() == [nothing] * 2
 
 
 # -- logits and probabilities -------------------------------------------------------------------

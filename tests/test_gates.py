@@ -51,6 +51,14 @@ def test_only_answers_that_reach_the_threshold_count_as_confident_errors() -> No
     assert confident_gates("twin", given, truth, silent)[0].n == 0
 
 
+def test_answers_that_find_nothing_are_never_confident_ones() -> None:
+    confidence = Confidence(temperature=1.0, threshold=0.3, max_error=0.3, fitted=True)
+    outputs = np.array([[3.0, 3.0, 0.0], [3.0, 0.0, 0.0]])
+    given = Answers.of(outputs, Task.CLASSIFICATION, OUTPUT)
+    (gate,) = confident_gates("twin", given, np.array([[1], [0]]), confidence)
+    assert (gate.value, gate.n) == (0.0, 1)
+
+
 def test_each_label_has_a_gate_where_it_has_a_threshold() -> None:
     own = tuple(
         LabelThreshold(label, threshold, 0.8, 2, 0.5, 0.0, 0.8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -136,7 +137,24 @@ def test_what_is_unlike_calibration_is_in_doubt_and_chooses_nothing(
     assert risk.curve[-1].coverage == pytest.approx(279 / 300)
     assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 279 / 300)
     with pytest.raises(BadFile, match="unlike those of calibration"):
-        measure_risk(Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels), Doubt())
+        measure_risk(
+            Runtime(bundle), Dataset(judged.path, samples[10:30], judged.labels[10:30]), Doubt()
+        )
+
+
+def test_what_nothing_is_found_in_is_in_doubt_and_chooses_nothing(
+    bundle: Bundle, judged: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every third one the engine says the same of all labels."""
+    runtime = Runtime(bundle)
+    run, calls = runtime.backend.run, itertools.count()
+    monkeypatch.setattr(runtime.backend, "run", lambda sample: run(sample) * (next(calls) % 3 > 0))
+    risk = measure_risk(runtime, judged, Doubt(max_error=0.3))
+    assert (risk.samples, risk.empty, risk.confidence.samples) == (300, 100, 200)
+    assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 2 / 3)
+    monkeypatch.setattr(runtime.backend, "run", lambda _: np.zeros(len(LABELS)))
+    with pytest.raises(BadFile, match="nothing found"):
+        measure_risk(runtime, judged, Doubt(max_error=0.3))
 
 
 def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(

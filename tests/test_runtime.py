@@ -12,6 +12,7 @@ import pytest
 
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import Bundle, write_bundle
+from edgeclin.confidence import Activation
 from edgeclin.datasets import Dataset
 from edgeclin.description import Input
 from edgeclin.errors import BadFile, BadInput, SelfTestFailed
@@ -113,6 +114,34 @@ def test_the_threshold_of_the_bundle_decides_what_is_final(
         changed = msgspec.structs.replace(confidence, threshold=threshold)
         runtime = Runtime(rewrite(confidence=changed))
         assert {runtime.predict(beat).state for beat in beats[:20]} == {state}
+
+
+@pytest.mark.parametrize(
+    ("activation", "outputs"),
+    [("none", [-2.0] * 5), ("softmax", [0.2] * 5), ("sigmoid", [0.4, 0.001, 0.0, 0.0, 0.0])],
+)
+def test_an_empty_answer_is_unsure_whatever_its_confidence(
+    rewrite: Rewrite,
+    beats: np.ndarray,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    activation: Activation,
+    outputs: list[float],
+) -> None:
+    manifest, _ = manifest_and_files
+    runtime = Runtime(
+        rewrite(confidence=msgspec.structs.replace(manifest.confidence, threshold=0.0))
+    )
+    bundle = runtime.bundle.manifest
+    runtime.bundle.manifest = msgspec.structs.replace(
+        bundle, output=msgspec.structs.replace(bundle.output, activation=activation)
+    )
+    for answer, state in (([0.6, 0.1, 0.1, 0.1, 0.1], State.FINAL), (outputs, State.PROVISIONAL)):
+        monkeypatch.setattr(runtime.backend, "run", lambda _, answer=answer: np.array(answer))
+        assert runtime.predict(beats[0]).state is state
+    result = runtime.predict(beats[0])
+    assert (result.state, result.label) == (State.PROVISIONAL, "normal")
+    assert result.reason == "nothing is found: no label stands out"
 
 
 def test_an_urgent_label_is_urgent(

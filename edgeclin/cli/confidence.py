@@ -106,6 +106,8 @@ def confidence(
         _print(risk, opened.manifest.output)
         if risk.unlike:
             click.echo(f"{risk.unlike} of {risk.samples} samples are unlike calibration: in doubt")
+        if risk.empty:
+            click.echo(f"{risk.empty} of {risk.samples} samples: nothing is found, in doubt")
         for warning in risk.warnings:
             click.echo(f"warning: {warning}")
     if not risk.confidence.coverage:

@@ -120,8 +120,12 @@ class Judge:
         doubt = self.description.doubt
         if self.truth is None or self.description.task is not Task.CLASSIFICATION:
             return unfitted_confidence(doubt.max_error, doubt.audit_share)
-        logits = self.answers(outputs).logits[:, 0]
-        return fit(logits, self.truth[:, 0], self.description.output, doubt)
+        answers = self.answers(outputs)
+        found = ~answers.nothing[:, 0]
+        if not found.any():
+            return unfitted_confidence(doubt.max_error, doubt.audit_share)
+        logits, truth = answers.logits[found, 0], self.truth[found, 0]
+        return fit(logits, truth, self.description.output, doubt)
 
     def could_lose(self, outputs: np.ndarray) -> float | None:
         """How much of the metric an engine could have lost without its showing on these samples:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.confidence import probabilities, to_logits
+from edgeclin.confidence import Activation, finds_nothing, probabilities, to_logits
 from edgeclin.description import Output, Task
 
 
@@ -17,9 +17,11 @@ class Answers:
 
     Attributes:
         logits: float64 [n, decisions, labels]; one decision a sample, or one a pixel.
+        activation: of the outputs that they were made of.
     """
 
     logits: np.ndarray
+    activation: Activation
 
     @classmethod
     def of(cls, outputs: np.ndarray, task: Task, output: Output) -> Answers:
@@ -39,13 +41,18 @@ class Answers:
             split = outputs.reshape(n, width, -1).swapaxes(1, 2)
         else:
             split = outputs.reshape(n, -1, width)
-        return cls(to_logits(split, output.activation))
+        return cls(to_logits(split, output.activation), output.activation)
 
     @property
     def decisions(self) -> NDArray[np.int64]:
         """The label chosen, int [n, decisions]."""
         chosen: NDArray[np.int64] = self.logits.argmax(axis=-1)
         return chosen
+
+    @property
+    def nothing(self) -> NDArray[np.bool_]:
+        """Where no one label is found, so that the one chosen is in doubt; bool [n, decisions]."""
+        return finds_nothing(self.logits, self.activation)
 
     def __len__(self) -> int:
         return len(self.logits)

@@ -116,7 +116,8 @@ def confident_gates(
         truth: label indices, int [n, 1].
     """
     decisions = answers.decisions[:, 0]
-    sure = is_sure(answers.confidence(confidence.temperature)[:, 0], decisions, confidence)
+    certainty = answers.confidence(confidence.temperature)[:, 0]
+    sure = is_sure(certainty, decisions, confidence) & ~answers.nothing[:, 0]
     wrong = decisions != truth[:, 0]
     what = "error of the confident answers"
     if not confidence.by_label:
