@@ -26,6 +26,7 @@ from edgeclin.files import (
     open_file,
     reading,
     require_file,
+    require_writable,
     write_atomic,
     writing,
 )
@@ -140,6 +141,20 @@ class Bundle:
                 f"its bytes are not those that {MANIFEST} lists",
                 "the file was changed or damaged: fetch the bundle again",
             )
+
+
+def require_place_for_bundle(path: Path) -> None:
+    """Refuse a place where `write_bundle` could make no bundle.
+
+    Raises:
+        BadFile: something else stands there, or no file can be made in the folder.
+    """
+    absolute = path.absolute()
+    require_writable(next(folder for folder in absolute.parents if folder.exists()))
+    if absolute.exists() and absolute.is_dir() == (path.suffix == SUFFIX):
+        raise BadFile(path, "exists and is another kind of thing", "name another with -o")
+    if absolute.is_dir() and any(absolute.iterdir()):
+        raise BadFile(path, "exists and is not empty", "name another with -o")
 
 
 def write_bundle(

@@ -71,7 +71,8 @@ class Failover:
             for one, prove in zip(wanted, proofs, strict=True):
                 self._models.append(SharedModel(one.model))
                 launch = partial(EngineProcess, one.engine.backend, self._models[-1], threads)
-                self._supervisors.append(Supervisor(_ROLES[one.engine.role], launch, prove, limits))
+                name = f"{_ROLES[one.engine.role]} of {bundle.path.name}"
+                self._supervisors.append(Supervisor(name, launch, prove, limits))
             first = self._started()
         except BaseException:
             self.close()

@@ -374,6 +374,20 @@ def test_thresholds_of_labels_are_written_and_read_back(command: Command, trust:
     assert [own.label for own in confidence.by_label] == list(LABELS)
 
 
+def test_thresholds_are_of_one_kind(command: Command) -> None:
+    refused = command("--per-class", "--dual")
+    assert (refused.exit_code, "exclude each other" in refused.stderr) == (2, True)
+
+
+def test_a_place_where_no_bundle_can_be_made_is_refused_before_measuring(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    refused = command("-o", tmp_path / "file" / "new.edgeclin", "--key", command.key)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "not a folder that is there" in refused.stderr
+
+
 def test_dual_thresholds_are_asked_for_with_an_error_for_each_side(command: Command) -> None:
     sides = ("--max-error-positive", "0.1", "--max-error-negative", "0.02")
     refused = command("--dual", *sides, error=None)

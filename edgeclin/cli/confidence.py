@@ -41,14 +41,12 @@ SHARE = Number(0, 1, min_open=True, max_open=True)
 )
 @click.option(
     "--per-class",
-    "thresholds",
-    flag_value="per-class",
+    is_flag=True,
     help="A threshold for each label that is answered, the errors kept within its answers.",
 )
 @click.option(
     "--dual",
-    "thresholds",
-    flag_value="dual",
+    is_flag=True,
     help="Of two labels: an upper threshold of the positive one's score and a lower one.",
 )
 @click.option("--max-error-positive", type=SHARE, help="With --dual: among positive answers.")
@@ -61,7 +59,8 @@ def confidence(
     bundle: Path,
     validation: Path,
     max_error: float | None,
-    thresholds: Thresholds | None,
+    per_class: bool,
+    dual: bool,
     max_error_positive: float | None,
     max_error_negative: float | None,
     output: Path | None,
@@ -76,26 +75,32 @@ def confidence(
     Fits temperature and thresholds on labelled samples, and shows what they do. With -o a bundle
     that holds them is written and signed anew; the old one stays as it is.
     """
-    from edgeclin.bundle import write_bundle
+    from edgeclin.bundle import require_place_for_bundle, write_bundle
     from edgeclin.datasets import open_dataset
     from edgeclin.description import Doubt
     from edgeclin.errors import BadFile
     from edgeclin.risk import NoThreshold, measure_risk, rewritten
     from edgeclin.runtime import Runtime
 
+    if per_class and dual:
+        raise click.UsageError("--per-class and --dual exclude each other")
     both = max_error_positive is not None and max_error_negative is not None
     if max_error is None and not both:
         raise click.UsageError(
             "give --max-error, or --dual with --max-error-positive and --max-error-negative"
         )
-    signer = None if output is None else signer_of(key, unsigned)
-    if output is not None and output.exists():
-        raise BadFile(output, "exists", "name another file with -o")
+    signer = None
+    if output is not None:
+        signer = signer_of(key, unsigned)
+        if output.exists():
+            raise BadFile(output, "exists", "name another file with -o")
+        require_place_for_bundle(output)
+    thresholds: Thresholds = "dual" if dual else "per-class" if per_class else "one"
     opened = open_bundle(bundle, trust, allow_unsigned)
     doubt = Doubt(
         max_error=0.0 if max_error is None else max_error,
         audit_share=opened.manifest.confidence.audit_share,
-        thresholds=thresholds or "one",
+        thresholds=thresholds,
         max_error_positive=max_error_positive,
         max_error_negative=max_error_negative,
     )

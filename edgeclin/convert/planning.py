@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.bundle import SUFFIX
+from edgeclin.bundle import require_place_for_bundle
 from edgeclin.convert import calibration as calibrating
 from edgeclin.convert.diagnosis import check_quantiser
 from edgeclin.convert.job import Conversion
@@ -17,7 +17,7 @@ from edgeclin.convert.worker import converter_names
 from edgeclin.datasets import Dataset
 from edgeclin.description import Output, Task
 from edgeclin.errors import BadFile, EngineUnavailable
-from edgeclin.files import require_place_for_page, require_writable
+from edgeclin.files import require_place_for_page
 from edgeclin.model_files import ModelFacts, fix_shape, read_model
 from edgeclin.toolchains import needed_by, require
 
@@ -82,12 +82,7 @@ def require_targets(job: Conversion) -> None:
     Raises:
         BadFile: something else stands there, or no file can be made in the folder.
     """
-    output = job.output.absolute()
-    require_writable(next(folder for folder in output.parents if folder.exists()))
-    if output.exists() and output.is_dir() == (output.suffix == SUFFIX):
-        raise BadFile(job.output, "exists and is another kind of thing", "name another with -o")
-    if output.is_dir() and any(output.iterdir()):
-        raise BadFile(job.output, "exists and is not empty", "name another with -o")
+    require_place_for_bundle(job.output)
     if job.report is not None:
         require_place_for_page(job.report)
 
