@@ -51,6 +51,18 @@ class DriftReport(Record, frozen=True):
     def alarm(self) -> bool:
         return any(shift.alarm for shift in (*self.since_start, *self.recent))
 
+    def __str__(self) -> str:
+        """The quantity that is furthest beyond its noise, in both."""
+        parts = {"since the start": self.since_start, "of the last": self.recent}
+        said = [
+            f"{when} PSI {worst.psi:.2f} in {worst.quantity} (noise to {worst.psi_noise:.2f}, "
+            f"n = {worst.n})"
+            for when, shifts in parts.items()
+            if shifts
+            for worst in [max(shifts, key=lambda shift: shift.psi - shift.psi_noise)]
+        ]
+        return ", ".join(said) or "nothing counted yet"
+
 
 class ShadowHealth(Record, frozen=True, omit_defaults=True):
     """How a second bundle, whose answers nobody is shown, agrees with the one that answers.

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from bedsides import Scripted
@@ -20,7 +21,7 @@ from edgeclin.bundle import Bundle
 from edgeclin.cli import main
 from edgeclin.config import SyncConfig
 from edgeclin.errors import BadFile, BadInput
-from edgeclin.health import RunHealth, SyncHealth
+from edgeclin.health import DriftReport, RunHealth, Shift, SyncHealth
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import Notices, OfflineQueue, Telling, notices
 from edgeclin.records import State
@@ -226,6 +227,21 @@ def test_queue_status_says_how_both_are(tmp_path: Path) -> None:
     found = json.loads(told.output)
     assert found["run"]["health"]["late"] == 3
     assert found["sync"]["health"]["connected"] is False
+
+
+def test_queue_status_says_what_has_drifted_furthest(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
+    noisy = Shift("label", 40, 0.4, 0.9, "much", None, None, False)
+    moved = Shift("roughness", 40, 0.3, 0.2, "much", 0.2, 0.1, True)
+    for drift, said in (
+        (DriftReport(40, 40, (noisy, moved), ()), "PSI 0.30 in roughness (noise to 0.20, n = 40)"),
+        (DriftReport(0, 0, (), ()), "nothing counted yet"),
+    ):
+        with OfflineQueue(tmp_path / "q") as queue:
+            queue.notices.tell(msgspec.structs.replace(HEALTH, drift=drift))
+        shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+        assert said in shown.output
 
 
 def test_queue_status_tells_an_end_from_a_crash(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def _facts_of_run(health: RunHealth) -> dict[str, str]:
         facts["engine restarts"] = str(health.restarts)
     if health.shadow is not None:
         facts["shadow"] = str(health.shadow)
+    if health.drift is not None:
+        facts["drift"] = str(health.drift)
     if health.degraded:
         facts["degraded"] = health.degraded
     return facts | {f"alarm {number}": text for number, text in enumerate(health.alarms, 1)}
