@@ -203,7 +203,7 @@ def timed(name: str, times: np.ndarray) -> str:
         ("t", np.arange(500), None),
         ("time_s", np.arange(20) / 250, None),
         ("time_s", np.arange(5000) // 250, None),
-        ("time_s", np.r_[0:200, 400:600] / 250, None),
+        ("time_s", np.r_[0:200, 400:700] / 250, 250),
         ("time (1/256 s)", np.arange(500), None),
         ("time (h:m:s)", np.arange(500), None),
     ],
@@ -233,6 +233,65 @@ def test_even_times_are_even_however_they_are_rounded(
         assert not same_rate(hz * 1.02, found.sampling_hz, found.sampling_error)
     with pytest.raises(BadFile, match="the time goes on by"):
         read_sample(written(tmp_path, timed("time_s", np.r_[times[:999], times[1100:]])))
+
+
+MILLISECONDS = np.arange(30_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("time_ms", np.r_[MILLISECONDS[:18_000], MILLISECONDS[18_000::2]]),
+        ("time_ms", np.r_[MILLISECONDS[:18_000], MILLISECONDS[18_000:24_000].repeat(2)]),
+        ("time_ms", np.delete(MILLISECONDS, np.arange(15_000, 24_000, 10))),
+        ("time_ms", np.delete(MILLISECONDS, [15_000, 15_001])),
+        ("time_s", np.delete(MILLISECONDS, np.arange(15_000, 24_000, 10)) / 1000),
+        ("t", np.delete(MILLISECONDS, 15_000)),
+        ("time", np.insert(MILLISECONDS, 15_000, 15_000)),
+    ],
+    ids=["half the rate", "each twice", "a tenth lost", "two lost", "in s", "counted", "twice"],
+)
+def test_what_is_lost_shows_also_where_a_step_is_what_times_are_rounded_to(
+    tmp_path: Path, name: str, times: np.ndarray
+) -> None:
+    with pytest.raises(BadFile, match="the time goes on by"):
+        read_sample(written(tmp_path, timed(name, times)))
+
+
+def test_a_stretch_at_another_rate_than_its_file_begins_with_is_refused(tmp_path: Path) -> None:
+    times = np.r_[np.arange(20_000) / 360, 1000 + np.arange(2000) / 250]
+    written(tmp_path, timed("time_s", times), "a.csv")
+    table = "file,label,start,end\na.csv,x,0,20000\na.csv,x,20000,\n"
+    written(tmp_path, table, "labels.csv")
+    data = open_dataset(tmp_path)
+    assert (data.sampling_hz, len(data[0])) == (pytest.approx(360), 20_000)
+    with pytest.raises(BadFile, match="250 Hz from sample 20000 on, 360 Hz before"):
+        data[1]
+
+
+@pytest.mark.parametrize("form", ["%.18e", "%.10g", "%.6f", "%g"])
+@pytest.mark.parametrize("hz", [250, 512, 700])
+def test_rounded_times_are_even_in_whatever_form_they_are_written(
+    tmp_path: Path, form: str, hz: float
+) -> None:
+    """%g leaves six digits: of times above 1,000 s hundredths."""
+    times = np.round(np.arange(960 * hz, 1200 * hz) / hz, 3)
+    text = "time_s,I\n" + "".join(f"{form % at},1\n" for at in times)
+    path = written(tmp_path, text)
+    assert len(read_sample(path)) == len(times)
+    found = open_dataset(path)
+    assert same_rate(hz, found.sampling_hz, found.sampling_error)
+    gap = "time_s,I\n" + "".join(f"{form % at},1\n" for at in [*times[:5000], *times[5100:]])
+    with pytest.raises(BadFile, match="the time goes on by"):
+        read_sample(written(tmp_path, gap))
+
+
+@pytest.mark.parametrize(
+    "name", ["t/s", "t / s", "t-s", "t.s", "time/s", "Time (s)", "time-seconds", "t_s", "time.sec"]
+)
+def test_a_unit_may_stand_behind_whatever_mark(tmp_path: Path, name: str) -> None:
+    found = open_dataset(written(tmp_path, timed(name, np.arange(500) / 250)))
+    assert (found.leads, found.sampling_hz) == (("I",), pytest.approx(250))
 
 
 def test_a_lead_whose_name_ends_like_a_unit_is_a_lead(tmp_path: Path) -> None:

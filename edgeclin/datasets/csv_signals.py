@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgeclin.datasets.described import same_rate
 from edgeclin.datasets.reader import Content, Piece
+from edgeclin.datasets.times import jump, rate, resolution
 from edgeclin.errors import BadFile
 from edgeclin.files import open_file, reading
 
@@ -20,11 +21,7 @@ _SECONDS = {
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "usec", "microseconds"), 1e-6),
 }
-_TIME = re.compile(rf"(t|time\w*?)[\s_\[(]+({'|'.join(_SECONDS)})[\])]?")
-_LEAST_EXACT = 0.005
-"""A rate is told where rounding makes it less wrong than this."""
-_CLOCK = 0.001
-"""What a recorder's clock may be off."""
+_TIME = re.compile(rf"(t|time\w*?)[\s_\[(/.-]+({'|'.join(_SECONDS)})[\])]?")
 
 
 class CSVSignals:
@@ -47,8 +44,8 @@ class CSVSignals:
         names = _names(path, _text(path, head).splitlines())
         # The last line may be cut.
         lines = (head + more).decode("utf-8-sig", "ignore").splitlines()[names.lines : -1]
-        rate, error = _rate(names, lines)
-        return Content(leads=names.leads, sampling_hz=rate, sampling_error=error)
+        hz, error = _rate(names, [line for line in lines if line.strip()])
+        return Content(leads=names.leads, sampling_hz=hz, sampling_error=error)
 
     def read(self, piece: Piece) -> np.ndarray:
         with open_file(piece.path) as file, reading(piece.path):
@@ -63,10 +60,29 @@ class CSVSignals:
             raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
         exact = _numbers(piece.path, lines, names, rows[piece.start : end])
         if names.time:
-            _require_even(piece.path, exact[:, 0], _unit(names, rows))
+            self._require_even(piece, names, rows[piece.start : end])
         with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
             values = exact.astype(np.float32)
         return values[:, 0] if names.leads is None else values[:, names.time :]
+
+    def _require_even(self, piece: Piece, names: _Names, rows: list[str]) -> None:
+        """Refuse samples with a gap, whose time goes back or is none, or of another rate than those
+        at the beginning of their file, by which it is judged."""
+        times, unit = _times(names, rows)
+        known = np.isfinite(times)
+        if not known.all():
+            at = int((~known).argmax())
+            raise BadFile(piece.path, f"the time of sample {at} is not a number")
+        off = jump(times, unit)
+        if off is not None:
+            raise BadFile(piece.path, str(off), "cut recordings where they have gaps")
+        whole, (hz, error) = self.look(piece.path), _rate(names, rows)
+        if not same_rate(whole.sampling_hz, hz, whole.sampling_error + error):
+            raise BadFile(
+                piece.path,
+                f"{hz:.5g} Hz from sample {piece.start} on, {whole.sampling_hz:.5g} Hz before",
+                "give what was recorded at one rate a file of its own",
+            )
 
 
 class _Names:
@@ -123,58 +139,27 @@ def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np
     return values
 
 
-def _rate(names: _Names, lines: list[str]) -> tuple[float | None, float]:
+def _times(names: _Names, rows: list[str]) -> tuple[np.ndarray, float]:
+    """The times of some rows, float64, and to what they are rounded.
+
+    Raises:
+        ValueError: one is not a number.
+    """
+    cells = [row.split(names.separator, 1)[0].strip().strip('"') for row in rows]
+    times = np.array([float(cell) for cell in cells])
+    unit = resolution(cells)
+    counts = names.unit_s is None and unit == 1 == np.median(np.diff(times)) if cells[1:] else False
+    return times, 0.0 if counts else unit
+
+
+def _rate(names: _Names, rows: list[str]) -> tuple[float | None, float]:
     """Samples a second, and by which share that may be wrong; None where nothing tells."""
-    lines = [line for line in lines if line.strip()]
-    if not names.time or names.unit_s is None or len(lines) < 2:
+    if not names.time or names.unit_s is None:
         return None, 0.0
     try:
-        times = np.array([float(_time(names, line)) for line in lines])
+        return rate(*_times(names, rows), names.unit_s)
     except ValueError:  # `read` says where
         return None, 0.0
-    took, unit = float(times[-1] - times[0]), _unit(names, lines)
-    if not took > 0 or unit > _LEAST_EXACT * took or _off(times, unit).any():
-        return None, 0.0
-    return (len(times) - 1) / (took * names.unit_s), _CLOCK + unit / took
-
-
-def _time(names: _Names, line: str) -> str:
-    return line.split(names.separator, 1)[0].strip().strip('"')
-
-
-def _unit(names: _Names, lines: list[str]) -> float:
-    """To what the times are rounded, by how they are written; 0 where that does not tell."""
-    times = [_time(names, line).lower() for line in lines]
-    if any("e" in time for time in times):
-        return 0.0
-    decimals = max(len(time.partition(".")[2].rstrip("0")) for time in times)
-    return float(10.0**-decimals)
-
-
-def _off(times: np.ndarray, unit: float) -> NDArray[np.bool_]:
-    """Which steps go back, or differ from the usual one by more than rounding and half of it."""
-    steps = np.diff(times)
-    if not len(steps):
-        return np.zeros(0, bool)
-    usual = float(np.median(steps))
-    return (steps < 0) | (np.abs(steps - usual) > max(usual / 2, unit) * (1 + 1e-6))
-
-
-def _require_even(path: Path, times: np.ndarray, unit: float) -> None:
-    """Refuse a recording with a gap, or whose time goes back or is none."""
-    known = np.isfinite(times)
-    if not known.all():
-        raise BadFile(path, f"the time of sample {int((~known).argmax())} is not a number")
-    off = _off(times, unit)
-    if off.any():
-        at = int(off.argmax())
-        steps = np.diff(times)
-        raise BadFile(
-            path,
-            f"between samples {at} and {at + 1} the time goes on by {steps[at]:.4g}, elsewhere by "
-            f"{np.median(steps):.4g}",
-            "cut recordings where they have gaps",
-        )
 
 
 def _fault(lines: list[str], names: _Names) -> str:
