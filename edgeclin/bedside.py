@@ -197,11 +197,11 @@ class Bedside:
         """Wait for room rather than lose an answer; None when told to stop meanwhile."""
         asks = result.audit or result.state is State.PROVISIONAL
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
-        once = self._runtime.preprocess.cut if arrival.once else ""
+        cut = self._runtime.preprocess.cut if arrival.once else ""
         while True:
             try:
                 stored = self._queue.put(
-                    result, sample, self._deadline_s, last=arrival.last, once=once
+                    result, sample, self._deadline_s, last=arrival.last, cut=cut
                 )
                 self.full = ""
                 return stored

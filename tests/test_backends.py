@@ -312,6 +312,14 @@ def test_bytes_that_are_no_onnx_model_are_refused_in_one_sentence(model: bytes) 
         load_backend("onnx", model)
 
 
+def test_onnx_runtime_is_told_to_add_exactly_on_every_machine() -> None:
+    """Where there is VNNI the answers would not show that it is not."""
+    pytest.importorskip("onnxruntime")
+    from edgeclin.backends.onnx import session_options
+
+    assert session_options().get_session_config_entry("session.x64quantprecision") == "1"
+
+
 def test_an_onnx_engine_says_which_provider_ran_it() -> None:
     assert load_backend("onnx", onnx_model()).version.endswith(" CPU")
 

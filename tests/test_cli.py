@@ -23,7 +23,9 @@ from unprivileged import closed
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import write_bundle
 from edgeclin.cli import main
+from edgeclin.cli.signals import on_stop
 from edgeclin.description import Input
+from edgeclin.errors import MissingExtra
 from edgeclin.golden import read_golden, write_golden
 from edgeclin.keys import KeyPair, load_signer
 from edgeclin.manifest import Manifest
@@ -696,6 +698,27 @@ def test_a_command_that_is_stopped_says_so_in_one_line_and_cleans_up(
     )
     assert cleaned == [True]
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("then", ["another error", "a service"])
+def test_a_signal_that_an_import_swallows_still_stops_the_command(
+    run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Python makes an ImportError of a SystemExit in an extension that initialises itself."""
+
+    def swallowing(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except SystemExit as exc:
+            if then == "another error":
+                raise MissingExtra("LiteRT", "tflite") from exc
+        on_stop(lambda: None)
+        pytest.fail("it serves though it was told to stop")
+
+    monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", swallowing)
+    done = run("verify", bundle_path)
+    assert (done.exit_code, done.stderr) == (143, "edgeclin: stopped by SIGTERM\n")
 
 
 @pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])

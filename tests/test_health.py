@@ -229,6 +229,21 @@ def test_queue_status_says_how_both_are(tmp_path: Path) -> None:
     assert found["sync"]["health"]["connected"] is False
 
 
+def test_queue_status_says_nothing_of_the_link_of_an_agent_that_is_gone(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
+    linked = SyncHealth(made_at=1.0, up_s=2.0, connected=True, delivered=4)
+    for ending in ("", "connected, "):
+        with OfflineQueue(tmp_path / "q") as queue:
+            if ending:
+                queue.notices.tell(linked)
+            else:
+                with Telling(queue.notices, lambda: linked):
+                    pass
+        shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+        assert f" s ago, {ending}4 delivered" in shown.output
+
+
 def test_queue_status_says_what_has_drifted_furthest(tmp_path: Path) -> None:
     config = tmp_path / "device.toml"
     config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')

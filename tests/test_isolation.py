@@ -422,6 +422,59 @@ def test_a_sample_waits_for_one_of_the_samples_of_an_idle_engine_s_test_and_not_
     assert supervisor.ready
 
 
+def test_a_test_that_cannot_be_made_puts_the_engine_out_and_it_is_started_again(
+    supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = iter([None, MemoryError("no room")])
+
+    def prove(_: EngineProcess) -> Difference:
+        for problem in tests:
+            if problem is not None:
+                raise problem
+            break
+        return SAME
+
+    monkeypatch.setattr(supervisor_module, "_IDLE_S", 0.1)
+    monkeypatch.setattr(supervisor_module, "_LOOK_S", 0.05)
+    supervisor = supervise(prove)
+    wait_until(lambda: supervisor.restarts and supervisor.ready, "it is back", LONG_S)
+
+
+class NotedLock:
+    """A lock that notes at each release what a condition is just then."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._lock, self._condition = threading.Lock(), condition
+        self.noted: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.noted.append(self._condition())
+        self._lock.release()
+
+
+def test_a_sample_that_waits_for_a_test_never_asks_the_engine_that_just_failed_it(
+    supervise: Callable[..., Supervisor], unsound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a second deadline, and could read what the first one's sample comes to."""
+
+    def prove(process: EngineProcess) -> Difference:
+        process.run(SAMPLE)
+        return SAME
+
+    supervisor = supervise(prove, deadline_s=0.3)
+    lock = NotedLock(lambda: supervisor.ready)
+    monkeypatch.setattr(supervisor, "_asking", lock)
+    supervisor.test()
+    assert lock.noted == [True]
+    (unsound / "unsound").write_text("hang")
+    with pytest.raises(EngineFailed, match="did not answer within"):
+        supervisor.test()
+    assert not any(lock.noted[1:])
+
+
 def test_outputs_that_are_not_finite_are_no_answer_and_three_in_a_row_a_restart(
     supervise: Callable[..., Supervisor], unsound: Path
 ) -> None:

@@ -298,6 +298,8 @@ def test_the_queue_remembers_an_ended_stream_for_every_bundle(
         queue.put(make_result(1, source="in/a"), last=True)
         for bundle in (make_result().bundle, "n" * 64):
             assert queue.next_position("in/a", bundle) >= ENDED
+        kept = queue._database.all("SELECT source FROM positions WHERE source = 'in/a'")
+        assert len(kept) == 1, "a row for each file for good, not two"
         assert queue.next_position("in/b", make_result().bundle) == 0
 
 

@@ -38,11 +38,11 @@ class TimedQueue(OfflineQueue):
         deadline_s: float = DEADLINE_S,
         *,
         last: bool = False,
-        once: str = "",
+        cut: str = "",
     ) -> Stored:
         start = time.perf_counter_ns()
         try:
-            stored = super().put(result, sample, deadline_s, last=last, once=once)
+            stored = super().put(result, sample, deadline_s, last=last, cut=cut)
         except QueueFull as exc:  # the loop of `run` would wait until there is room
             raise QueueUnusable(str(exc)) from exc
         self.last_ms = (time.perf_counter_ns() - start) / 1e6

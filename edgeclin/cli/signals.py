@@ -11,10 +11,19 @@ from types import FrameType
 import click
 
 _BOTH = (signal.SIGINT, signal.SIGTERM)
+_came: list[int] = []
+"""Signals that have asked the command to stop, for SystemExit may be swallowed: the import of an
+extension makes an ImportError of it, as if a module were missing."""
 
 
 def on_stop(stop: Callable[[], None]) -> None:
-    """Call `stop` on SIGINT and SIGTERM; after that both have their usual effect again."""
+    """Call `stop` on SIGINT and SIGTERM; after that both have their usual effect again.
+
+    Raises:
+        SystemExit: one has come already.
+    """
+    for number in _came:
+        raise SystemExit(128 + number)
 
     def ask(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -41,10 +50,10 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopped_by: list[str] = []
+    _came.clear()
 
     def end(number: int, _: FrameType | None) -> None:
-        stopped_by.append(signal.Signals(number).name)
+        _came.append(number)
         for each in _BOTH:
             signal.signal(each, signal.SIG_DFL)
         raise SystemExit(128 + number)
@@ -53,7 +62,8 @@ def stopping() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in stopped_by:
-            click.echo(f"edgeclin: stopped by {name}", err=True)
         for number, handler in before.items():
             signal.signal(number, handler)
+        for came in _came:
+            click.echo(f"edgeclin: stopped by {signal.Signals(came).name}", err=True)
+            raise SystemExit(128 + came)

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -52,17 +51,24 @@ class _InTurn:
 
     Args:
         asking: held for each sample alone.
+        failed: told why no answer came, before another sample could wait for one in vain.
     """
 
-    def __init__(self, process: EngineProcess, asking: threading.Lock) -> None:
+    def __init__(
+        self, process: EngineProcess, asking: threading.Lock, failed: Callable[[str], None]
+    ) -> None:
         self.input, self.output, self.version = process.input, process.output, process.version
         self.place = process.place
-        self._process, self._asking = process, asking
+        self._process, self._asking, self._failed = process, asking, failed
 
     def run(self, sample: np.ndarray | None) -> np.ndarray:
         """As `Backend.run`."""
         with self._asking:
-            return self._process.run(sample)
+            try:
+                return self._process.run(sample)
+            except EngineFailed as exc:
+                self._failed(str(exc))
+                raise
 
     def close(self) -> None:
         """It is not this one's to end."""
@@ -152,7 +158,7 @@ class Supervisor:
             raise EngineFailed(self.why)
         self._asked_at = time.monotonic()
         try:
-            return self._prove(_InTurn(process, self._asking))
+            return self._prove(_InTurn(process, self._asking, self._fail))
         except EdgeclinError as exc:
             with self._asking:
                 if process is self._process and self.ready:
@@ -224,9 +230,17 @@ class Supervisor:
             except EngineFailed as exc:
                 self._fail(str(exc))
             if time.monotonic() - self._asked_at > _IDLE_S:
-                with suppress(EdgeclinError):  # it is out then
-                    self.test()
+                self._test_idle()
             self._moved.wait(_LOOK_S)
+
+    def _test_idle(self) -> None:
+        try:
+            self.test()
+        except EdgeclinError:  # it is out now
+            pass
+        except Exception as exc:  # a thread that ended would leave the engine unwatched
+            log.exception("%s could not be tested", self._name)
+            self._fail(f"the engine could not be tested: {exc}")
 
     def _fail(self, why: str) -> None:
         if self.ready:

@@ -109,7 +109,7 @@ class OfflineQueue:
         deadline_s: float = 60.0,
         *,
         last: bool = False,
-        once: str = "",
+        cut: str = "",
     ) -> Stored:
         """Store a result, and with `sample` the question for a second opinion about it.
 
@@ -120,15 +120,15 @@ class OfflineQueue:
             sample: the raw sample, before preprocessing.
             deadline_s: powered-on seconds until a provisional answer becomes unreviewed.
             last: the source ends with it, and no bundle is to judge it again.
-            once: no other bundle that cuts the source in this way (`Preprocess.cut`) is to judge it
-                again either, though the source goes on.
+            cut: how the source is cut (`Preprocess.cut`), where no other bundle that cuts it so is
+                to judge it again either, though the source goes on.
 
         Raises:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
         identity = str(uuid6.uuid7())
         body = msgspec.json.encode(result)
-        bundle = _ANY if last else once or result.bundle
+        bundle = _ANY if last else cut or result.bundle
         after = ENDED if last else result.position + 1
         ask = None
         if sample is not None:
@@ -146,6 +146,11 @@ class OfflineQueue:
                         """,
                         (result.source, bundle, after),
                     )
+                    if last:
+                        db.execute(
+                            "DELETE FROM positions WHERE source = ? AND bundle <> ?",
+                            (result.source, _ANY),
+                        )
                 if ask is not None:
                     self._questions.insert(db, seq, identity, result, ask, deadline_s)
         except BaseException:
@@ -160,7 +165,8 @@ class OfflineQueue:
             "SELECT MAX(next) FROM positions WHERE source = ? AND bundle IN (?, ?, ?)",
             (source, _ANY, bundle, cut),
         )
-        return int(row[0] or 0) if row else 0
+        assert row is not None
+        return int(row[0] or 0)
 
     def reviews(self, first: int = 0) -> dict[int, Review]:
         """What became of the newest results, delivered or not.

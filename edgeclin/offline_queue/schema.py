@@ -54,7 +54,8 @@ CREATE TABLE questions (
 );
 CREATE INDEX questions_by_state ON questions (state, deadline);
 
--- Where each source goes on with a bundle; moves in the transaction that stores the result.
+-- Where each source goes on: with the bundle whose digest it is, with every one that cuts it as
+-- `bundle` says, or with any ('').
 CREATE TABLE positions (
     source TEXT NOT NULL,
     bundle TEXT NOT NULL,

@@ -34,8 +34,8 @@ class FolderWatch:
 
     Each file is a stream of its own, `FOLDER/NAME#fingerprint`, which the queue remembers as ended
     in the transaction that stores the last answer about it: a crash loses and repeats nothing, and
-    another bundle judges what comes from then on. New files go before those that were there at the
-    start, the longest unchanged first.
+    another bundle that cuts it alike goes on where the last one ended. New files go before those
+    that were there at the start, the longest unchanged first.
 
     Args:
         fit: refuses a file that the model is not described for, as `Runtime.require_fit`.
