@@ -18,7 +18,7 @@ export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
 	$(wildcard /usr/bin/python$(v) /usr/local/bin/python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 
-.PHONY: help demo test toolchain test-core test-pythons bench-convert bench-runtime lint types wheel constraints system clean
+.PHONY: help demo test toolchain test-core test-pythons bench-convert bench-runtime soak lint types wheel constraints system clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -57,6 +57,10 @@ bench-convert: $(READY)  ## Measure conversion against the bare tools (MODELS="e
 
 bench-runtime: $(READY)  ## Measure runtime and queue, each figure beside its target (PARTS="predict day")
 	$(BIN)/python tests/benchmarks/runtime.py $(PARTS)
+
+soak: $(READY)  ## Kill every process of the whole way at random, 1,000 times (KILLS=1000 SEED=7)
+	EDGECLIN_KILLS=$(or $(KILLS),1000) $(and $(SEED),EDGECLIN_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -s tests/faults/test_sigkill.py
 
 wheel: $(READY)  ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist .

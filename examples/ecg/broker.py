@@ -78,6 +78,12 @@ class LocalBroker:
         elif process is not None:
             process.stop()
 
+    def kill(self) -> None:
+        """End mosquitto at once, as a crash would; `start` brings it back on the same port."""
+        process, self._process = self._process, None
+        process.kill()
+        process.wait(timeout=_WAIT_S)
+
     def _start_mosquitto(self) -> None:
         program = find_mosquitto()
         if program is None:
