@@ -7,10 +7,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import numpy as np
 
-from edgeclin.errors import BadInput, EngineFailed, QueueFull
+from edgeclin.errors import BadInput, EngineFailed, EngineOut, QueueFull
 from edgeclin.health import RunHealth
 from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
@@ -21,16 +22,24 @@ from edgeclin.sources import Source
 
 log = logging.getLogger(__name__)
 
-_RETRY_FULL_S = 1.0
+_RETRY_S = 1.0
+_ENGINE_S = 60.0
+"""How long a stream that can wait does so for an engine that is started again."""
 _TELL_AGAIN_S = 10.0
 _NEWEST, _SOME_REJECTED, _MANY_REJECTED = 100, 10, 0.2
 """An alarm from so many and this share on of the newest samples: drift counts only what can be
 answered."""
-_TOLD_STREAMS = 4096
+OnResult: TypeAlias = Callable[[Stored, Result, Sample], None]
+"""Told each answer once it is stored, with the sample that it is about."""
 
 
 class Bedside:
     """Judges what sources deliver and puts every answer into the queue.
+
+    A stream is held with an answer that finds no room there, and with a sample for which no engine
+    is ready; others go on meanwhile, for urgent answers have room of their own. A live stream
+    cannot wait: an answer of it that finds no room is lost and counted, and without an engine its
+    samples are rejected.
 
     Args:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
@@ -71,35 +80,27 @@ class Bedside:
         self._newest: deque[bool] = deque(maxlen=_NEWEST)
         self.full = self.refused = ""
         self._told: dict[str, tuple[float, int]] = {}
+        self._held: list[tuple[Arrival, Result | None]] = []
+        self._next_try = 0.0
+        self._out_since: float | None = None
 
-    def run(
-        self, sources: Iterable[Source], on_result: Callable[[Stored, Result, Sample], None]
-    ) -> None:
+    def run(self, sources: Iterable[Source], on_result: OnResult) -> None:
         """Judge until all sources have ended or the inbox is stopped.
-
-        Args:
-            on_result: told each answer once it is stored, with the sample that it is about.
 
         Raises:
             EdgeclinError: a source ended so.
         """
         for source in sources:
             self.inbox.feed(source)
-        while (arrival := self.inbox.take()) is not None:
-            self.busy_since = time.monotonic()
-            with self._hand:
-                result = self._judge(arrival)
-            stored = self._put(result, arrival)
-            if stored is None:
+        while True:
+            self._try_held(on_result)
+            try:
+                arrival = self.inbox.take(_RETRY_S if self._held else None)
+            except TimeoutError:
+                continue
+            if arrival is None:
                 return
-            self.late += time.monotonic() - arrival.at > self.answer_s
-            self.busy_since = None
-            self._count(result)
-            if arrival.answered is not None:
-                arrival.answered(stored, result)
-            if self._shadow is not None:
-                self._shadow.show(stored, result, arrival.sample)
-            on_result(stored, result, arrival.sample)
+            self._answer(arrival, None, on_result)
 
     @property
     def runtime(self) -> Runtime:
@@ -166,48 +167,99 @@ class Bedside:
         self._newest.append(result.rejected)
         self._urgent += result.tier is Tier.URGENT
 
-    def _judge(self, arrival: Arrival) -> Result:
+    def _try_held(self, on_result: OnResult) -> None:
+        """Try once more what is held, now and then."""
+        if not self._held or time.monotonic() < self._next_try:
+            return
+        held, self._held = self._held, []
+        for arrival, result in held:
+            if self._answer(arrival, result, on_result):
+                self.inbox.release(arrival)
+        self._next_try = time.monotonic() + _RETRY_S
+
+    def _answer(self, arrival: Arrival, result: Result | None, on_result: OnResult) -> bool:
+        """Judge one sample, unless there is a result, and store that.
+
+        Returns:
+            whether it is stored, and so done with; else its stream may be held.
+        """
+        self.busy_since = time.monotonic()
+        if result is None:
+            with self._hand:
+                result = self._judge(arrival)
+        stored = None if result is None else self._put(result, arrival)
+        self.late += stored is not None and time.monotonic() - arrival.at > self.answer_s
+        self.busy_since = None
+        if result is None or stored is None:
+            self._put_off(arrival, result)
+            return False
+        self._count(result)
+        if arrival.answered is not None:
+            arrival.answered(stored, result)
+        if self._shadow is not None:
+            self._shadow.show(stored, result, arrival.sample)
+        on_result(stored, result, arrival.sample)
+        return True
+
+    def _put_off(self, arrival: Arrival, result: Result | None) -> None:
+        """Let go of a sample whose answer cannot be stored or made now, or hold its stream."""
+        if result is not None and arrival.live:
+            self.inbox.lose(arrival)
+        elif result is not None and arrival.answered is not None:
+            arrival.answered(None, result)
+        else:
+            self.inbox.hold(arrival)
+            self._held.append((arrival, result))
+
+    def _judge(self, arrival: Arrival) -> Result | None:
+        """The result; None where the sample waits for an engine."""
         waited_ms = round((time.monotonic() - arrival.at) * 1000, 4)
         try:
             if isinstance(arrival.sample, BadInput):
                 raise arrival.sample
-            return self._runtime.predict(
+            result = self._runtime.predict(
                 arrival.sample, arrival.stream, arrival.position, waited_ms
             )
         except (BadInput, EngineFailed) as problem:
+            if isinstance(problem, EngineOut) and self._can_wait(arrival):
+                return None
             self._tell(arrival, problem)
             return self._runtime.reject(problem, arrival.stream, arrival.position)
+        self._out_since = None
+        return result
+
+    def _can_wait(self, arrival: Arrival) -> bool:
+        """Whether a sample may wait for an engine, which has not been out for long."""
+        if self._out_since is None:
+            self._out_since = time.monotonic()
+        waits = not arrival.live and arrival.answered is None
+        return waits and time.monotonic() - self._out_since < _ENGINE_S
 
     def _tell(self, arrival: Arrival, problem: BadInput | EngineFailed) -> None:
-        """Log a rejection, one a stream every `_TELL_AGAIN_S`: a lead that is off stays off."""
-        now = time.monotonic()
-        due, untold = self._told.get(arrival.stream, (now, 0))
+        """Log a rejection, one a line every `_TELL_AGAIN_S`: a lead that is off stays off."""
+        now, line = time.monotonic(), arrival.line.stream
+        due, untold = self._told.get(line, (now, 0))
         if now < due:
-            self._told[arrival.stream] = due, untold + 1
+            self._told[line] = due, untold + 1
             return
-        self._told[arrival.stream] = now + _TELL_AGAIN_S, 0
-        if len(self._told) > _TOLD_STREAMS:  # a watched folder brings new ones without end
-            del self._told[next(iter(self._told))]
+        self._told[line] = now + _TELL_AGAIN_S, 0
         more = f" (and {untold} before it, which were not logged)" if untold else ""
         log.warning(
             "%s: sample %d is rejected: %s%s", arrival.stream, arrival.position, problem, more
         )
 
     def _put(self, result: Result, arrival: Arrival) -> Stored | None:
-        """Wait for room rather than lose an answer; None when told to stop meanwhile."""
+        """Store a result; None when there is no room for it."""
         asks = result.audit or result.state is State.PROVISIONAL
         sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
         cut = self._runtime.preprocess.cut if arrival.once else ""
-        while True:
-            try:
-                stored = self._queue.put(
-                    result, sample, self._deadline_s, last=arrival.last, cut=cut
-                )
-                self.full = ""
-                return stored
-            except QueueFull as exc:
-                self.full = str(exc)
+        try:
+            stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last, cut=cut)
+        except QueueFull as exc:
+            if not self.full:
                 log.error("ALARM: %s", exc)
-                self.busy_since = None
-                if self.inbox.stopped.wait(_RETRY_FULL_S):
-                    return None
+            self.full = str(exc)
+            return None
+        if result.tier is not Tier.URGENT:  # which has room of its own
+            self.full = ""
+        return stored

@@ -73,6 +73,10 @@ class EngineFailed(EdgeclinError, RuntimeError):
     exit_code = 4
 
 
+class EngineOut(EngineFailed):
+    """No engine was asked about the sample, for all are being started again."""
+
+
 class SelfTestFailed(EdgeclinError, RuntimeError):
     """The engine on this machine does not reproduce the bundle's golden outputs."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgeclin.backends.base import TensorSpec
 from edgeclin.bundle import Bundle
 from edgeclin.config import IsolationConfig
-from edgeclin.errors import EngineFailed, SelfTestFailed
+from edgeclin.errors import EngineFailed, EngineOut, SelfTestFailed
 from edgeclin.executable import cpu_twin, executable
 from edgeclin.golden import proof
 from edgeclin.isolation import EngineProcess, Limits, SharedModel, Supervisor
@@ -115,19 +115,23 @@ class Failover:
         """As `Backend.run`, by the first engine that answers, with finite outputs.
 
         Raises:
+            EngineOut: all were out before.
             EngineFailed: none does.
         """
         assert sample is not None
         whys: list[str] = []
+        kind: type[EngineFailed] = EngineOut
         for rank, supervisor in enumerate(self._supervisors):
             try:
                 outputs = supervisor.run(sample)
             except EngineFailed as exc:
                 whys.append(str(exc))
+                if not isinstance(exc, EngineOut):
+                    kind = EngineFailed
                 continue
             self.answered = self._answering(rank, whys)
             return outputs
-        raise EngineFailed(self._none(whys))
+        raise kind(self._none(whys))
 
     def self_test(self) -> Difference:
         """Prove once more the engine that would answer the next sample.

@@ -3,6 +3,9 @@
 Threads deliver, one judges. A stream that can wait uses `put`; a live one cannot and uses `push`:
 when its line is full the oldest sample goes, since the newest says most about the patient, and what
 went is told in one arrival. One that somebody waits for uses `offer`, which says no instead.
+
+Where no answer can be made or stored just now, a stream that can wait is held (`Inbox.hold`), and a
+live one loses what came (`Inbox.lose`): others go on.
 """
 
 from __future__ import annotations
@@ -28,11 +31,23 @@ log = logging.getLogger(__name__)
 
 Sample: TypeAlias = "np.ndarray | BadInput"
 """A raw sample, or why there is none."""
-Answered: TypeAlias = Callable[[Stored, Result], None]
-"""Told an answer once it is stored, in the thread that judges."""
+Answered: TypeAlias = Callable[["Stored | None", Result], None]
+"""Told an answer once it is stored, or with None that it cannot be, in the thread that judges."""
 
 LINE = 8
 """Samples of one stream that may wait."""
+_QUIET_S = 1.0
+"""What is lost while nothing can be stored is told no sooner than this after the last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """So many samples of a live stream, from number `first` to `last`, since `at`."""
+
+    first: int
+    last: int
+    count: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,10 @@ class Arrival:
 
     Attributes:
         position: its number in the stream.
+        line: where it waited.
         at: monotonic seconds when it arrived.
+        live: whether its stream cannot wait.
+        lost: the samples that it tells of, instead of a sample.
         last: whether the stream ends with it, and is never to be judged again.
         once: whether no other bundle that cuts the stream as this one does is to judge it again.
     """
@@ -49,8 +67,11 @@ class Arrival:
     stream: str
     position: int
     sample: Sample
+    line: Line
     at: float
     answered: Answered | None = None
+    live: bool = False
+    lost: Lost | None = None
     last: bool = False
     once: bool = False
 
@@ -94,6 +115,7 @@ class Inbox:
         self._lines: dict[str, Line] = {}
         self._turns: deque[Line] = deque()
         self._feeders = 0
+        self._held: set[Line] = set()
         self.failures: list[BaseException] = []
         self.stopped = threading.Event()
 
@@ -112,30 +134,54 @@ class Inbox:
         with self._lock:
             return self._lines.setdefault(stream, Line(self, stream, start, room))
 
-    def take(self) -> Arrival | None:
+    def take(self, within_s: float | None = None) -> Arrival | None:
         """Wait for the next sample: streams take turns, and each gives its oldest.
 
         Returns:
-            None when all sources have ended and nothing waits, or after `stop`.
+            None when all sources have ended and nothing waits or is held, or after `stop`.
 
         Raises:
+            TimeoutError: none came within `within_s` seconds.
             BaseException: what ended a source first, once all have ended and nothing waits.
         """
         with self._lock:
             while not self._turns and not self.stopped.is_set():
-                if not self._feeders:
+                if not self._feeders and not self._held:
                     if self.failures:
                         raise self.failures[0]
                     return None
-                self._arrived.wait()
+                if not self._arrived.wait(within_s):
+                    raise TimeoutError
             if self.stopped.is_set():
                 return None
             line = self._turns.popleft()
+            line._in_turn = False
             arrival = line._take()
-            if line.waiting:
-                self._turns.append(line)
+            line._wait_for_turn()
             self._room.notify_all()
             return arrival
+
+    def hold(self, arrival: Arrival) -> None:
+        """Give nothing more of an arrival's line until it is released."""
+        with self._lock:
+            self._held.add(arrival.line)
+            if arrival.line._in_turn:
+                self._turns.remove(arrival.line)
+                arrival.line._in_turn = False
+
+    def release(self, arrival: Arrival) -> None:
+        """Let the line of an arrival that was held go on."""
+        with self._lock:
+            self._held.discard(arrival.line)
+            arrival.line._wait_for_turn()
+
+    def lose(self, arrival: Arrival) -> None:
+        """Count an arrival of a live stream, of which no answer could be stored, as dropped."""
+        with self._lock:
+            line = arrival.line
+            line.dropped += arrival.lost is None
+            line._lose(arrival)
+            line._quiet_until = self._clock() + _QUIET_S
 
     def stop(self) -> None:
         """End `take` and every `put` now; what waits is left."""
@@ -184,11 +230,17 @@ class Line:
         self._room = room
         self._position = start
         self._samples: deque[Arrival] = deque()
-        self._lost: list[Arrival] = []
+        self._lost: Lost | None = None
+        self._quiet_until = 0.0
+        self._in_turn = False
 
     @property
     def waiting(self) -> int:
-        return len(self._samples) + bool(self._lost)
+        return len(self._samples) + self._telling
+
+    @property
+    def _telling(self) -> bool:
+        return self._lost is not None and self._inbox._clock() >= self._quiet_until
 
     def put(self, sample: Sample, part: Part | None = None) -> bool:
         """Add a sample, once there is room.
@@ -215,10 +267,9 @@ class Line:
         """
         with self._inbox._lock:
             if len(self._samples) >= self._room:
-                gone = self._samples.popleft()
+                self._lose(self._samples.popleft())
                 self.dropped += 1
-                self._lost = [*self._lost[:1], gone]
-            self._add(sample, None)
+            self._add(sample, None, live=True)
         return not self._inbox.stopped.is_set()
 
     def offer(self, sample: Sample, answered: Answered) -> bool:
@@ -233,29 +284,48 @@ class Line:
             self._add(sample, answered)
             return True
 
-    def _add(self, sample: Sample, answered: Answered | None, part: Part | None = None) -> None:
-        inbox = self._inbox
-        if not self.waiting:
-            inbox._turns.append(self)
-        now = inbox._clock()
+    def _add(
+        self,
+        sample: Sample,
+        answered: Answered | None,
+        part: Part | None = None,
+        live: bool = False,
+    ) -> None:
+        now = self._inbox._clock()
         if part is None:
-            arrival = Arrival(self.stream, self._position, sample, now, answered)
+            arrival = Arrival(self.stream, self._position, sample, self, now, answered, live)
             self._position += 1
         else:
             arrival = Arrival(
-                part.stream, part.position, sample, now, answered, part.last, part.once
+                part.stream, part.position, sample, self, now, last=part.last, once=part.once
             )
         self._samples.append(arrival)
-        inbox._arrived.notify()
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        inbox = self._inbox
+        if self.waiting and not self._in_turn and self not in inbox._held:
+            self._in_turn = True
+            inbox._turns.append(self)
+            inbox._arrived.notify()
+
+    def _lose(self, arrival: Arrival) -> None:
+        new = arrival.lost or Lost(arrival.position, arrival.position, 1, arrival.at)
+        old = self._lost or new
+        self._lost = Lost(
+            min(old.first, new.first),
+            max(old.last, new.last),
+            new.count + (0 if self._lost is None else old.count),
+            min(old.at, new.at),
+        )
 
     def _take(self) -> Arrival:
         """The oldest sample, or before it one arrival that tells of all that were dropped."""
-        if not self._lost:
+        if not self._telling or self._lost is None:
             return self._samples.popleft()
-        first, last, self._lost = self._lost[0], self._lost[-1], []
-        count = last.position - first.position + 1
+        lost, self._lost = self._lost, None
         problem = BadInput(
-            f"dropped: {count} samples from number {first.position} came faster than they were "
-            "judged, and a live stream cannot wait"
+            f"dropped: {lost.count} samples from number {lost.first} came faster than they were "
+            "judged and stored, and a live stream cannot wait"
         )
-        return Arrival(self.stream, last.position, problem, first.at)
+        return Arrival(self.stream, lost.last, problem, self, lost.at, live=True, lost=lost)

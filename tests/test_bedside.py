@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bedsides import Scripted, stored_results
+from polling import wait_until
 
 from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli.tally import LATENCIES, Tally
 from edgeclin.datasets import Dataset
-from edgeclin.errors import BadInput
+from edgeclin.errors import BadInput, QueueFull
 from edgeclin.inbox import LINE, Inbox, Part, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Latency, Result, State, Tier
@@ -116,7 +117,7 @@ def test_only_answers_in_doubt_or_under_audit_ask_for_an_opinion(
 def test_a_full_queue_holds_the_source_back_and_loses_nothing(
     bundle: Bundle, tmp_path: Path, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeclin.bedside._RETRY_FULL_S", 0.01)
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.01)
     runtime = Runtime(bundle)
     source = ReplaySource(Dataset(Path("beats"), beats[:60]), runtime.preprocess)
     taken: list[int] = []
@@ -145,6 +146,121 @@ def test_a_full_queue_holds_the_source_back_and_loses_nothing(
         taken.extend(r.seq for t in Tier for r in queue.pending(t, limit=99) if r.kind == "result")
         assert len(set(taken)) == 60
         assert queue.next_position(source.name, bundle.digest) == 60
+
+
+class Bed:
+    """A stream of its own, whose samples come one by one, and wait or do not."""
+
+    def __init__(self, name: str, samples: np.ndarray, live: bool = False) -> None:
+        self._name, self._samples, self._live = name, samples, live
+
+    def deliver(self, inbox: Inbox) -> None:
+        line = inbox.line(self._name)
+        for sample in self._samples:
+            time.sleep(0.003)
+            if not (line.push(sample) if self._live else line.put(sample)):
+                return
+
+
+@pytest.fixture
+def by_urgency(bundle: Bundle, beats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Five beats that are routine by this bundle, and one that is urgent."""
+    runtime = Runtime(bundle)
+    tiers = [runtime.predict(beat).tier for beat in beats[:200]]
+    routine = [number for number, tier in enumerate(tiers) if tier is Tier.ROUTINE]
+    return beats[routine[:5]], beats[tiers.index(Tier.URGENT)][np.newaxis]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_an_urgent_answer_has_room_while_routine_ones_wait_or_are_lost(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    live: bool,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.05)
+    routine, urgent = by_urgency
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        sources = [Bed("routine", np.repeat(routine, 8, axis=0), live)]
+        loop = threading.Thread(target=bedside.run, args=(sources, lambda *_: None))
+        loop.start()
+        wait_until(lambda: bedside.full, "no room for routine answers")
+        stored = len(stored_results(queue))
+        bedside.inbox.feed(Bed("urgent", urgent))
+        wait_until(lambda: len(stored_results(queue)) > stored, "the urgent answer")
+        assert stored_results(queue)[-1].tier is Tier.URGENT
+        assert bedside.health().alarms, "for routine ones there is still no room"
+        queue._max_bytes = 10**9
+        loop.join(30)
+        assert not loop.is_alive()
+        found = [one.position for one in stored_results(queue) if one.source == "routine"]
+        assert live or found == list(range(40)), "each once, in order"
+        assert live == bool(bedside.health().dropped)
+
+
+def test_an_urgent_answer_of_a_live_stream_follows_routine_ones_that_found_no_room(
+    bundle: Bundle, tmp_path: Path, by_urgency: tuple[np.ndarray, np.ndarray]
+) -> None:
+    samples = np.concatenate([np.repeat(by_urgency[0], 8, axis=0), by_urgency[1]])
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=10_000) as queue:
+        Bedside(Runtime(bundle), queue, 60).run([Bed("bed", samples, live=True)], lambda *_: None)
+        results = stored_results(queue)
+    assert len(results) < 41
+    assert (results[-1].position, results[-1].tier) == (40, Tier.URGENT)
+
+
+def test_what_a_live_stream_loses_to_a_full_queue_is_told_once_there_is_room(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.inbox._QUIET_S", 0.02)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        bedside = Bedside(Runtime(bundle), queue, 60)
+
+        class Live:
+            def deliver(self, inbox: Inbox) -> None:
+                line = inbox.line("bed")
+                for number in range(400):
+                    if number == 200:
+                        queue._max_bytes = 10**9
+                    line.push(by_urgency[0][number % 5])
+                    time.sleep(0.003)
+
+        bedside.run([Live()], lambda *_: None)
+        results = stored_results(queue)
+    told = [r for r in results if r.rejected]
+    lost = sum(int(r.reason.split()[2]) for r in told)
+    assert told
+    assert "came faster than they were judged and stored" in told[0].reason
+    assert lost == bedside.health().dropped > 0
+    assert lost + len(results) - len(told) == 400, "each sample is stored or counted"
+
+
+def test_who_waits_for_an_answer_without_room_is_told_at_once_and_an_urgent_one_is_stored(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    make_result: Callable[..., Result],
+) -> None:
+    told: list[tuple[Tier, bool]] = []
+
+    class Asking:
+        def deliver(self, inbox: Inbox) -> None:
+            for sample in (by_urgency[0][0], by_urgency[1][0], by_urgency[0][1]):
+                assert inbox.line("http").offer(
+                    sample, lambda stored, one: told.append((one.tier, stored is not None))
+                )
+
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        with pytest.raises(QueueFull):
+            while True:
+                queue.put(make_result())
+        Bedside(Runtime(bundle), queue, 60).run([Asking()], lambda *_: None)
+    assert told == [(Tier.ROUTINE, False), (Tier.URGENT, True), (Tier.ROUTINE, False)]
 
 
 def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(
@@ -198,21 +314,18 @@ def test_a_lead_that_stays_off_is_logged_now_and_then_and_recorded_each_time(
     assert "lead off (and 29 before it, which were not logged)" in caplog.messages[1]
 
 
-def test_streams_without_end_are_not_kept_for_what_was_logged_of_them(
-    bundle: Bundle, queue: OfflineQueue, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_of_broken_files_is_logged_now_and_then(
+    bundle: Bundle, queue: OfflineQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("edgeclin.bedside._TOLD_STREAMS", 10)
-
     class Files:
         def deliver(self, inbox: Inbox) -> None:
             line = inbox.line("watch")
             for number in range(50):
                 line.put(BadInput("broken"), Part(f"in/{number}", 0, last=True))
 
-    bedside = Bedside(Runtime(bundle), queue, 60)
-    bedside.run([Files()], lambda *_: None)
-    assert len(bedside._told) == 10
+    Bedside(Runtime(bundle), queue, 60).run([Files()], lambda *_: None)
     assert len(stored_results(queue)) == 50
+    assert len(caplog.messages) == 1
 
 
 def test_the_latencies_that_run_prints_are_of_the_newest_answers_alone(

@@ -397,7 +397,7 @@ def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None
     assert sum(status["waiting"][tier]["count"] for tier in ("urgent", "routine", "bulk")) == 150
     again = run("run", "--config", config)
     assert again.exit_code == 0
-    assert "goes on at sample 150; this bundle has judged those before it" in again.stderr
+    assert "goes on at sample 150; those before it are judged" in again.stderr
     status = json.loads(run("queue", "status", "--config", config, "--json").output)
     assert status["last_seq"] == 150
 
@@ -700,6 +700,65 @@ def test_a_command_that_is_stopped_says_so_in_one_line_and_cleans_up(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_two_signals_close_together_are_one(
+    run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, second: signal.Signals
+) -> None:
+    """`timeout` signals its child and then the whole group; a terminal that closes does too."""
+    cleaned: list[bool] = []
+
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), second)
+            time.sleep(0.01)
+            cleaned.append(True)
+
+    monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", stopped)
+    done = run("verify", bundle_path)
+    assert (done.exit_code, done.stderr) == (143, "edgeclin: stopped by SIGTERM\n")
+    assert cleaned == [True]
+
+
+@pytest.mark.parametrize(("first", "nohup", "code"), [("HUP", "", 129), ("HUP", "nohup", -9)])
+def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
+    tmp_path: Path, first: str, nohup: str, code: int
+) -> None:
+    program = (
+        "import os, signal, time\n"
+        "from edgeclin.cli.signals import stopping\n"
+        "with stopping():\n"
+        f"    os.kill(os.getpid(), signal.SIG{first})\n"
+        "    time.sleep(0.1)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [*nohup.split(), sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == code
+
+
+def test_a_signal_that_comes_later_insists() -> None:
+    program = (
+        "import os, signal, time\n"
+        "from edgeclin.cli import signals\n"
+        "signals._TOGETHER_S = 0.05\n"
+        "signals.on_stop(lambda: None)\n"
+        "for _ in range(2):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_a_file_that_cannot_be_read_is_no_wrong_usage(run: Run, config: Path) -> None:
+    with closed(config):
+        done = run("run", "--config", config)
+    refused(done, 1, f"{config}: cannot be read (Permission denied)")
+
+
 @pytest.mark.parametrize("then", ["another error", "a service"])
 def test_a_signal_that_an_import_swallows_still_stops_the_command(
     run: Run, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
@@ -719,6 +778,26 @@ def test_a_signal_that_an_import_swallows_still_stops_the_command(
     monkeypatch.setattr("edgeclin.runtime.Runtime.self_test", swallowing)
     done = run("verify", bundle_path)
     assert (done.exit_code, done.stderr) == (143, "edgeclin: stopped by SIGTERM\n")
+
+
+def test_run_judges_where_nobody_can_be_told_anything(
+    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray
+) -> None:
+    command = [
+        sys.executable, "-m", "edgeclin", "run", "--config", str(config), "--rate", "200",
+        "--source", str(tmp_path / "many.npz"), "--trust", str(key_pair.public),
+    ]  # fmt: skip
+    np.savez(tmp_path / "many.npz", X=beats[:80])
+    for _ in range(2):  # the second one goes on in the middle, and would say so
+        with Path("/dev/full").open("wb") as full:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=full)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0
+    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+    assert "last sequence number  80" in counted.output
 
 
 @pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])

@@ -208,7 +208,57 @@ def test_each_sample_has_one_result_while_engines_come_and_go(
     assert health.rejected == sum(result.rejected for result in results) > 0
 
 
-def test_without_a_twin_each_sample_is_rejected_until_the_restart_works(
+def test_without_a_twin_what_can_wait_waits_for_the_restart(
+    isolate: Isolate, order: Callable[..., None], beats: np.ndarray, tmp_path: Path
+) -> None:
+    """All but the sample that ended the engine, which might end it again."""
+    runtime = isolate("unsound")
+    order("hang")
+
+    class Folder:
+        def deliver(self, inbox: Inbox) -> None:
+            line = inbox.line("folder")
+            for beat in beats[:5]:
+                line.put(beat)
+
+    def done(_: object, result: Any, __: object) -> None:
+        if result.position == 0:
+            order("")
+
+    with OfflineQueue(tmp_path / "queue") as queue:
+        Bedside(runtime, queue, 60).run([Folder()], done)
+        results = stored_results(queue)
+    assert [(one.position, one.rejected) for one in results] == [
+        (0, True), *((position, False) for position in range(1, 5))
+    ]  # fmt: skip
+    assert results[1].engine == PRIMARY
+
+
+def test_what_can_wait_does_not_wait_for_ever_for_an_engine(
+    isolate: Isolate,
+    order: Callable[..., None],
+    beats: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.05)
+    monkeypatch.setattr("edgeclin.bedside._ENGINE_S", 0.3)
+    runtime = isolate("unsound")
+    order("hang")
+
+    class Folder:
+        def deliver(self, inbox: Inbox) -> None:
+            line = inbox.line("folder")
+            for beat in beats[:20]:
+                line.put(beat)
+
+    with OfflineQueue(tmp_path / "queue") as queue:
+        Bedside(runtime, queue, 60).run([Folder()], lambda *_: None)
+        results = stored_results(queue)
+    assert [(one.position, one.rejected) for one in results] == [(at, True) for at in range(20)]
+
+
+def test_without_a_twin_each_sample_of_a_live_stream_is_rejected_until_the_restart_works(
     isolate: Isolate, order: Callable[..., None], beats: np.ndarray, tmp_path: Path
 ) -> None:
     runtime = isolate("unsound")
@@ -219,9 +269,9 @@ def test_without_a_twin_each_sample_is_rejected_until_the_restart_works(
         def deliver(self, inbox: Inbox) -> None:
             line = inbox.line("ward")
             for beat in beats[:5]:
-                line.put(beat)
+                line.push(beat)
             came_back.wait(LONG_S)
-            line.put(beats[5])
+            line.push(beats[5])
 
     def done(_: object, result: Any, __: object) -> None:
         if result.position == 4:

@@ -148,7 +148,7 @@ def test_a_source_that_failed_is_an_alarm_while_others_go_on(
 def test_a_full_queue_is_an_alarm_until_there_is_room(
     bundle: Bundle, tmp_path: Path, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeclin.bedside._RETRY_FULL_S", 0.01)
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.01)
     with OfflineQueue(tmp_path / "small", max_bytes=2_000) as queue:
         bedside = Bedside(Runtime(bundle), queue, 60)
         sources = [Scripted(list(beats[:40]))]

@@ -32,7 +32,7 @@ from polling import wait_until
 
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
-from edgeclin.offline_queue import OfflineQueue, Stored, Usage
+from edgeclin.offline_queue import Expiring, OfflineQueue, Stored, Usage
 from edgeclin.offline_queue import database as database_module
 from edgeclin.offline_queue import questions as questions_module
 from edgeclin.offline_queue.database import FREE_PAGES
@@ -366,6 +366,38 @@ TestQueueAgainstItsModel.settings = settings(
 
 
 # -- identity and order -------------------------------------------------------------------------
+
+
+def test_deadlines_pass_though_nobody_delivers(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.offline_queue.expiring._EXPIRE_S", 0.01)
+    with OfflineQueue(tmp_path / "q.sqlite") as queue, Expiring(queue):
+        doubtful = make_result(state=State.PROVISIONAL)
+        stored = [queue.put(doubtful, np.zeros(3), 0.05).seq for _ in range(100)]
+        waits = queue.put(doubtful, np.zeros(3), 1000).seq
+        wait_until(lambda: len(queue.reviews()) == 100, "all are unreviewed")
+        assert {one.state for one in queue.reviews().values()} == {State.UNREVIEWED}
+        assert set(queue.reviews()) == set(stored)
+        assert [question.seq for question in queue.questions()] == [waits]
+
+
+def test_deadlines_go_on_after_a_disk_was_full(
+    queue: OfflineQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edgeclin.offline_queue.expiring._EXPIRE_S", 0.01)
+    turns: list[list[Review]] = []
+
+    def expire() -> list[Review]:
+        turns.append([])
+        if len(turns) < 5:
+            raise QueueFull("the disk is full")
+        return turns[-1]
+
+    monkeypatch.setattr(queue, "expire", expire)
+    with Expiring(queue):
+        wait_until(lambda: len(turns) > 6, "it goes on")
+    assert caplog.text.count("no answer can become unreviewed: the disk is full") == 1
 
 
 def test_ids_are_uuids_of_version_7_and_every_number_is_given_once(

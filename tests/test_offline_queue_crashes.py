@@ -274,6 +274,40 @@ def test_a_flush_that_fails_is_told_and_the_next_one_is_tried(
         assert queue._database._flusher.is_alive()
 
 
+def test_a_disk_that_fails_at_the_end_is_one_sentence_and_hides_no_other(
+    tmp_path: Path,
+    make_result: MakeResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a card does that its file system has turned read-only."""
+
+    def broken(descriptor: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    said = "what was stored last is not safe from a power cut (Read-only file system)"
+    with pytest.raises(QueueUnusable) as caught, OfflineQueue(tmp_path / "q.db") as queue:
+        queue.put(make_result())
+    assert str(caught.value) == f"{tmp_path}/q.db: {said}"
+    with pytest.raises(ZeroDivisionError), OfflineQueue(tmp_path / "q.db") as queue:
+        raise ZeroDivisionError
+    assert f"ALARM: {tmp_path}/q.db: {said}" in caplog.text
+
+
+def test_a_folder_of_payloads_that_is_gone_is_one_sentence(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    with OfflineQueue(tmp_path / "q.db") as queue:
+        (tmp_path / "q.db.payloads").rmdir()
+        with pytest.raises(QueueUnusable, match=r"q\.db: .*No such file"):
+            queue.put(make_result(state=State.PROVISIONAL), noise(100_000))
+        assert every_row(queue) == []
+    with OfflineQueue(tmp_path / "q.db") as queue:
+        queue.put(make_result(state=State.PROVISIONAL), noise(100_000))
+        assert len(queue.questions()) == 1
+
+
 # -- full disks ---------------------------------------------------------------------------------
 
 

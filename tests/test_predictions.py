@@ -381,7 +381,7 @@ def test_a_full_queue_is_said_and_nothing_waits_for_it(
         while 503 not in codes:
             codes.append(served.predict(npy(beats[0]), NPY).status)
             assert len(codes) < 20
-        assert codes[-2:] == [504, 503]
+        assert set(codes[:-1]) == {200}
         answer = served.predict(npy(beats[0]), NPY)
         assert answer.headers["Retry-After"] == "1"
         assert "connect the device, or raise queue.max_mb" in answer.json["error"]

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -184,10 +183,24 @@ def test_beyond_loopback_is_warned_of(config: Write) -> None:
     assert "warning: other machines can reach it, without any password" in lines[-1]
 
 
-def test_a_client_that_waits_is_told_when_it_ends(
+def test_a_doubtful_answer_becomes_unreviewed_in_time_without_any_agent(config: Write) -> None:
+    with running(config("[opinions]\ndeadline_s = 1\n[http]\nport = 0\n")) as (_, port):
+        answer = predict(port)
+        assert answer.json["result"]["state"] == "provisional"
+
+        def shown() -> str:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("GET", "/results")
+            state: str = json.loads(connection.getresponse().read())["results"][0]["state"]
+            connection.close()
+            return state
+
+        wait_until(lambda: shown() == "unreviewed", "a person must look")
+
+
+def test_a_client_whose_answer_finds_no_room_is_told_and_the_program_ends_when_told_to(
     config: Write, tmp_path: Path, make_result: Callable[..., Any]
 ) -> None:
-    """The queue is full, so that its answer cannot be stored."""
     noise = np.random.default_rng(0).integers(0, 256, 10_000, np.uint8)
     with OfflineQueue(tmp_path / "q.sqlite", max_bytes=1 << 20) as queue, suppress(QueueFull):
         while True:
@@ -195,13 +208,9 @@ def test_a_client_that_waits_is_told_when_it_ends(
     with OfflineQueue(tmp_path / "q.sqlite", max_bytes=1 << 20) as queue, suppress(QueueFull):
         while True:
             queue.put(make_result())
-    answers: list[Answered] = []
     with running(config("max_mb = 1\n[http]\nport = 0\nanswer_s = 60\n")) as (process, port):
-        client = threading.Thread(target=lambda: answers.append(predict(port)))
-        client.start()
-        client.join(2)
+        answer = predict(port)
         process.send_signal(signal.SIGTERM)
-        client.join(30)
         assert process.wait(30) == 0
-    assert (answers[0].status, answers[0].headers["Retry-After"]) == (503, "5")
-    assert "is stopping and stored nothing" in answers[0].json["error"]
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "its answer cannot be stored: " in answer.json["error"]

@@ -493,6 +493,34 @@ def test_the_first_failure_to_connect_is_told(caplog: pytest.LogCaptureFixture) 
     ]
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_listens_and_is_no_broker_is_told(
+    answer: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.transport.mqtt._ANSWER_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted: list[socket.socket] = []
+
+        def listen() -> None:
+            with suppress(OSError):
+                while True:
+                    accepted.append(server.accept()[0])
+                    accepted[-1].sendall(answer)
+
+        threading.Thread(target=listen, daemon=True).start()
+        broker = BrokerConfig(port=server.getsockname()[1], reconnect_most_s=0.1)
+        transport = MQTTTransport(broker, "device")
+        transport.open((), lambda _: None)
+        try:
+            wait_until(lambda: len(accepted) > 1, "another attempt")
+        finally:
+            transport.close()
+            for connection in accepted:
+                connection.close()
+    assert caplog.text.count("no answer as of an MQTT 5 broker") == 1
+    assert not transport.connected
+
+
 def test_closing_before_it_ever_connected_takes_no_time() -> None:
     transport = MQTTTransport(BrokerConfig(port=free_port()), "client", jitter=lambda _: 60.0)
     transport.open((), lambda message: None)

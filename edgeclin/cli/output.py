@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,8 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, readable=False)
+"""What cannot be read is no wrong usage: whoever reads it says so."""
 
 
 class Number(click.FloatRange):
@@ -61,6 +63,12 @@ def trust_options(command: Command) -> Command:
         type=FILE,
         help="A public key to trust (default: all of your key folder). May be repeated.",
     )(command)
+
+
+def tell(text: str) -> None:
+    """A line on standard error for a person; where nobody can be told, work goes on."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:

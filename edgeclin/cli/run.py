@@ -13,7 +13,7 @@ import click
 
 from edgeclin.cli.device import STUCK_S, config_option, open_queue
 from edgeclin.cli.loader import Loader
-from edgeclin.cli.output import FILE, Number, trust_options
+from edgeclin.cli.output import FILE, Number, tell, trust_options
 from edgeclin.cli.tally import Tally
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import IsolationConfig, load_config
     from edgeclin.errors import BadFile
-    from edgeclin.offline_queue import Telling
+    from edgeclin.offline_queue import Expiring, Telling
     from edgeclin.priority import short_collections
     from edgeclin.shadow import Shadow
     from edgeclin.sources import open_sources
@@ -125,7 +125,7 @@ def run(
     tally = Tally(as_json)
     listeners = [tally.count]
 
-    def tell(stored: Stored, result: Result, sample: Sample) -> None:
+    def show(stored: Stored, result: Result, sample: Sample) -> None:
         for listener in listeners:
             listener(stored, result, sample)
 
@@ -144,6 +144,7 @@ def run(
         stack.enter_context(short_collections())
         stack.enter_context(Watchdog(alive))
         stack.enter_context(Telling(queue.notices, bedside.health))
+        stack.enter_context(Expiring(queue))
         swap = Swap(path, seen, bedside, loader.open, loader.load_beside, loader.yields)
         stack.enter_context(swap)
         if beside is not None:
@@ -152,11 +153,11 @@ def run(
             endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
             sources.append(endpoint)
             listeners.append(endpoint.show)
-        bedside.run(sources, tell)
+        bedside.run(sources, show)
     bedside.runtime.close()
     tally.print()
     if beside is not None:
-        click.echo(f"shadow: {beside.health()}", err=True)
+        tell(f"shadow: {beside.health()}")
     if tally.unread:
         raise SystemExit(1)
 
@@ -166,10 +167,7 @@ def _tell_where(origins: Iterable[Origin], queue: OfflineQueue, digest: str) -> 
     for origin in origins:
         start = queue.next_position(origin.name, digest)
         if start and origin.recorded:
-            click.echo(
-                f"{origin.name} goes on at sample {start}; this bundle has judged those before it",
-                err=True,
-            )
+            tell(f"{origin.name} goes on at sample {start}; those before it are judged")
 
 
 def _required(value: Value, what: str, config_path: Path) -> Value:
@@ -199,11 +197,10 @@ def _open_endpoint(
     from edgeclin.endpoint import Endpoint
 
     endpoint = Endpoint(bedside, queue, config, http, alive)
-    click.echo(f"serving {endpoint.address}", err=True)
+    tell(f"serving {endpoint.address}")
     if not http.on_loopback:
-        click.echo(
+        tell(
             "warning: other machines can reach it, without any password: see their results, and "
-            "have samples judged",
-            err=True,
+            "have samples judged"
         )
     return endpoint

@@ -52,7 +52,7 @@ class Predictions:
         self._at_once = 0
         self._decoding = asyncio.Lock()  # decoded, a body may take many times its size
         self._streams: set[str] = set()
-        self._waiters: set[asyncio.Future[Answer]] = set()
+        self._waiters: set[asyncio.Future[Answer | None]] = set()
 
     def stop(self) -> None:
         """Tell all who wait that no answer will come."""
@@ -109,14 +109,13 @@ class Predictions:
 
     async def _judged(self, name: str, sample: Sample) -> Response:
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Answer] = loop.create_future()
+        waiter: asyncio.Future[Answer | None] = loop.create_future()
 
-        def answered(stored: Stored, result: Result) -> None:
+        def answered(stored: Stored | None, result: Result) -> None:
+            answer = None if stored is None else Answer(stored.seq, stored.id, result)
             with suppress(RuntimeError):  # the endpoint has closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle, waiter, Answer(stored.seq, stored.id, result))
+                loop.call_soon_threadsafe(_settle, waiter, answer)
 
-        if self._bedside.full:
-            return _busy(f"no answer can be stored: {self._bedside.full}")
         try:
             line = await run_in_threadpool(self._bedside.inbox.line, name)
         except EdgeclinError as exc:  # the queue, which knows where a stream goes on
@@ -138,6 +137,8 @@ class Predictions:
             return _stopped()
         finally:
             self._waiters.discard(waiter)
+        if answer is None:
+            return _busy(f"its answer cannot be stored: {self._bedside.full}")
         return json(answer, 422 if answer.result.rejected else 200)
 
 
@@ -153,7 +154,7 @@ async def _read(request: Request, most: int) -> bytes | None:
     return bytes(body)
 
 
-def _settle(waiter: asyncio.Future[Answer], answer: Answer) -> None:
+def _settle(waiter: asyncio.Future[Answer | None], answer: Answer | None) -> None:
     if not waiter.done():
         waiter.set_result(answer)
 

@@ -13,7 +13,13 @@ from math import inf
 import numpy as np
 
 from edgeclin.backends.base import Backend, TensorSpec
-from edgeclin.errors import EdgeclinError, EngineFailed, EngineUnavailable, SelfTestFailed
+from edgeclin.errors import (
+    EdgeclinError,
+    EngineFailed,
+    EngineOut,
+    EngineUnavailable,
+    SelfTestFailed,
+)
 from edgeclin.isolation.process import LOAD_S, EngineProcess
 from edgeclin.manifest import Difference
 
@@ -127,11 +133,12 @@ class Supervisor:
         """As `Backend.run`, within the deadline and finite.
 
         Raises:
-            EngineFailed: it is out, or goes out with this sample, or its answer is not finite.
+            EngineOut: it is out already.
+            EngineFailed: it goes out with this sample, or its answer is not finite.
         """
         with self._asking:
             if not self.ready or self._process is None:
-                raise EngineFailed(self.why)
+                raise EngineOut(self.why)
             self._asked_at = time.monotonic()
             try:
                 outputs = self._process.run(sample)

@@ -1,5 +1,6 @@
 """The durable queue between the process that judges and the process that delivers."""
 
+from edgeclin.offline_queue.expiring import Expiring
 from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
@@ -8,6 +9,7 @@ from edgeclin.offline_queue.standing import Standing, Usage, look
 
 __all__ = [
     "ENDED",
+    "Expiring",
     "Notices",
     "OfflineQueue",
     "Question",

@@ -130,12 +130,23 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Flush and let go of the file."""
+        """Flush and let go of the file.
+
+        Raises:
+            QueueUnusable: the disk failed, so that a power cut may take what was stored last.
+        """
         self._closing.set()
         self._flusher.join()
         with self._lock:
-            self.flush()
-            self.connection.close()
+            try:
+                self.flush()
+            except OSError as exc:
+                raise QueueUnusable(
+                    f"{self.path}: what was stored last is not safe from a power cut "
+                    f"({exc.strerror})"
+                ) from exc
+            finally:
+                self.connection.close()
 
     def _execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one statement, once no other process has the lock that it needs."""
@@ -150,15 +161,15 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """A full disk becomes QueueFull, and what else SQLite cannot do QueueUnusable."""
+        """A full disk becomes QueueFull, what else SQLite or the disk cannot do QueueUnusable."""
         try:
             yield
+        except (QueueFull, QueueUnusable):
+            raise
         except (sqlite3.DatabaseError, OSError) as exc:
             if _is_disk_full(exc):
                 raise QueueFull(f"{self.path}: the disk is full") from exc
-            if isinstance(exc, sqlite3.DatabaseError):
-                raise QueueUnusable(f"{self.path}: {exc}") from exc
-            raise
+            raise QueueUnusable(f"{self.path}: {exc}") from exc
 
     def _check_in_place(self) -> None:
         """Refuse to write into a file that another process has set aside: nobody would read it."""

@@ -287,8 +287,13 @@ class OfflineQueue:
     def __enter__(self) -> OfflineQueue:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except QueueUnusable as exc:
+            if kind is None:
+                raise
+            log.error("ALARM: %s", exc)
 
     # -- inside --------------------------------------------------------------------------------
 

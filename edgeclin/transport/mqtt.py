@@ -7,6 +7,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from edgeclin.wire import CONTENT_TYPE
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.5
+_ANSWER_S = 20.0
+"""What accepts the connection and says nothing for so long is no broker, or not at work."""
 _POLL_S = 0.2
 
 
@@ -58,6 +61,7 @@ class MQTTTransport:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._stay_connected, daemon=True)
         self.sessions = 0
+        self._answered = self._refused = False
 
     @property
     def connected(self) -> bool:
@@ -114,6 +118,7 @@ class MQTTTransport:
             # A client of its own for each session: paho would resend what it still has in memory,
             # and what is to be sent again is for the layer above to say.
             self._client = self._new_client()
+            self._answered = self._refused = False
             self._ended.clear()  # Before `connect`: a session may end within it.
             try:
                 self._client.connect(
@@ -123,6 +128,8 @@ class MQTTTransport:
                     clean_start=True,
                 )
                 self._serve(self._client)
+                if self.sessions == before and not self._closing.is_set() and not self._refused:
+                    raise OSError("no answer as of an MQTT 5 broker")
             except (OSError, ValueError) as exc:
                 level = logging.DEBUG if failures else logging.WARNING
                 log.log(level, "cannot reach %s:%d: %s", self._broker.host, self._broker.port, exc)
@@ -138,11 +145,15 @@ class MQTTTransport:
         at the same time: packets would mix, and TLS would break the connection.
         """
         client.loop_start()
+        patience = time.monotonic() + _ANSWER_S
         while not self._ended.wait(_POLL_S):
             if self._closing.is_set() and not client.is_connected():
                 return
+            if time.monotonic() > patience and not self._answered:
+                client.disconnect()
 
     def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        self._answered, self._refused = True, reason.is_failure
         if self._closing.is_set():
             client.disconnect()  # `close` came before there was a connection to end.
         elif reason.is_failure:
@@ -161,6 +172,7 @@ class MQTTTransport:
             if reason.is_failure
         ]
         if refused:
+            self._refused = True
             log.error("the broker refused to subscribe us to %s", ", ".join(refused))
             client.disconnect()  # And try again: its rules may change.
         else:
