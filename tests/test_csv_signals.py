@@ -286,6 +286,70 @@ def test_rounded_times_are_even_in_whatever_form_they_are_written(
         read_sample(written(tmp_path, gap))
 
 
+def test_a_clock_that_stands_still_is_no_time(tmp_path: Path) -> None:
+    for times, still in ((np.full(100, 5.123), True), (np.full(200, 5.0), False)):
+        path = written(tmp_path, timed("time_s", times))
+        if not still:
+            assert len(read_sample(path)) == 200, "250 Hz in whole seconds"
+            continue
+        with pytest.raises(BadFile, match=r"the time of all 100 samples is 5\.123"):
+            read_sample(path)
+
+
+@pytest.mark.parametrize("hz", [667, 800, 1024, 2000])
+def test_whole_milliseconds_are_no_count_of_samples(tmp_path: Path, hz: float) -> None:
+    times = np.floor(np.arange(5000) / hz * 1000)
+    assert len(read_sample(written(tmp_path, timed("time", times)))) == 5000
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [lambda ms: ms * 1e-3, lambda ms: ms / 1000, lambda ms: (ms + 1.7e12) / 1000 - 1.7e9],
+    ids=["times a thousandth", "by a thousand", "epoch less epoch"],
+)
+def test_what_arithmetic_leaves_of_rounded_times_is_no_precision(
+    tmp_path: Path, changed: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    path = written(tmp_path, timed("time_s", changed(np.round(np.arange(3000) / 700 * 1000))))
+    assert len(read_sample(path)) == 3000
+    found = open_dataset(path)
+    assert same_rate(700, found.sampling_hz, found.sampling_error)
+    assert not same_rate(1000, found.sampling_hz, found.sampling_error)
+
+
+@pytest.mark.parametrize("form", ["%g", "%.5g"])
+@pytest.mark.parametrize("over_s", [0.3, 0.5, 3, 20])
+def test_digits_that_run_out_a_little_before_the_end_are_no_gap(
+    tmp_path: Path, form: str, over_s: float
+) -> None:
+    power = 1000 if form == "%g" else 100
+    times = np.arange(0, power + over_s, 1 / 250)
+    text = "time_s,I\n" + "".join(f"{form % at},1\n" for at in times)
+    assert len(read_sample(written(tmp_path, text))) == len(times)
+
+
+@pytest.mark.parametrize(("leads", "hz", "decimals"), [(12, 500, 2), (64, 1000, 3), (1, 250, 0)])
+def test_as_much_is_looked_at_as_tells_the_rate_however_wide_the_rows(
+    tmp_path: Path, leads: int, hz: float, decimals: int
+) -> None:
+    names = ",".join(f"L{number}" for number in range(leads))
+    rows = (f"{at / hz:.{decimals}f}{',0.12345' * leads}\n" for at in range(60_000))
+    path = written(tmp_path, f"time_s,{names}\n" + "".join(rows))
+    found = open_dataset(path)
+    assert found.sampling_hz is not None
+    assert same_rate(hz, found.sampling_hz, found.sampling_error)
+    assert not same_rate(hz / 2, found.sampling_hz, found.sampling_error)
+
+
+def test_pieces_of_a_recording_with_jitter_are_of_its_rate(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    times = (np.arange(20_000) + draw.uniform(-0.2, 0.2, 20_000)) / 250
+    written(tmp_path, timed("time_s", times), "a.csv")
+    rows = "".join(f"a.csv,x,{at},{at + 100}\n" for at in range(0, 20_000, 100))
+    written(tmp_path, f"file,label,start,end\n{rows}", "labels.csv")
+    assert sum(len(sample) for sample in open_dataset(tmp_path)) == 20_000
+
+
 @pytest.mark.parametrize(
     "name", ["t/s", "t / s", "t-s", "t.s", "time/s", "Time (s)", "time-seconds", "t_s", "time.sec"]
 )
@@ -303,9 +367,9 @@ def test_a_lead_whose_name_ends_like_a_unit_is_a_lead(tmp_path: Path) -> None:
     ("times", "said"),
     [
         (np.r_[0:50, 60:100] / 250, "between samples 49 and 50 the time goes on by 0.044, elsewh"),
-        (np.r_[0:50, 20:100] / 250, "between samples 49 and 50 the time goes on by -0.116, elsew"),
+        (np.r_[0:50, 20:100] / 250, "between samples 49 and 50 the time goes back by 0.116"),
         (np.r_[0:50, 49, 50:100] / 250, "between samples 49 and 50 the time goes on by 0, elsewh"),
-        (np.r_[0, 0, 0, 1, 1, 1, 0, 0.0], "between samples 5 and 6 the time goes on by -1, elsew"),
+        (np.r_[0, 0, 0, 1, 1, 1, 0, 0.0], "between samples 5 and 6 the time goes back by 1"),
         (np.r_[0, 0, 0, 1, 1, 1, 3, 3.0], "between samples 5 and 6 the time goes on by 2, elsewh"),
         (np.r_[0:50, np.nan, 51:100] / 250, "the time of sample 50 is not a number"),
     ],

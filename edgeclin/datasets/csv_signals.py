@@ -3,19 +3,25 @@ write them."""
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from edgeclin.datasets.described import same_rate
 from edgeclin.datasets.reader import Content, Piece
-from edgeclin.datasets.times import jump, rate, resolution
+from edgeclin.datasets.times import FASTEST_HZ, jump, rate, resolution
 from edgeclin.errors import BadFile
 from edgeclin.files import open_file, reading
 
 _SEPARATORS = ",;\t"
 _LONGEST_NAMES = 1 << 16
+_MOST_LOOKED = 1 << 22
+_COUNTS = 0.99
+"""Of a column in no named unit: one step in a hundred may be a gap in what counts samples."""
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
@@ -39,13 +45,8 @@ class CSVSignals:
 
     def look(self, path: Path) -> Content:
         with open_file(path) as file, reading(path):
-            head = file.readline(_LONGEST_NAMES)
-            more = file.read(_LONGEST_NAMES)
-        names = _names(path, _text(path, head).splitlines())
-        # The last line may be cut.
-        lines = (head + more).decode("utf-8-sig", "ignore").splitlines()[names.lines : -1]
-        hz, error = _rate(names, [line for line in lines if line.strip()])
-        return Content(leads=names.leads, sampling_hz=hz, sampling_error=error)
+            status = os.fstat(file.fileno())
+        return _look(path, status.st_mtime_ns, status.st_size)
 
     def read(self, piece: Piece) -> np.ndarray:
         with open_file(piece.path) as file, reading(piece.path):
@@ -60,29 +61,51 @@ class CSVSignals:
             raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
         exact = _numbers(piece.path, lines, names, rows[piece.start : end])
         if names.time:
-            self._require_even(piece, names, rows[piece.start : end])
+            self._require_even(piece, names, exact[:, 0])
         with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
             values = exact.astype(np.float32)
         return values[:, 0] if names.leads is None else values[:, names.time :]
 
-    def _require_even(self, piece: Piece, names: _Names, rows: list[str]) -> None:
+    def _require_even(self, piece: Piece, names: _Names, times: np.ndarray) -> None:
         """Refuse samples with a gap, whose time goes back or is none, or of another rate than those
         at the beginning of their file, by which it is judged."""
-        times, unit = _times(names, rows)
+        path, unit_s = piece.path, names.unit_s or 1.0
         known = np.isfinite(times)
         if not known.all():
-            at = int((~known).argmax())
-            raise BadFile(piece.path, f"the time of sample {at} is not a number")
+            raise BadFile(path, f"the time of sample {int((~known).argmax())} is not a number")
+        unit = _unit(names, times)
+        if not np.ptp(times) and len(times) > max(FASTEST_HZ * unit * unit_s, 1):
+            raise BadFile(path, f"the time of all {len(times)} samples is {times[0]:.10g}")
         off = jump(times, unit)
         if off is not None:
-            raise BadFile(piece.path, str(off), "cut recordings where they have gaps")
-        whole, (hz, error) = self.look(piece.path), _rate(names, rows)
+            raise BadFile(path, str(off), "cut recordings where they have gaps")
+        whole, (hz, error) = self.look(path), _rate(names, times)
         if not same_rate(whole.sampling_hz, hz, whole.sampling_error + error):
             raise BadFile(
-                piece.path,
+                path,
                 f"{hz:.5g} Hz from sample {piece.start} on, {whole.sampling_hz:.5g} Hz before",
                 "give what was recorded at one rate a file of its own",
             )
+
+
+@lru_cache(maxsize=256)
+def _look(path: Path, _: int, __: int) -> Content:
+    """What a file of that time of change and size tells; the rate takes as much of its beginning as
+    the times are coarse."""
+    hz, error, taken = None, 0.0, _LONGEST_NAMES
+    with open_file(path) as file, reading(path):
+        head = file.readline(_LONGEST_NAMES)
+        names = _names(path, _text(path, head).splitlines())
+        while names.time and hz is None and taken <= _MOST_LOOKED:
+            file.seek(len(head))
+            data = file.read(taken)
+            lines = data.decode("utf-8", "ignore").splitlines()[:-1]  # the last one may be cut
+            with suppress(ValueError):  # `read` says where
+                hz, error = _rate(names, _times(names, [line for line in lines if line.strip()]))
+            if len(data) < taken:
+                break
+            taken *= 4
+    return Content(leads=names.leads, sampling_hz=hz, sampling_error=error)
 
 
 class _Names:
@@ -139,27 +162,29 @@ def _numbers(path: Path, lines: list[str], names: _Names, rows: list[str]) -> np
     return values
 
 
-def _times(names: _Names, rows: list[str]) -> tuple[np.ndarray, float]:
-    """The times of some rows, float64, and to what they are rounded.
+def _times(names: _Names, rows: list[str]) -> np.ndarray:
+    """The first column, float64.
 
     Raises:
-        ValueError: one is not a number.
+        ValueError: a cell is not a number.
     """
-    cells = [row.split(names.separator, 1)[0].strip().strip('"') for row in rows]
-    times = np.array([float(cell) for cell in cells])
-    unit = resolution(cells)
-    counts = names.unit_s is None and unit == 1 == np.median(np.diff(times)) if cells[1:] else False
-    return times, 0.0 if counts else unit
+    cells = (row.split(names.separator, 1)[0].strip().strip('"') for row in rows)
+    return np.array([float(cell) for cell in cells])
 
 
-def _rate(names: _Names, rows: list[str]) -> tuple[float | None, float]:
+def _unit(names: _Names, times: np.ndarray) -> float:
+    """To what times are rounded; 0 of what counts samples."""
+    unit = resolution(times)
+    ones = np.count_nonzero(np.diff(times) == 1)
+    counts = names.unit_s is None and unit == 1 and ones > _COUNTS * (len(times) - 1)
+    return 0.0 if counts else unit
+
+
+def _rate(names: _Names, times: np.ndarray) -> tuple[float | None, float]:
     """Samples a second, and by which share that may be wrong; None where nothing tells."""
-    if not names.time or names.unit_s is None:
+    if not names.time or names.unit_s is None or not np.isfinite(times).all():
         return None, 0.0
-    try:
-        return rate(*_times(names, rows), names.unit_s)
-    except ValueError:  # `read` says where
-        return None, 0.0
+    return rate(times, resolution(times), names.unit_s)
 
 
 def _fault(lines: list[str], names: _Names) -> str:

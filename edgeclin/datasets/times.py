@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 CLOCK = 0.001
 """What a recorder's clock may be off."""
+FASTEST_HZ = 20_000
+"""More samples at one time are of a clock that stands still."""
 _LEAST_EXACT = 0.005
 """A rate is told where rounding makes it less wrong than this."""
-_ROWS = 2000
-"""So many, drawn at random, tell how fine all are."""
-_ENOUGH = 20
+_LEAST_SAMPLES = 20
+_PLACES = 9
+_NOISE = 0.01
+"""Of a place: what arithmetic with rounded times leaves, even of seconds since 1970 in ms."""
 _ROUNDING = 1 + 1e-6
 
 
@@ -30,38 +30,44 @@ class Jump:
     usual: float
 
     def __str__(self) -> str:
-        return (
-            f"between samples {self.at} and {self.at + self.apart} the time goes on by "
-            f"{self.by:.4g}, elsewhere by {self.usual:.4g}"
-        )
+        between = f"between samples {self.at} and {self.at + self.apart} the time goes"
+        if self.by < 0:
+            return f"{between} back by {-self.by:.4g}"
+        return f"{between} on by {self.by:.4g}, elsewhere by {self.usual:.4g}"
 
 
-def resolution(cells: Sequence[str]) -> float:
-    """To what times are rounded: the last place that the ones of a magnitude use, of the magnitude
-    where it is coarsest, for numbers of so many digits get coarser as they grow. At most 1.
+def resolution(times: np.ndarray) -> float:
+    """To what times are rounded: a power of ten of at most 1, or 0 where there is none of up to
+    nine decimals. Of a magnitude all are rounded alike, and the coarsest counts: numbers of so many
+    digits get coarser as they grow.
 
-    Raises:
-        ValueError: one is not a number.
+    Args:
+        times: finite, float64 [n].
     """
-    draw = np.random.default_rng(0).permutation(len(cells))[:_ROWS].tolist()
-    last: dict[int, list[int]] = {}
-    for at in draw:
-        value = float(cells[at])
-        if value and isfinite(value):
-            number = Decimal(repr(value)).normalize()
-            last.setdefault(number.adjusted(), []).append(int(number.as_tuple().exponent))
-    known = [min(places) for places in last.values() if len(places) >= _ENOUGH]
-    finest = min((min(places) for places in last.values()), default=0)
-    return float(10.0 ** min(max(known, default=finest), 0))
+    sizes = np.abs(times[times != 0])
+    magnitudes = np.floor(np.log10(sizes))
+    units = [
+        (_resolution(sizes[magnitudes == one]), int((magnitudes == one).sum()))
+        for one in np.unique(magnitudes)
+    ]
+    known = [unit for unit, count in units if count >= _LEAST_SAMPLES]
+    return max(known, default=min((unit for unit, _ in units), default=1.0))
+
+
+def _resolution(sizes: np.ndarray) -> float:
+    for place in range(_PLACES + 1):
+        scaled = sizes * 10.0**place
+        if (np.abs(scaled - np.round(scaled)) < _NOISE).all():
+            return float(10.0**-place)
+    return 0.0
 
 
 def jump(times: np.ndarray, unit: float) -> Jump | None:
     """Where the time goes back, stands still or has a gap; None where it is even.
 
     Times of one rate that are rounded to `unit` go on by the same over so many samples anywhere, to
-    a unit. On top of that each may be off by half a sample, and the clock by `CLOCK`. So single
-    samples that are lost or doubled do not show where times are written no finer than samples are
-    apart: fewer of them than `CLOCK` in the long run look like a clock that is off.
+    a unit. On top of that each may be off by half a sample, and the clock by `CLOCK`. So what is
+    lost or doubled does not show where it takes less time than a unit.
     """
     if len(times) < 2:
         return None
@@ -88,13 +94,17 @@ def rate(times: np.ndarray, unit: float, unit_s: float) -> tuple[float | None, f
     Args:
         unit_s: seconds in one of the times' units.
     """
-    if not np.isfinite(times).all() or len(times) < 2:
+    if len(times) < _LEAST_SAMPLES:
         return None, 0.0
     gaps = np.flatnonzero(_off(times, 1, unit))
     edges = np.concatenate([[0], gaps + 1, [len(times)]])
     longest = int(np.diff(edges).argmax())
     stretch = times[edges[longest] : edges[longest + 1]]
     took = float(stretch[-1] - stretch[0])
-    if not took > 0 or unit > _LEAST_EXACT * took or jump(stretch, unit) is not None:
+    if not took > 0 or len(stretch) < _LEAST_SAMPLES or unit > _LEAST_EXACT * took:
         return None, 0.0
-    return (len(stretch) - 1) / (took * unit_s), CLOCK + unit / took
+    if jump(stretch, unit) is not None:
+        return None, 0.0
+    even = np.linspace(stretch[0], stretch[-1], len(stretch))
+    jitter = max(float(np.abs(stretch - even).max()) - unit, 0.0)
+    return (len(stretch) - 1) / (took * unit_s), CLOCK + (unit + 2 * jitter) / took
