@@ -14,7 +14,7 @@ from edgeclin.records import Record
 
 _POINTS = 40
 NOTHING = -1
-"""The decision about a sample that cannot be judged."""
+"""The decision about a sample that cannot be judged, or in which nothing is found."""
 
 
 class Share(Record, frozen=True):

@@ -52,14 +52,14 @@ class DriftReport(Record, frozen=True):
         return any(shift.alarm for shift in (*self.since_start, *self.recent))
 
     def __str__(self) -> str:
-        """The quantity that is furthest beyond its noise, in both."""
+        """The quantity that is furthest beyond its noise, one in alarm before others, in both."""
         parts = {"since the start": self.since_start, "of the last": self.recent}
         said = [
             f"{when} PSI {worst.psi:.2f} in {worst.quantity} (noise to {worst.psi_noise:.2f}, "
             f"n = {worst.n})"
             for when, shifts in parts.items()
             if shifts
-            for worst in [max(shifts, key=lambda shift: shift.psi - shift.psi_noise)]
+            for worst in [max(shifts, key=lambda one: (one.alarm, one.psi - one.psi_noise))]
         ]
         return ", ".join(said) or "nothing counted yet"
 

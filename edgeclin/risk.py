@@ -131,7 +131,7 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
     scores = probabilities(logits, confidence.temperature)
     answers = Answers(
         certainty=scores.max(axis=1),
-        decision=np.where(judged, scores.argmax(axis=1), NOTHING),
+        decision=np.where(judged & ~empty, scores.argmax(axis=1), NOTHING),
         truth=truth,
         group=np.array(dataset.groups or ("",) * len(truth)),
         doubtful=doubtful,

@@ -170,9 +170,10 @@ class Runtime:
     def _nothing(self, logits: np.ndarray, scores: np.ndarray, answer: int) -> str:
         """That nothing is found, in a sentence; empty where one label is."""
         activation = self.bundle.manifest.output.activation
-        if scores.item(answer) > 0.5 and activation != "sigmoid":
+        stands_out = scores.item(answer) > 0.5 and activation != "sigmoid"
+        if stands_out or not finds_nothing(logits, activation):
             return ""
-        return "nothing is found: no label stands out" * bool(finds_nothing(logits, activation))
+        return "nothing is found: no label stands out"
 
     def require_fit(self, dataset: Dataset) -> None:
         """Refuse data of another kind than described, and arrays [n, …] of which no sample could

@@ -37,7 +37,7 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
         doubt: why it is in doubt, however high its confidence: what is unlike the samples that the
             bundle was calibrated on, or that nothing is found.
     """
-    best = int(scores.argmax())
+    best = _named(scores, output)
     label, certainty = output.labels[best], float(scores.item(best))
     threshold = confidence.threshold_of(best)
     sure = not doubt and certainty >= threshold
@@ -56,6 +56,19 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
         tier=Tier.URGENT if label in output.urgent else Tier.ROUTINE,
         reason=reason,
     )
+
+
+def _named(scores: np.ndarray, output: Output) -> int:
+    """The label of the highest score; of several that share it one that is urgent, else a finding:
+    the order of labels must not decide who goes first."""
+    best = int(scores.argmax())
+    if scores.item(best) > 0.5:
+        return best
+    shared = np.flatnonzero(scores == scores.item(best)).tolist()
+    for label in (*output.urgent, *output.positive):
+        if output.labels.index(label) in shared:
+            return output.labels.index(label)
+    return best
 
 
 def advance(state: State, to: State) -> State:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,6 +47,22 @@ def test_an_unsure_answer_is_provisional_and_says_why() -> None:
     decision = decide(np.array([0.6, 0.3, 0.1]), OUTPUT, fitted(0.9))
     assert decision.state is State.PROVISIONAL
     assert decision.reason == "confidence 0.600 is below 0.900"
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "tier"),
+    [
+        ((0.4, 0.2, 0.4), "flutter", Tier.URGENT),
+        ((0.4, 0.4, 0.2), "ectopic", Tier.ROUTINE),
+        ((0.4, 0.3, 0.3), "normal", Tier.ROUTINE),
+    ],
+)
+def test_of_labels_that_share_the_highest_score_the_gravest_is_named(
+    scores: tuple[float, ...], label: str, tier: Tier
+) -> None:
+    output = msgspec.structs.replace(OUTPUT, positive=("ectopic",))
+    decision = decide(np.array(scores), output, fitted(0.9))
+    assert (decision.label, decision.tier) == (label, tier)
 
 
 def test_without_a_fitted_threshold_even_certainty_is_in_doubt() -> None:

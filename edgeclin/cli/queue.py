@@ -44,8 +44,10 @@ def status(config_path: Path, as_json: bool) -> None:
     if run is not None:
         print_facts({"run": _age(run), **_facts_of_run(run.health)})
     if sync is not None:
-        link = ("connected, " if sync.health.connected else "no link, ") * sync.fresh
-        print_facts({"sync": f"{_age(sync)}, {link}{sync.health.delivered} delivered"})
+        said = [_age(sync), f"{sync.health.delivered} delivered"]
+        if sync.fresh:
+            said.insert(1, "connected" if sync.health.connected else "no link")
+        print_facts({"sync": ", ".join(said)})
 
 
 def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:

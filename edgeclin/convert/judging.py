@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -125,7 +126,9 @@ class Judge:
         if not found.any():
             return unfitted_confidence(doubt.max_error, doubt.audit_share)
         logits, truth = answers.logits[found, 0], self.truth[found, 0]
-        return fit(logits, truth, self.description.output, doubt)
+        fitted = fit(logits, truth, self.description.output, doubt)
+        share = fitted.coverage * float(found.mean())
+        return msgspec.structs.replace(fitted, coverage=share, samples=len(found))
 
     def could_lose(self, outputs: np.ndarray) -> float | None:
         """How much of the metric an engine could have lost without its showing on these samples:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -165,7 +166,7 @@ class Supervisor:
             raise EngineFailed(self.why)
         self._asked_at = time.monotonic()
         try:
-            return self._prove(_InTurn(process, self._asking, self._fail))
+            return self._prove(_InTurn(process, self._asking, partial(self._fail_of, process)))
         except EdgeclinError as exc:
             with self._asking:
                 if process is self._process and self.ready:
@@ -248,6 +249,10 @@ class Supervisor:
         except Exception as exc:  # a thread that ended would leave the engine unwatched
             log.exception("%s could not be tested", self._name)
             self._fail(f"the engine could not be tested: {exc}")
+
+    def _fail_of(self, process: EngineProcess, why: str) -> None:
+        if process is self._process:
+            self._fail(why)
 
     def _fail(self, why: str) -> None:
         if self.ready:

@@ -27,8 +27,21 @@ import pyarrow.parquet as pq
 
 Answer = dict[str, Any]
 """A result as JSON has it."""
-SAME = ("bundle", "source", "position", "state", "reason", "tier", "label", "confidence", "made_at")
-"""What must arrive as it was stored."""
+DEFAULTS: Answer = {
+    "label": None,
+    "confidence": 0.0,
+    "probabilities": [],
+    "latency_ms": None,
+    "audit": False,
+    "rejected": False,
+    "degraded": "",
+    "unsigned_bundle": False,
+    "shadow_of": "",
+}
+"""What a result's JSON leaves out where it is so."""
+LATENCIES = ("preprocess", "engine", "postprocess", "queue")
+ENVELOPE = {"site", "device", "epoch", "seq", "received_at"}
+"""Columns of the store that are not a result's."""
 
 
 @dataclass
@@ -41,6 +54,7 @@ class Verdict:
         twice: ids, or positions of a source, that are stored more than once.
         altered: stored with another content than was acknowledged.
         strangers: stored without having been issued.
+        skipped: positions of a source that have no answer, before others that have.
         set_aside: what the cloud could not read.
     """
 
@@ -50,12 +64,13 @@ class Verdict:
     twice: list[str] = field(default_factory=list)
     altered: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> dict[str, list[str]]:
         """The lists that should be empty and are not, the first few of each."""
-        names = ("lost", "twice", "altered", "strangers", "set_aside")
+        names = ("lost", "twice", "altered", "strangers", "skipped", "set_aside")
         return {name: getattr(self, name)[:5] for name in names if getattr(self, name)}
 
 
@@ -126,8 +141,11 @@ def judge(
         position = answer["position"]
         if position not in issued or answer.get("label") != expected[position]:
             verdict.strangers.append(f"{identity} at {position}: {answer.get('label')}")
-        if identity in said and any(answer.get(key) != said[identity].get(key) for key in SAME):
+        if identity in said and {**DEFAULTS, **answer} != {**DEFAULTS, **said[identity]}:
             verdict.altered.append(identity)
+    for source in {source for source, _ in places}:
+        judged = {at for whose, at in places if whose == source}
+        verdict.skipped += [f"{source} {at}" for at in range(max(judged)) if at not in judged]
     there = Counter(verdict.stored)
     verdict.lost = [identity for identity in said if identity not in there]
     verdict.twice += [identity for identity, n in there.items() if n > 1]
@@ -145,8 +163,11 @@ def stored_results(store: Path) -> Iterator[tuple[str, Answer]]:
     for identity, body in hot:
         yield identity, json.loads(body)
     for (path,) in parts:
-        for row in pq.ParquetFile(store / path).read(columns=["id", *SAME]).to_pylist():
-            yield row.pop("id"), row
+        for row in pq.ParquetFile(store / path).read().to_pylist():
+            identity = row.pop("id")
+            steps = {step: row.pop(f"{step}_ms") for step in LATENCIES}
+            answer = {key: value for key, value in row.items() if key not in ENVELOPE}
+            yield identity, {**answer, "latency_ms": None if None in steps.values() else steps}
 
 
 def main(address: str, file: Path) -> None:

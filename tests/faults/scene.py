@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from broker import LocalBroker
-from faults.ledger import Ledger
-from faults.spy import Spy
 
 from edgeclin.bundle import Bundle
 from edgeclin.runtime import Runtime
+from faults.ledger import Ledger
+from faults.spy import Spy
 
 ROLES = ("run", "sync", "broker", "ingest")
 _WAIT_S = 90.0
@@ -102,9 +102,11 @@ class Scene:
 
     def kill_at_random(self, times: int, draw: random.Random, progress: bool) -> None:
         """Kill one role after another, at moments that `draw` decides."""
-        for number in range(times):
+        roles = [ROLES[number % len(ROLES)] for number in range(times)]
+        draw.shuffle(roles)
+        for number, role in enumerate(roles):
             time.sleep(draw.uniform(0.02, 0.7))
-            self.kill(draw.choice(ROLES))
+            self.kill(role)
             if progress and number % 10 == 9:
                 print(
                     f"{number + 1} of {times} kills, {len(self.ledger.entries())} results "
@@ -152,5 +154,6 @@ class Scene:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        self.ledger.close()
         self.spy.close()
         self._broker.stop()

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from edgeclin import wire
-from edgeclin.records import Result
+from edgeclin.records import Latency, Result, Tier
 
 pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
 
@@ -62,6 +62,7 @@ def test_each_fault_is_found(
     kept[5] = ("r6", make_result(6, label="flutter"))
     verdict = judge(entries, stored(tmp_path, kept, compact), range(10), LABELS)
     assert verdict.lost == ["r0"]
+    assert verdict.skipped == ["test.npz 0", *(f"test.npz {at}" for at in range(10, 99))]
     assert verdict.twice == ["test.npz 3"]
     assert sorted(verdict.altered) == ["r5", "r6"]
     assert sorted(verdict.strangers) == ["far at 99: normal", "r6 at 6: flutter"]
@@ -69,6 +70,27 @@ def test_each_fault_is_found(
         index.execute("INSERT INTO set_aside (id, reason) VALUES ('x', 'not JSON')")
         index.commit()
     assert judge([], tmp_path / "store", range(10), LABELS).problems["set_aside"] == ["not JSON"]
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"probabilities": (0.01, 0.99)},
+        {"engine": "another"},
+        {"degraded": "the primary engine is out"},
+        {"audit": True},
+        {"rejected": True},
+        {"latency_ms": Latency(1.0, 2.0, 3.0, 4.0)},
+        {"tier": Tier.URGENT},
+    ],
+)
+def test_whatever_is_altered_is_seen(
+    tmp_path: Path, make_result: Callable[..., Result], change: dict[str, Any], compact: bool
+) -> None:
+    said = line("r", make_result(0))
+    kept = stored(tmp_path, [("r", make_result(0, **change))], compact)
+    assert judge([said], kept, range(1), LABELS).problems == {"altered": ["r"]}
 
 
 def test_a_line_that_was_printed_before_a_sigkill_is_on_record(tmp_path: Path) -> None:

@@ -54,7 +54,6 @@ def test_nothing_is_lost_or_stored_twice_whoever_is_killed(
     scene.finish()
     verdict = judge(scene.ledger.entries(), scene.store, scene.issued, scene.expected())
     assert verdict.problems == {}
-    assert set(verdict.acknowledged[-FRESH:]) <= set(verdict.stored), "what came after the faults"
     assert len(verdict.stored) - len(verdict.acknowledged) <= scene.killed["run"]
-    assert all(scene.killed[role] >= KILLS / 20 for role in ROLES), "enough faults happened"
+    assert all(scene.killed[role] >= KILLS // len(ROLES) for role in ROLES)
     assert scene.spy.resent, "and rows were sent again"
