@@ -32,6 +32,8 @@ def explain(error: Exception, kind: type) -> tuple[str, str]:
     Args:
         error: from msgspec, or whatever else a decoder raised.
     """
+    if isinstance(error, UnicodeDecodeError):
+        return "not text in UTF-8", "is it the right file?"
     found = _PLACE.fullmatch(str(error))
     said, place = (found["said"], found["place"]) if found else (str(error), "")
     where = f" in {place}" if place else ""

@@ -598,3 +598,9 @@ def test_a_map_with_an_index_that_is_no_label_is_refused(tmp_path: Path) -> None
     dataset = open_dataset(maps_file(tmp_path, np.full((4, 3, 5), 2)))
     with pytest.raises(BadFile, match="indices from 2 to 2, there are 2 labels"):
         dataset.truth(("tissue", "vessel"))
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", X=np.array([["a", "b"]]))
+    with pytest.raises(BadFile, match=r"X is of type <U1; it must be numbers"):
+        open_dataset(tmp_path / "d.npz")

@@ -90,7 +90,7 @@ def test_the_targets_that_documents_name_exist() -> None:
 def test_the_readme_s_commands_run_word_by_word(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow", reason="the convert extra is not installed")
     text = (ROOT / "README.md").read_text()
-    (script,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    script = "".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
     (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "build").mkdir()
@@ -108,6 +108,7 @@ def test_the_readme_s_commands_run_word_by_word(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "self-test passed" in done.stdout
+    assert "last sequence number  4500" in done.stdout
     with np.load(ROOT / "examples" / "ecg" / "data" / "test.npz") as arrays:
         np.save(tmp_path / "beat.npy", arrays["X"][7])
     done = subprocess.run(

@@ -85,3 +85,11 @@ def test_limits_of_gates_say_what_is_wrong_where(tmp_path: Path, text: str, word
 def test_json_that_is_no_table_says_so() -> None:
     with pytest.raises(BadFile, match="x: the file is a list; it must be a table"):
         load_json(b"[]", Drop, "x")
+
+
+def test_a_file_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+    path.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(BadFile) as caught:
+        load_description(path)
+    assert str(caught.value) == f"{path}: not text in UTF-8; is it the right file?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import socket
@@ -344,6 +345,17 @@ def test_no_answer_in_time_is_said_and_the_result_is_stored_all_the_same(
         release.set()
         wait_until(lambda: stored_results(queue), "the result")
         wait_until(lambda: served.get("/results").json["results"], "the result shown")
+
+
+def test_a_body_that_is_packed_is_refused_and_nothing_stored(
+    runtime: Runtime, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    with serving(runtime, queue, ANY) as served:
+        headers = {"Content-Type": NPY, "Content-Encoding": "gzip"}
+        answer = served.ask("POST", "/predict", gzip.compress(npy(beats[0])), headers)
+        assert answer.status == 415
+        assert "send it as it is" in answer.json["error"]
+        assert stored_results(queue) == []
 
 
 def test_a_full_line_is_said_with_when_to_ask_again(held: Served) -> None:

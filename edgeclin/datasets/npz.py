@@ -29,6 +29,8 @@ def open_npz(path: Path) -> Dataset:
     if "X" not in content:
         raise BadFile(path, "has no array X", "store the samples as X [n, …], labels as y [n]")
     samples = content["X"]
+    if samples.dtype.kind not in "biufc":
+        raise BadFile(path, f"X is of type {samples.dtype}", "it must be numbers")
     if samples.ndim < 2 or not len(samples):
         raise BadFile(path, f"X has the shape {samples.shape}", "it must be [n, …] with n above 0")
     maps = _label_maps(path, content)

@@ -70,6 +70,9 @@ class Predictions:
                 f"a body of type {media_type!r}; this bundle takes {', '.join(known)}",
                 Accept=", ".join(known),
             )
+        packed = request.headers.get("content-encoding", "identity")
+        if packed.strip().lower() != "identity":
+            return refusal(415, f"a body packed by {packed!r}; send it as it is")
         stream = request.query_params.get("stream")
         if stream is not None and not STREAM.fullmatch(stream):
             return refusal(

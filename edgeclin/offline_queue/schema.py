@@ -133,7 +133,8 @@ def prepare(path: Path) -> None:
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as exc:
-            log.error("queue %s is corrupt (%s): kept as %s", path, exc, _set_aside(path))
+            why = " ".join(str(exc).split())
+            log.error("queue %s is corrupt (%s): kept as %s", path, why, _set_aside(path))
             _prepare(path)
 
 
