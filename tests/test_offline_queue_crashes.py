@@ -384,19 +384,20 @@ def _overwritten(start: float, stop: float, with_noise: bool) -> Callable[[bytes
     return damage
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "random bytes": _overwritten(0, 1, with_noise=True),
-    "all NULs, as after a power cut": _overwritten(0, 1, with_noise=False),
-    "random bytes in the middle": _overwritten(0.3, 0.7, with_noise=True),
-    "NULs in the middle": _overwritten(0.3, 0.7, with_noise=False),
-    "NULs after the first page": _overwritten(0.04, 1, with_noise=False),
-    "random first page": _overwritten(0, 0.02, with_noise=True),
-    "half of it": lambda data: data[: len(data) // 2],
-    "half of it and half a page": lambda data: data[: len(data) // 2 + 2048],
-    "without its last page": lambda data: data[:-4096],
-    "half a header": lambda data: data[:50],
-    "text": lambda data: b"this was never a database\n" * 400,
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], float]] = {
+    "random bytes": (_overwritten(0, 1, with_noise=True), 0.0),
+    "all NULs, as after a power cut": (_overwritten(0, 1, with_noise=False), 0.0),
+    "random bytes in the middle": (_overwritten(0.3, 0.7, with_noise=True), 0.4),
+    "NULs in the middle": (_overwritten(0.3, 0.7, with_noise=False), 0.4),
+    "NULs after the first page": (_overwritten(0.04, 1, with_noise=False), 0.0),
+    "random first page": (_overwritten(0, 0.02, with_noise=True), 0.9),
+    "half of it": (lambda data: data[: len(data) // 2], 0.09),
+    "half of it and half a page": (lambda data: data[: len(data) // 2 + 2048], 0.09),
+    "without its last page": (lambda data: data[:-4096], 0.9),
+    "half a header": (lambda data: data[:50], 0.0),
+    "text": (lambda data: b"this was never a database\n" * 400, 0.0),
 }
+"""And the share of rows of which at least so much is saved."""
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
@@ -408,13 +409,15 @@ def test_a_damaged_database_is_set_aside_and_the_device_starts(
         for position in range(200):
             queue.put(make_result(position))
         payload = queue.put(make_result(200, state=State.PROVISIONAL), noise(100_000)).id
-        epoch = queue.epoch
-    damaged = DAMAGES[damage](path.read_bytes())
+        epoch, known = queue.epoch, {row.id for row in every_row(queue)}
+    damaged = DAMAGES[damage][0](path.read_bytes())
     path.write_bytes(damaged)
     with caplog.at_level(logging.ERROR), OfflineQueue(path) as queue:
         assert queue.epoch != epoch
-        assert every_row(queue) == []
-        assert queue.put(make_result()).seq == 1
+        found = {row.id for row in every_row(queue) if row.kind == "result"}
+        assert found <= known
+        assert len(found) >= int(201 * DAMAGES[damage][1])
+        queue.put(make_result())
     assert Path(f"{path}.corrupt-1").read_bytes() == damaged
     assert Path(f"{path}.corrupt-1.payloads", payload).exists(), "its samples are kept with it"
     assert "is corrupt" in caplog.text
@@ -488,7 +491,7 @@ def test_a_process_whose_queue_was_set_aside_stops_rather_than_put_where_nobody_
             assert new.epoch != old.epoch
             with pytest.raises(QueueUnusable):
                 old.put(make_result(1))
-            assert new.put(make_result(1)).seq == 1
+            new.put(make_result(1))
 
 
 def test_damage_that_shows_only_later_is_one_sentence(
@@ -505,7 +508,7 @@ def test_damage_that_shows_only_later_is_one_sentence(
         assert isinstance(caught.value, EdgeclinError)
         assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
     with OfflineQueue(path) as queue:
-        assert every_row(queue) == []
+        assert len(every_row(queue)) < 200
 
 
 def test_a_database_of_a_newer_edgeclin_is_left_as_it_is(

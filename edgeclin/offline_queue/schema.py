@@ -6,12 +6,15 @@ import fcntl
 import logging
 import os
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import uuid6
 
 from edgeclin.errors import BadFile, QueueUnusable
+from edgeclin.offline_queue.salvage import is_salvaged, salvage
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +118,8 @@ def prepare(path: Path) -> None:
     """Make, check or migrate the database at `path`; two processes may do so at once.
 
     A damaged one is set aside as `<path>.corrupt-N`, with its log and its payloads, and a new one
-    takes its place. The check reads every page: half a second for a million rows.
+    takes its place, with what can still be read of it. The check reads every page: half a second
+    for a million rows.
 
     Raises:
         BadFile: what stands at `path` is not a queue; it is left as it is.
@@ -136,6 +140,7 @@ def prepare(path: Path) -> None:
             why = " ".join(str(exc).split())
             log.error("queue %s is corrupt (%s): kept as %s", path, why, _set_aside(path))
             _prepare(path)
+        _salvage_newest(path)
 
 
 def real_path(path: Path | str) -> Path:
@@ -192,16 +197,38 @@ def _prepare(path: Path) -> None:
         connection.close()
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename a corrupt database and all that belongs to it, so that nothing is lost."""
+def _next_number(path: Path) -> int:
+    """Of the next database that is set aside."""
     number = 1
     while Path(f"{path}.corrupt-{number}").exists():
         number += 1
+    return number
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a corrupt database and all that belongs to it, so that nothing is lost."""
+    number = _next_number(path)
     for suffix in _BELONGINGS:
         file = Path(f"{path}{suffix}")
         if file.exists():
             file.rename(f"{path}.corrupt-{number}{suffix}")
     return Path(f"{path}.corrupt-{number}")
+
+
+def _salvage_newest(path: Path) -> None:
+    """Take over what can be read of the database that was set aside last, unless that is done;
+    where it fails the device starts all the same, and tries again at its next start."""
+    number = _next_number(path) - 1
+    if not number:
+        return
+    aside = Path(f"{path}.corrupt-{number}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        try:
+            if not is_salvaged(aside, connection):
+                found = salvage(aside, connection, time.time())
+                log.error("taken over of %s: %s", aside, found)
+        except (OSError, sqlite3.Error) as exc:
+            log.error("ALARM: nothing was taken over of %s: %s", aside, exc)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,206 @@
+"""Of a damaged queue all is taken over that its pages still hold, once, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeclin import wire
+from edgeclin.offline_queue import OfflineQueue, Row, schema
+from edgeclin.offline_queue.damaged import PAGE, DamagedDatabase
+from edgeclin.records import Result, Review, State, Tier
+
+MakeResult = Callable[..., Result]
+BUNDLE = "b" * 64
+
+
+def every_row(queue: OfflineQueue) -> list[Row]:
+    rows = [row for tier in Tier for row in queue.pending(tier, limit=1_000_000)]
+    return sorted(rows, key=lambda row: row.seq)
+
+
+def fill(queue: OfflineQueue, make_result: MakeResult, count: int, seed: int = 0) -> None:
+    """Results of all tiers, short and long, some of which ask, are settled, or are delivered."""
+    draw = random.Random(seed)
+    for position in range(count):
+        asks = draw.random() < 0.2
+        result = make_result(
+            position,
+            tier=draw.choice(list(Tier)),
+            state=State.PROVISIONAL if asks else State.FINAL,
+            reason="x" * draw.choice((1, 50, 900, 4000, 9000)),
+        )
+        stored = queue.put(result, np.zeros(draw.choice((10, 900, 30_000))) if asks else None)
+        if draw.random() < 0.2:
+            queue.remove(wire.Receipt(queue.epoch, ((stored.seq, stored.seq),)))
+        if asks and draw.random() < 0.3:
+            queue.settle(wire.Opinion(stored.id, "m", draw.choice(("normal", None)), 0.9))
+
+
+def held(path: Path) -> set[tuple[object, ...]]:
+    """Every value of every row of the queue's own tables, as SQLite reads them."""
+    found: set[tuple[object, ...]] = set()
+    with closing(sqlite3.connect(path)) as connection:
+        for table, rowid in (("rows", "seq"), ("questions", "seq"), ("positions", "NULL")):
+            for row in connection.execute(f"SELECT {rowid}, * FROM {table}"):
+                found.add((row[0], None, *row[2:]) if rowid == "seq" else row)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("closed", [False, True])
+def test_of_an_undamaged_file_and_its_log_all_is_read_that_sqlite_reads(
+    tmp_path: Path, make_result: MakeResult, seed: int, closed: bool
+) -> None:
+    path, copy = tmp_path / "q", tmp_path / "copy"
+    with OfflineQueue(path) as queue:
+        fill(queue, make_result, 120, seed)
+        if not closed:
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    if closed:
+        shutil.copy(path, copy)
+    log = Path(f"{copy}-wal").read_bytes() if not closed else b""
+    damaged = DamagedDatabase(copy.read_bytes(), log)
+    found = {(record.rowid, *record.values) for record in damaged.records()}
+    assert held(path) <= found
+    assert damaged.unreadable == 0
+    questions = {one for one in found if len(one) == 11 and one[0] is not None}
+    assert questions <= held(path), (
+        "what was deleted stays deleted while the list of free pages holds"
+    )
+
+
+def test_what_was_stored_is_delivered_under_its_ids_and_sources_go_on_where_they_were(
+    tmp_path: Path, make_result: MakeResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        fill(queue, make_result, 150, seed=1)
+        before, epoch = every_row(queue), queue.epoch
+        following = queue.next_position("test.npz", BUNDLE)
+        asked = {question.result for question in queue.questions(limit=1000)}
+    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+    with caplog.at_level(logging.ERROR), OfflineQueue(path) as queue:
+        after = every_row(queue)
+        assert queue.epoch != epoch
+        assert queue.next_position("test.npz", BUNDLE) == following
+        usage = queue.usage()
+    there = {row.id: row for row in after}
+    assert [(row.id, row.kind, row.body) for row in after[: len(before)]] == [
+        (row.id, row.kind, row.body) for row in before
+    ]
+    reviews = [msgspec.json.decode(row.body, type=Review) for row in after[len(before) :]]
+    assert {review.result for review in reviews} == asked
+    assert {review.state for review in reviews} == {State.UNREVIEWED}
+    assert len(there) == len(after)
+    assert sum(usage[tier.value].count for tier in Tier) == len(after)
+    assert "taken over of" in caplog.text
+    with OfflineQueue(path) as queue:
+        assert every_row(queue) == after, "once"
+
+
+def test_what_is_only_in_the_log_is_taken_over_too(tmp_path: Path, make_result: MakeResult) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+    with OfflineQueue(path) as queue:
+        fill(queue, make_result, 60, seed=2)
+        ids = {row.id for row in every_row(queue)}
+        log = Path(f"{path}-wal").read_bytes()
+
+    def found(log: bytes) -> set[object]:
+        records = DamagedDatabase(bytes(1 << 20), log).records()
+        return {record.values[1] for record in records if len(record.values) == 5} & ids
+
+    assert found(log) == ids
+    changed = bytearray(log)
+    changed[len(log) // 8] ^= 1
+    for part in (log[: len(log) // 8], bytes(changed)):
+        assert set() < found(part) < ids, "up to the last commit that is whole"
+
+
+def test_a_process_that_dies_while_it_takes_over_is_carried_on(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        fill(queue, make_result, 50, seed=3)
+        ids = {row.id for row in every_row(queue)}
+    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+    with monkeypatch.context() as patch:
+
+        def dying(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(schema, "salvage", dying)
+        with pytest.raises(KeyboardInterrupt):
+            OfflineQueue(path)
+    with OfflineQueue(path) as queue:
+        assert ids <= {row.id for row in every_row(queue)}
+
+
+def test_a_device_starts_though_nothing_can_be_taken_over(
+    tmp_path: Path,
+    make_result: MakeResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result())
+    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(schema, "salvage", failing)
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(1))
+    assert "ALARM: nothing was taken over" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A queue's bytes."""
+    path = tmp_path_factory.mktemp("whole") / "q"
+    result = Result(BUNDLE, "e", "p", "test.npz", 0, 1.0, State.FINAL, "r", Tier.ROUTINE, "normal")
+    with OfflineQueue(path) as queue:
+        fill(queue, lambda at, **other: msgspec.structs.replace(result, position=at, **other), 60)
+    return path.read_bytes()
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_is_damaged_the_rest_is_read(whole: bytes, data: st.DataObject) -> None:
+    spoilt = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(spoilt) - 1))
+        noise = data.draw(st.binary(min_size=1, max_size=300))
+        spoilt[at : at + len(noise)] = noise
+    end = data.draw(st.integers(0, len(spoilt)))
+    damaged = DamagedDatabase(bytes(spoilt[:end] if end % 2 else spoilt))
+    records = list(damaged.records())
+    for record in records:
+        assert all(isinstance(value, int | float | str | bytes | None) for value in record.values)
+    assert len(records) < 10_000, "no page is read for ever"
+
+
+@settings(max_examples=300, deadline=None)
+@given(database=st.binary(max_size=3 * PAGE), log=st.binary(max_size=200))
+def test_any_bytes_are_read_without_an_error(database: bytes, log: bytes) -> None:
+    list(DamagedDatabase(database, log).records())
+    list(DamagedDatabase(b"\x0d" + database, log).records())
