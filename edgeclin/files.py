@@ -18,7 +18,15 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
-    """Put `data` at `path` so that a reader, now or after a power cut, sees all of it or none.
+    """Put `data` at `path`; arguments and errors as `file_atomic` has them."""
+    with file_atomic(path, mode, durable=durable) as file:
+        file.write(data)
+
+
+@contextmanager
+def file_atomic(path: Path, mode: int = 0o644, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file that takes its place at `path` when the block ends well, so that a reader, now
+    or after a power cut, sees all of it or none.
 
     Args:
         durable: False for what may be lost, or cut short, by a power cut; it spares the disk.
@@ -30,7 +38,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = 
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(data)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeclin.cli.device import config_option
-from edgeclin.cli.output import json_option, print_facts, print_json, print_table
+from edgeclin.cli.device import config_option, open_queue
+from edgeclin.cli.output import FILE, Number, json_option, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeclin.health import RunHealth, SyncHealth
@@ -48,6 +53,117 @@ def status(config_path: Path, as_json: bool) -> None:
         if sync.fresh:
             said.insert(1, "connected" if sync.health.connected else "no link")
         print_facts({"sync": ", ".join(said)})
+
+
+tier_option = click.option(
+    "--tier",
+    "tiers",
+    multiple=True,
+    type=click.Choice(["urgent", "routine", "bulk"]),
+    help="Only rows of this tier; may be given several times.",
+)
+
+
+@queue.command("list")
+@config_option
+@tier_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
+)
+@json_option
+def list_(config_path: Path, tiers: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """The oldest rows that wait for the cloud's receipt; changes nothing."""
+    rows = list(itertools.islice(_waiting(config_path, tiers), limit))
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("number", "tier", "kind", "made", "what"),
+        [(row["seq"], row["tier"], row["kind"], _moment(row), _what(row)) for row in rows],
+    )
+
+
+@queue.command()
+@config_option
+@tier_option
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
+def export(config_path: Path, tiers: tuple[str, ...], output: Path) -> None:
+    """Write what waits as JSON lines; changes nothing in the queue."""
+    from edgeclin.errors import BadFile
+    from edgeclin.files import file_atomic, writing
+
+    if output.exists():
+        raise BadFile(output, "exists", "name another file with -o")
+    count = 0
+    rows = _waiting(config_path, tiers)
+    with writing(output), file_atomic(output, 0o600) as file:
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+    click.echo(f"{count} rows written to {output}")
+
+
+@queue.command()
+@config_option
+@tier_option
+@click.option(
+    "--older-than",
+    "days",
+    type=Number(min=0),
+    required=True,
+    help="Days since it was stored, by this device's clock then and now.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge(config_path: Path, tiers: tuple[str, ...], days: float, yes: bool) -> None:
+    """Give up what has waited too long for the cloud, for good.
+
+    Without --tier routine and bulk rows go, no urgent ones. The cloud gets a record of what went.
+    """
+    from edgeclin.config import load_config
+    from edgeclin.offline_queue import look
+    from edgeclin.records import Tier
+
+    config = load_config(config_path)
+    chosen = [Tier(tier) for tier in tiers] or [Tier.ROUTINE, Tier.BULK]
+    waits = look(Path(config.queue.path)).waiting
+    counts = ", ".join(f"{waits[tier.value].count} {tier.value}" for tier in chosen)
+    if not yes:
+        click.confirm(
+            f"{counts} rows wait, of which those older than {days:g} days are deleted on this "
+            "device without the cloud having them. Go on?",
+            abort=True,
+        )
+    with open_queue(config) as opened:
+        gone = opened.purge(time.time() - days * 86_400, chosen)
+    print_facts({f"{tier.value} rows deleted": count for tier, count in gone.items()})
+
+
+def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """What waits, as JSON has it."""
+    from edgeclin.config import load_config
+    from edgeclin.offline_queue import look, waiting
+    from edgeclin.records import Tier
+
+    path = Path(load_config(config_path).queue.path)
+    epoch = look(path).epoch
+    for one in waiting(path, [Tier(tier) for tier in tiers] or list(Tier)):
+        row = one.row
+        yield {
+            "epoch": epoch, "seq": row.seq, "tier": one.tier.value, "id": row.id,
+            "kind": row.kind, "body": json.loads(row.body),
+        }  # fmt: skip
+
+
+def _moment(row: dict[str, Any]) -> str:
+    made = datetime.fromtimestamp(row["body"]["made_at"], timezone.utc)
+    return made.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+
+
+def _what(row: dict[str, Any]) -> str:
+    body = row["body"]
+    if row["kind"] == "drop":
+        return f"{body['count']} {body['tier']} rows given up"
+    about = f"{body['source']} {body['position']}" if row["kind"] == "result" else body["result"]
+    return f"{body['state']}: {body.get('label') or body['reason']} ({about})"
 
 
 def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:

@@ -5,7 +5,7 @@ from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
-from edgeclin.offline_queue.standing import Standing, Usage, look
+from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, waiting
 
 __all__ = [
     "ENDED",
@@ -19,5 +19,7 @@ __all__ = [
     "Telling",
     "Told",
     "Usage",
+    "WaitingRow",
     "look",
+    "waiting",
 ]

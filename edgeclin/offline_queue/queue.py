@@ -11,7 +11,7 @@ import fcntl
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +272,34 @@ class OfflineQueue:
         """The newest sequence number ever given in this epoch."""
         return self.standing().last_seq
 
+    def purge(self, before: float, tiers: Collection[Tier]) -> dict[Tier, int]:
+        """Give up rows that were stored before that moment, by the clock of then, and leave a
+        record of each stretch that goes, which is itself delivered.
+
+        Args:
+            before: seconds since 1970.
+
+        Returns:
+            how many rows went, by tier.
+        """
+        oldest_kept = _first_id_of(before)
+        gone = dict.fromkeys(tiers, 0)
+        for tier in tiers:
+            while rows := self._purge_some(tier, oldest_kept):
+                gone[tier] += rows
+        return gone
+
+    def _purge_some(self, tier: Tier, oldest_kept: str) -> int:
+        with self._database.transaction(Tier.URGENT) as db:
+            rows = db.execute(
+                "SELECT seq FROM rows WHERE tier = ? AND id < ? AND kind <> 'drop' "
+                "ORDER BY seq LIMIT ?",
+                (TIERS.index(tier), oldest_kept, _EVICT_ROWS),
+            ).fetchall()
+            if rows:
+                self._drop(db, tier, rows)
+        return len(rows)
+
     def flush(self) -> None:
         """Make everything that `put` has returned for survive a power cut.
 
@@ -311,17 +339,31 @@ class OfflineQueue:
             rows = db.execute(
                 "SELECT seq FROM rows WHERE tier = ? ORDER BY seq LIMIT ?", (_BULK, _EVICT_ROWS)
             ).fetchall()
-            first, last = rows[0][0], rows[-1][0]
-            db.executemany("DELETE FROM rows WHERE seq = ?", rows)
-            drop = Drop(
-                tier=Tier.BULK,
-                first_seq=first,
-                last_seq=last,
-                count=len(rows),
-                made_at=self._clock(),
-            )
-            insert_row(db, str(uuid6.uuid7()), "drop", Tier.ROUTINE, msgspec.json.encode(drop))
-            log.warning("queue full: dropped %d bulk rows, %d to %d", len(rows), first, last)
+            drop = self._drop(db, Tier.BULK, rows)
+            log.warning(
+                "queue full: dropped %d bulk rows, %d to %d",
+                drop.count, drop.first_seq, drop.last_seq,
+            )  # fmt: skip
+
+    def _drop(self, db: sqlite3.Connection, tier: Tier, rows: list[tuple[int]]) -> Drop:
+        """Delete rows of one tier, in order, and leave a record of it."""
+        db.executemany("DELETE FROM rows WHERE seq = ?", rows)
+        drop = Drop(
+            tier=tier,
+            first_seq=rows[0][0],
+            last_seq=rows[-1][0],
+            count=len(rows),
+            made_at=self._clock(),
+        )
+        insert_row(db, str(uuid6.uuid7()), "drop", Tier.ROUTINE, msgspec.json.encode(drop))
+        return drop
+
+
+def _first_id_of(moment: float) -> str:
+    """Below every UUIDv7 (RFC 9562) that was made at that moment, in seconds since 1970, or later:
+    its first 48 bits are milliseconds."""
+    milliseconds = f"{max(int(moment * 1000), 0):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:12]}"
 
 
 def _used(db: sqlite3.Connection) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,7 +12,8 @@ from urllib.parse import quote
 
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import schema
-from edgeclin.offline_queue.rows import TIERS
+from edgeclin.offline_queue.rows import TIERS, Row
+from edgeclin.records import Tier
 
 Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
 """Runs one SELECT and returns all of its rows."""
@@ -23,6 +25,14 @@ class Usage:
 
     count: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRow:
+    """A row and its tier."""
+
+    tier: Tier
+    row: Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,29 @@ def standing(query: Query) -> Standing:
 
 
 def look(path: Path) -> Standing:
-    """How the queue at `path` stands; changes nothing, beside the processes that use it.
+    """How the queue at `path` stands; raises as `looking` does."""
+    with looking(path) as connection:
+        return standing(lambda select: connection.execute(select).fetchall())
+
+
+def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]:
+    """The rows of the queue at `path` that wait for their receipt, oldest first; raises as
+    `looking` does."""
+    numbers = [TIERS.index(tier) for tier in tiers]
+    marks = ", ".join("?" for _ in numbers)
+    with looking(path) as connection:
+        rows = connection.execute(
+            f"SELECT seq, tier, id, kind, body FROM rows WHERE tier IN ({marks}) ORDER BY seq",
+            numbers,
+        )
+        for seq, tier, *rest in rows:
+            yield WaitingRow(TIERS[tier], Row(seq, *rest))
+
+
+@contextmanager
+def looking(path: Path) -> Iterator[sqlite3.Connection]:
+    """One moment of the queue at `path`, to read; changes nothing, beside the processes that use
+    it.
 
     Raises:
         BadFile: no queue stands there.
@@ -64,8 +96,8 @@ def look(path: Path) -> Standing:
         schema.require_queue(path)
         if not path.exists() or not path.stat().st_size:
             raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
-        connection = sqlite3.connect(f"file:{quote(str(path))}?{_mode(path)}", uri=True, timeout=10)
-        try:
+        name = f"file:{quote(str(path))}?{_mode(path)}"
+        with closing(sqlite3.connect(name, uri=True, timeout=10)) as connection:
             connection.execute("BEGIN")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version != schema.VERSION:
@@ -73,9 +105,7 @@ def look(path: Path) -> Standing:
                     f"{path}: schema {version}, this edgeclin reads {schema.VERSION}; "
                     "`edgeclin run` brings an older one up to date"
                 )
-            return standing(lambda select: connection.execute(select).fetchall())
-        finally:
-            connection.close()
+            yield connection
     except QueueUnusable:
         raise
     except (OSError, sqlite3.Error) as exc:

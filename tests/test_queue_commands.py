@@ -1,0 +1,139 @@
+"""`edgeclin queue`: what waits is listed, carried away, and given up only when somebody says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from click.testing import Result as Done
+
+from edgeclin.cli import main
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.records import Drop, Result, State, Tier
+
+MakeResult = Callable[..., Result]
+DAY_S = 86_400.0
+
+
+class Ward:
+    """A device with a queue, and its commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "q.sqlite"
+        self.config = folder / "device.toml"
+        self.config.write_text(
+            f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{self.path}"\n'
+        )
+
+    def __call__(self, command: str, *arguments: object, answer: str = "") -> Done:
+        words = ["queue", command, "--config", str(self.config), *map(str, arguments)]
+        return CliRunner().invoke(main, words, input=answer)
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Ward:
+    return Ward(tmp_path)
+
+
+def put_days_ago(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, days: float, results: list[Result]
+) -> None:
+    """Store them with a clock of that day, which their ids are made by."""
+    moment = time.time() - days * DAY_S
+    with monkeypatch.context() as patch, OfflineQueue(ward.path) as queue:
+        patch.setattr("time.time_ns", lambda: int(moment * 1e9))
+        patch.setattr("uuid6._last_v7_timestamp", None)  # it never goes back within a process
+        for result in results:
+            queue.put(result)
+
+
+def test_what_waits_is_listed_oldest_first(ward: Ward, make_result: MakeResult) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for position in range(30):
+            tier = Tier.URGENT if position % 10 == 9 else Tier.ROUTINE
+            queue.put(make_result(position, tier=tier, made_at=1_700_000_000.0))
+        queue.put(make_result(30, label=None, rejected=True, reason="rejected: flat"))
+    shown = ward("list")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert len(lines) == 21
+    assert lines[1].split() == [
+        "1", "routine", "result", "2023-11-14", "22:13:20", "final:", "normal", "(test.npz", "0)",
+    ]  # fmt: skip
+    urgent = json.loads(ward("list", "--tier", "urgent", "--json").output)
+    assert [row["seq"] for row in urgent] == [10, 20, 30]
+    assert "rejected: flat (test.npz 30)" in ward("list", "--limit", 100).output
+
+
+def test_what_waits_is_written_as_json_lines_and_stays(
+    ward: Ward, make_result: MakeResult, tmp_path: Path
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        stored = [queue.put(make_result(position)) for position in range(50)]
+        epoch = queue.epoch
+    done = ward("export", "-o", tmp_path / "out.jsonl")
+    assert done.output == f"50 rows written to {tmp_path}/out.jsonl\n"
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()
+    ]
+    assert [(row["seq"], row["id"]) for row in rows] == [(one.seq, one.id) for one in stored]
+    assert {row["epoch"] for row in rows} == {epoch}
+    assert msgspec.convert(rows[7]["body"], Result) == make_result(7)
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
+    with OfflineQueue(ward.path) as queue:
+        assert queue.usage()["routine"].count == 50
+    again = ward("export", "-o", tmp_path / "out.jsonl")
+    assert (again.exit_code, "exists" in again.stderr) == (1, True)
+
+
+def test_what_is_too_old_goes_when_somebody_says_so_and_leaves_a_record(
+    ward: Ward, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [make_result(at, tier=Tier.URGENT if at % 50 == 0 else Tier.ROUTINE) for at in range(200)]
+    put_days_ago(ward, monkeypatch, 40, old)
+    put_days_ago(ward, monkeypatch, 20, [make_result(at) for at in range(200, 210)])
+    for answer in ("n\n", ""):
+        refused = ward("purge", "--older-than", 30, answer=answer)
+        assert refused.exit_code == 1
+        assert "206 routine, 0 bulk rows wait" in refused.output
+    assert len(json.loads(ward("list", "--limit", 1000, "--json").output)) == 210
+    done = ward("purge", "--older-than", 30, answer="y\n")
+    assert done.exit_code == 0, done.output
+    assert "routine rows deleted  196" in done.output
+    rows = json.loads(ward("list", "--limit", 1000, "--json").output)
+    left = [row for row in rows if row["kind"] == "result"]
+    assert [row["tier"] for row in left] == ["urgent"] * 4 + ["routine"] * 10
+    drops = [msgspec.convert(row["body"], Drop) for row in rows if row["kind"] == "drop"]
+    assert sum(drop.count for drop in drops) == 196
+    assert {drop.tier for drop in drops} == {Tier.ROUTINE}
+    again = ward("purge", "--older-than", 30, "--yes")
+    assert "routine rows deleted  0" in again.output
+    assert (
+        "urgent rows deleted  4"
+        in ward("purge", "--older-than", 30, "--tier", "urgent", "--yes").output
+    )
+
+
+def test_without_a_queue_each_command_says_so(ward: Ward, tmp_path: Path) -> None:
+    for command in (("list",), ("export", "-o", tmp_path / "o"), ("purge", "--older-than", 1)):
+        done = ward(*command)  # type: ignore[arg-type]
+        assert done.exit_code == 1
+        assert done.stderr.endswith("no queue there yet; `edgeclin run` makes it\n")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_review_is_listed_with_what_it_is_about(ward: Ward, make_result: MakeResult) -> None:
+    import numpy as np
+
+    from edgeclin import wire
+
+    with OfflineQueue(ward.path) as queue:
+        asked = queue.put(make_result(state=State.PROVISIONAL), np.zeros(3))
+        queue.settle(wire.Opinion(asked.id, "m", "flutter", 0.9))
+    assert f"amended: flutter ({asked.id})" in ward("list").output
