@@ -30,6 +30,8 @@ class QueueConfig(Record, frozen=True):
 
     path: FileName
     max_mb: Annotated[int, Meta(ge=1, le=1 << 24)] = 512
+    urgent_alarm_s: Annotated[float, Meta(ge=0)] = 600.0
+    """An urgent result that has waited so long for the cloud is an alarm; 0: it never is."""
     routine_sync_ms: Annotated[int, Meta(ge=0, le=60_000)] = 200
     """The most that a power cut may take of routine results, in milliseconds."""
 

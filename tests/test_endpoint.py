@@ -9,6 +9,7 @@ import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -38,6 +39,7 @@ from edgeclin.errors import EdgeclinError
 from edgeclin.failover import NO_ENGINE, Answering
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue
+from edgeclin.records import Result, Tier
 from edgeclin.runtime import Runtime
 
 
@@ -187,11 +189,23 @@ def test_health_tells_that_the_queue_cannot_be_read(
         raise EdgeclinError("the disk is gone")
 
     wait_until(lambda: served.get("/health").json["queue"], "a first look")
-    monkeypatch.setattr(served.queue, "usage", broken)
+    monkeypatch.setattr(served.queue, "standing", broken)
     wait_until(lambda: served.get("/health").json["alarms"], "an alarm")
     now = served.get("/health").json
     assert now["queue"] is None
     assert now["alarms"] == ["the queue cannot be read: the disk is gone"]
+
+
+def test_an_urgent_result_that_waits_too_long_is_an_alarm(
+    served: Served, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.queue.put(make_result(tier=Tier.URGENT))
+    later = time.time() + 1200
+    monkeypatch.setattr("edgeclin.endpoint.health.time.time", lambda: later)
+    wait_until(lambda: served.get("/health").json["alarms"], "an alarm")
+    assert served.get("/health").json["alarms"] == [
+        "an urgent result has waited 20 minutes for the cloud"
+    ]
 
 
 class Waiting:
@@ -284,6 +298,7 @@ def test_metrics_say_what_was_answered_and_how_long_it_took(
     for name in ("late_total", "dropped_total", "urgent_total", "waiting_samples", "alarm"):
         assert f"edgeclin_{name}" in now
     wait_until(lambda: metrics(served)["edgeclin_queue_rows"][("routine",)] > 0, "the queue")
+    assert 0 <= metrics(served)["edgeclin_oldest_waiting_seconds"][("routine",)] < 60
     wait_until(
         lambda: sum(metrics(served)["edgeclin_queue_rows"].values()) == 4, "all rows counted"
     )

@@ -120,6 +120,24 @@ def test_what_is_too_old_goes_when_somebody_says_so_and_leaves_a_record(
     )
 
 
+def test_the_age_of_what_waits_is_shown_and_an_urgent_one_is_an_alarm(
+    ward: Ward, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_days_ago(ward, monkeypatch, 1, [make_result(0)])
+    put_days_ago(ward, monkeypatch, 0.005, [make_result(1, tier=Tier.URGENT)])
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result(2))
+    shown = ward("status").output
+    (routine,) = [line for line in shown.splitlines() if line.startswith("routine")]
+    assert routine.split()[1] == "2"
+    assert int(routine.split()[3]) == pytest.approx(DAY_S, abs=60)
+    assert "alarm  an urgent result has waited 7 minutes for the cloud" not in shown
+    ward.config.write_text(ward.config.read_text() + "urgent_alarm_s = 300\n")
+    assert "alarm  an urgent result has waited 7 minutes for the cloud" in ward("status").output
+    ward.config.write_text(ward.config.read_text().replace("= 300", "= 0"))
+    assert "alarm" not in ward("status").output
+
+
 def test_without_a_queue_each_command_says_so(ward: Ward, tmp_path: Path) -> None:
     for command in (("list",), ("export", "-o", tmp_path / "o"), ("purge", "--older-than", 1)):
         done = ward(*command)  # type: ignore[arg-type]

@@ -36,16 +36,24 @@ def status(config_path: Path, as_json: bool) -> None:
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.offline_queue import Notices, look
 
-    path = Path(load_config(config_path).queue.path)
-    standing = look(path)
+    config = load_config(config_path)
+    path = Path(config.queue.path)
+    standing, now = look(path), time.time()
+    alarm = standing.urgent_alarm(config.queue.urgent_alarm_s, now)
     notices = Notices(path)
     run, sync = notices.told(RunHealth), notices.told(SyncHealth)
     if as_json:
         print_json({**dataclasses.asdict(standing), "run": run, "sync": sync})
         return
     print_facts({"epoch": standing.epoch, "last sequence number": standing.last_seq})
-    rows = [(name, usage.count, usage.bytes) for name, usage in standing.waiting.items()]
-    print_table(("waiting", "count", "bytes"), rows)
+    ages = standing.oldest_s(now)
+    rows = [
+        (name, usage.count, usage.bytes, f"{ages[name]:.0f} s" if name in ages else "")
+        for name, usage in standing.waiting.items()
+    ]
+    print_table(("waiting", "count", "bytes", "oldest"), rows)
+    if alarm:
+        print_facts({"alarm": alarm})
     if run is not None:
         print_facts({"run": _age(run), **_facts_of_run(run.health)})
     if sync is not None:

@@ -31,11 +31,13 @@ class Link(Record, frozen=True):
 
 
 class QueueHealth(Record, frozen=True):
-    """What waits for the cloud, by tier, `questions` among it, and the bytes that may."""
+    """What waits for the cloud, by tier, `questions` among it, the bytes that may, and how long the
+    oldest of each tier has waited."""
 
     waiting: dict[str, Usage]
     bytes: int
     max_bytes: int
+    oldest_s: dict[str, float] = {}
 
 
 class Health(Record, frozen=True):
@@ -94,7 +96,7 @@ class Watch:
         self._clock = clock
         self._seen: QueueHealth | None = None
         self._link = Link("unknown")
-        self._problem = ""
+        self._problem = self._late = ""
         self._looked = clock()
 
     def look(self) -> None:
@@ -103,15 +105,21 @@ class Watch:
         It may wait for a slow disk, so that it has a thread of its own.
         """
         try:
-            waiting = self._queue.usage()
+            standing, now = self._queue.standing(), time.time()
             oldest = self._history.oldest_seq
             if oldest is not None:
                 self._history.review(self._queue.reviews(oldest))
         except EdgeclinError as exc:
             self._seen, self._problem = None, f"the queue cannot be read: {exc}"
         else:
-            used = sum(usage.bytes for usage in waiting.values())
-            self._seen = QueueHealth(waiting, used, self._config.queue.max_mb << 20)
+            used = sum(usage.bytes for usage in standing.waiting.values())
+            self._seen = QueueHealth(
+                standing.waiting,
+                used,
+                self._config.queue.max_mb << 20,
+                standing.oldest_s(now),
+            )
+            self._late = standing.urgent_alarm(self._config.queue.urgent_alarm_s, now)
             self._problem = ""
         self._link = _link(self._queue.notices.told(SyncHealth))
         self._looked = self._clock()
@@ -126,6 +134,8 @@ class Watch:
             alarms.append(self._problem)
         if self._clock() - self._looked > _SILENT_S:
             alarms.append(f"the queue has not answered for {self._clock() - self._looked:.0f} s")
+        if self._late:
+            alarms.append(self._late)
         newest = self._history.newest(limit=1)
         bundle = self._bedside.runtime.bundle
         return Health(

@@ -104,8 +104,16 @@ def _queue(health: Health) -> Iterator[GaugeMetricFamily]:
     for tier, usage in health.queue.waiting.items():
         rows.add_metric([tier], usage.count)
         size.add_metric([tier], usage.bytes)
+    oldest = GaugeMetricFamily(
+        "edgeclin_oldest_waiting_seconds",
+        "How long the first row has waited, by tier.",
+        labels=["tier"],
+    )
+    for tier, waited in health.queue.oldest_s.items():
+        oldest.add_metric([tier], waited)
     yield rows
     yield size
+    yield oldest
     yield GaugeMetricFamily(
         "edgeclin_queue_max_bytes", "Bytes that may wait.", value=health.queue.max_bytes
     )

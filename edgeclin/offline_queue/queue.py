@@ -26,7 +26,7 @@ from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
-from edgeclin.offline_queue.rows import TIERS, Row, insert_row
+from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
 from edgeclin.offline_queue.schema import real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
@@ -282,7 +282,7 @@ class OfflineQueue:
         Returns:
             how many rows went, by tier.
         """
-        oldest_kept = _first_id_of(before)
+        oldest_kept = first_id_of(before)
         gone = dict.fromkeys(tiers, 0)
         for tier in tiers:
             while rows := self._purge_some(tier, oldest_kept):
@@ -357,13 +357,6 @@ class OfflineQueue:
         )
         insert_row(db, str(uuid6.uuid7()), "drop", Tier.ROUTINE, msgspec.json.encode(drop))
         return drop
-
-
-def _first_id_of(moment: float) -> str:
-    """Below every UUIDv7 (RFC 9562) that was made at that moment, in seconds since 1970, or later:
-    its first 48 bits are milliseconds."""
-    milliseconds = f"{max(int(moment * 1000), 0):012x}"
-    return f"{milliseconds[:8]}-{milliseconds[8:12]}"
 
 
 def _used(db: sqlite3.Connection) -> int:

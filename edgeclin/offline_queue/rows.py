@@ -24,6 +24,18 @@ class Row:
     body: bytes
 
 
+def stored_at(identity: str) -> float:
+    """When a row was stored by the device's clock, in seconds since 1970: the first 48 bits of a
+    UUIDv7 are milliseconds (RFC 9562)."""
+    return int(identity.replace("-", "")[:12], 16) / 1000
+
+
+def first_id_of(moment: float) -> str:
+    """Below every id of a row that is stored at that moment or later."""
+    milliseconds = f"{max(int(moment * 1000), 0):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}"
+
+
 def insert_row(db: sqlite3.Connection, identity: str, kind: Kind, tier: Tier, body: bytes) -> int:
     """Add a row in an open transaction; returns its sequence number."""
     cursor = db.execute(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import schema
-from edgeclin.offline_queue.rows import TIERS, Row
+from edgeclin.offline_queue.rows import TIERS, Row, stored_at
 from edgeclin.records import Tier
 
 Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
@@ -42,11 +42,30 @@ class Standing:
     Attributes:
         last_seq: the newest sequence number ever given in this epoch.
         waiting: usage by tier, and under `questions` what still waits for an opinion.
+        oldest_at: when the first row of each tier that waits was stored, in seconds since 1970 by
+            the device's clock of then.
     """
 
     epoch: str
     last_seq: int
     waiting: dict[str, Usage]
+    oldest_at: dict[str, float]
+
+    def oldest_s(self, now: float) -> dict[str, float]:
+        """How long the first row of each tier has waited, as far as the clock can be trusted.
+
+        Args:
+            now: seconds since 1970.
+        """
+        return {tier: max(now - at, 0.0) for tier, at in self.oldest_at.items()}
+
+    def urgent_alarm(self, most_s: float, now: float) -> str:
+        """That an urgent row has waited longer than that for the cloud, in a sentence; empty when
+        none has, or `most_s` is 0."""
+        waited = self.oldest_s(now).get(Tier.URGENT.value, 0.0)
+        if not most_s or waited < most_s:
+            return ""
+        return f"an urgent result has waited {waited / 60:.0f} minutes for the cloud"
 
 
 def standing(query: Query) -> Standing:
@@ -55,10 +74,15 @@ def standing(query: Query) -> Standing:
     newest = query("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
     names = [*(tier.value for tier in TIERS), "questions"]
     rows = query("SELECT tier, count, bytes FROM usage ORDER BY tier")
+    first = {
+        tier.value: query(f"SELECT id FROM rows WHERE tier = {number} ORDER BY seq LIMIT 1")
+        for number, tier in enumerate(TIERS)
+    }
     return Standing(
         epoch=epoch,
         last_seq=newest[0][0] if newest else 0,
         waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
+        oldest_at={tier: stored_at(found[0][0]) for tier, found in first.items() if found},
     )
 
 
