@@ -120,6 +120,24 @@ def test_what_is_too_old_goes_when_somebody_says_so_and_leaves_a_record(
     )
 
 
+def test_what_damaged_queues_hold_is_taken_over_once_more(
+    ward: Ward, make_result: MakeResult
+) -> None:
+    assert ward("salvage").exit_code == 1
+    with OfflineQueue(ward.path) as queue:
+        assert "no damaged queue" in ward("salvage").output
+        ids = {queue.put(make_result(at)).id for at in range(20)}
+    ward.path.write_bytes(b"\xff" * 4096 + ward.path.read_bytes()[4096:])
+    with OfflineQueue(ward.path) as queue:
+        taken = {row.id for row in queue.pending(Tier.ROUTINE)}
+        assert taken == ids
+        queue.purge(time.time() + 60, [Tier.ROUTINE])
+    shown = ward("salvage")
+    assert shown.output.startswith("q.sqlite.corrupt-1  20 results, ")
+    with OfflineQueue(ward.path) as queue:
+        assert ids <= {row.id for row in queue.pending(Tier.ROUTINE)}
+
+
 def test_the_age_of_what_waits_is_shown_and_an_urgent_one_is_an_alarm(
     ward: Ward, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,26 @@ def purge(config_path: Path, tiers: tuple[str, ...], days: float, yes: bool) -> 
     print_facts({f"{tier.value} rows deleted": count for tier, count in gone.items()})
 
 
+@queue.command()
+@config_option
+def salvage(config_path: Path) -> None:
+    """Take over once more what damaged queues still hold.
+
+    That happens by itself when one is found damaged; here again, such as after a disk was full.
+    What the cloud has already it tells apart by its id.
+    """
+    from edgeclin.config import load_config
+    from edgeclin.offline_queue import look
+
+    config = load_config(config_path)
+    look(Path(config.queue.path))
+    with open_queue(config) as opened:
+        found = opened.salvage()
+    print_facts({path.name: what for path, what in found.items()})
+    if not found:
+        click.echo("no damaged queue was set aside here")
+
+
 def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What waits, as JSON has it."""
     from edgeclin.config import load_config

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
-from edgeclin.offline_queue.schema import real_path
+from edgeclin.offline_queue.salvage import Salvaged, salvage
+from edgeclin.offline_queue.schema import real_path, set_aside
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
@@ -299,6 +300,22 @@ class OfflineQueue:
             if rows:
                 self._drop(db, tier, rows)
         return len(rows)
+
+    def salvage(self) -> dict[Path, Salvaged]:
+        """Take over once more what the damaged databases that were set aside still hold, and say
+        what that was: after a disk was full, or what they lack was put back.
+
+        Raises:
+            QueueUnusable: a file cannot be read; what came before it was taken over.
+        """
+        found = {}
+        try:
+            with closing(sqlite3.connect(self.path, isolation_level=None, timeout=10)) as db:
+                for aside in set_aside(self.path):
+                    found[aside] = salvage(aside, db, self._clock())
+        except (OSError, sqlite3.Error) as exc:
+            raise QueueUnusable(f"{self.path}: {exc}") from exc
+        return found
 
     def flush(self) -> None:
         """Make everything that `put` has returned for survive a power cut.

@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,12 @@ def _salvage_newest(path: Path) -> None:
                 log.error("taken over of %s: %s", aside, found)
         except (OSError, sqlite3.Error) as exc:
             log.error("ALARM: nothing was taken over of %s: %s", aside, exc)
+
+
+def set_aside(path: Path) -> Iterator[Path]:
+    """The databases that were set aside for the queue at `path`, oldest first."""
+    for number in range(1, _next_number(path)):
+        yield Path(f"{path}.corrupt-{number}")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
