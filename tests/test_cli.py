@@ -729,6 +729,7 @@ def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
     program = (
         "import os, signal, time\n"
         "from edgeclin.cli.signals import stopping\n"
+        f"{'' if nohup else 'signal.signal(signal.SIGHUP, signal.SIG_DFL)'}\n"
         "with stopping():\n"
         f"    os.kill(os.getpid(), signal.SIG{first})\n"
         "    time.sleep(0.1)\n"

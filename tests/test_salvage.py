@@ -168,7 +168,78 @@ def test_a_device_starts_though_nothing_can_be_taken_over(
     monkeypatch.setattr(schema, "salvage", failing)
     with OfflineQueue(path) as queue:
         queue.put(make_result(1))
-    assert "ALARM: nothing was taken over" in caplog.text
+    assert "was not taken over, or not all: OperationalError" in caplog.text
+
+
+def test_a_process_that_is_killed_each_time_starts_at_last_without(
+    tmp_path: Path,
+    make_result: MakeResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        ids = {queue.put(make_result(at)).id for at in range(10)}
+    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+
+    def dying(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "salvage", dying)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                OfflineQueue(path)
+    for _ in range(2):
+        with OfflineQueue(path) as queue:
+            assert every_row(queue) == []
+    assert "was not taken over: `edgeclin queue salvage` does it" in caplog.text
+    with OfflineQueue(path) as queue:
+        queue.salvage()
+        assert {row.id for row in every_row(queue)} == ids
+        caplog.clear()
+    OfflineQueue(path).close()
+    assert not caplog.messages
+
+
+def test_a_source_goes_on_where_its_results_say_though_the_page_of_positions_is_gone(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        for at in range(60):
+            queue.put(make_result(at))
+        queue.put(make_result(99, shadow_of="x", source="shadowed"))
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'positions'"
+        ).fetchone()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * PAGE : root * PAGE] = b"\xff" * PAGE
+    path.write_bytes(data)
+    with OfflineQueue(path) as queue:
+        assert queue.next_position("test.npz", BUNDLE) == 60
+        assert queue.next_position("shadowed", BUNDLE) == 0
+
+
+def test_pages_that_lost_their_first_sector_are_counted(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        fill(queue, make_result, 100, seed=4)
+    whole = path.read_bytes()
+    wanted = set(DamagedDatabase(whole).records())
+    lost = 0
+    for number in range(3, len(whole) // PAGE):
+        start = number * PAGE
+        if whole[start] not in (0x0A, 0x0D):  # a leaf
+            continue
+        damaged = DamagedDatabase(whole[:start] + bytes(512) + whole[start + 512 :])
+        fewer = len(wanted - set(damaged.records()))
+        assert not fewer or damaged.unreadable
+        lost += bool(fewer)
+    assert lost > 10
 
 
 @pytest.fixture(scope="module")

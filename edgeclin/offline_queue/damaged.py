@@ -9,10 +9,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 Value: TypeAlias = "int | float | str | bytes | None"
-Bytes: TypeAlias = "bytes | memoryview"
+
+
+class Bytes(Protocol):
+    """What can be read a stretch at a time; where it cannot be read, a stretch is empty."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, stretch: slice, /) -> bytes: ...
+
 
 PAGE = 4096
 _TABLE_LEAF, _INDEX_LEAF, _INDEX_INTERIOR, _TABLE_INTERIOR = 0x0D, 0x0A, 0x02, 0x05
@@ -25,7 +33,7 @@ _SPARED = 35
 """Bytes of a page that a table's cell leaves to others."""
 _LEAST = (PAGE - 12) * 32 // 255 - 23
 _MOST_TABLE, _MOST_INDEX = PAGE - _SPARED, (PAGE - 12) * 64 // 255 - 23
-_MOST_PAYLOAD = 1 << 30
+_MOST_PAYLOAD = 1 << 24
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 """Serial types, and how many bytes each takes."""
 _LOG_HEADER, _FRAME_HEADER = 32, 24
@@ -52,15 +60,16 @@ class DamagedDatabase:
         unreadable: pages that cannot be any, and records that cannot be read.
     """
 
-    def __init__(self, database: Bytes, log: Bytes = b"") -> None:
+    def __init__(self, database: Bytes, log: bytes = b"") -> None:
         self._database, self._log = database, log
         self._newer = _committed(log)
         self._count = max([-(-len(database) // PAGE), *self._newer])
+        self._chained: set[int] = set()
         self.unreadable = 0
 
     def records(self) -> Iterator[Record]:
         """Every record that can be read of pages that are in use, as far as the file says which."""
-        free = self._free()
+        free, continuations = self._free(), set[int]()
         for number in range(1, self._count + 1):
             page = self._page(number)
             if number in free or number % _MAPPED == 2:
@@ -69,10 +78,13 @@ class DamagedDatabase:
             kind = page[start] if len(page) == PAGE else None
             if kind in _WITH_RECORDS:
                 yield from self._cells(page, start, kind)
-            elif kind not in (_TABLE_INTERIOR, _CONTINUATION) or not any(page):
+            elif kind == _CONTINUATION:
+                continuations.add(number)
+            elif kind != _TABLE_INTERIOR:
                 self.unreadable += 1
+        self.unreadable += len(continuations - self._chained)
 
-    def _cells(self, page: Bytes, start: int, kind: int) -> Iterator[Record]:
+    def _cells(self, page: bytes, start: int, kind: int) -> Iterator[Record]:
         (count,) = struct.unpack_from(">H", page, start + 3)
         first = start + (12 if kind == _INDEX_INTERIOR else 8)
         for place in range(first, min(first + 2 * count, PAGE - 1), 2):
@@ -82,7 +94,7 @@ class DamagedDatabase:
             except _BROKEN:
                 self.unreadable += 1
 
-    def _cell(self, page: Bytes, at: int, kind: int) -> Record:
+    def _cell(self, page: bytes, at: int, kind: int) -> Record:
         if kind == _INDEX_INTERIOR:
             at += 4  # the number of the child's page
         size, at = _varint(page, at)
@@ -94,26 +106,28 @@ class DamagedDatabase:
         most = _MOST_TABLE if kind == _TABLE_LEAF else _MOST_INDEX
         return Record(rowid, _values(self._payload(page, at, size, most)))
 
-    def _payload(self, page: Bytes, at: int, size: int, most: int) -> bytes:
+    def _payload(self, page: bytes, at: int, size: int, most: int) -> bytes:
         """What of a payload is on the page, and the rest from the chain of pages behind it."""
         local = size
         if size > most:
             local = _LEAST + (size - _LEAST) % (PAGE - 4)
             local = local if local <= most else _LEAST
-        parts = [bytes(page[at : at + local])]
+        parts = [page[at : at + local]]
         missing, link = size - local, page[at + local : at + local + 4]
         while missing > 0:
-            rest = self._page(int.from_bytes(link, "big"))
-            parts.append(bytes(rest[4 : 4 + missing]))
+            number = int.from_bytes(link, "big")
+            rest = self._page(number)
+            parts.append(rest[4 : 4 + missing])
             if not parts[-1]:
                 raise ValueError("a chain of pages that ends early")
+            self._chained.add(number)
             missing, link = missing - len(parts[-1]), rest[:4]
         payload = b"".join(parts)
         if len(payload) != size:
             raise ValueError("a payload that is cut")
         return payload
 
-    def _page(self, number: int) -> Bytes:
+    def _page(self, number: int) -> bytes:
         if number in self._newer:
             at = self._newer[number]
             return self._log[at : at + PAGE]
@@ -134,7 +148,7 @@ class DamagedDatabase:
         return free
 
 
-def _committed(log: Bytes) -> dict[int, int]:
+def _committed(log: bytes) -> dict[int, int]:
     """Where the newest committed version of each page lies in a write-ahead log."""
     found: dict[int, int] = {}
     try:
@@ -159,7 +173,7 @@ def _committed(log: Bytes) -> dict[int, int]:
     return found
 
 
-def _checksum(data: Bytes, order: str, one: int, two: int) -> tuple[int, int]:
+def _checksum(data: bytes, order: str, one: int, two: int) -> tuple[int, int]:
     words = struct.unpack(f"{order}{len(data) // 4}I", data)
     for at in range(0, len(words), 2):
         one = (one + words[at] + two) & 0xFFFFFFFF
@@ -167,7 +181,7 @@ def _checksum(data: Bytes, order: str, one: int, two: int) -> tuple[int, int]:
     return one, two
 
 
-def _varint(data: Bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A number of one to nine bytes, as a signed one, and where the next thing begins."""
     value = 0
     for used in range(9):

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 import re
 import sqlite3
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from edgeclin.offline_queue.damaged import Bytes, DamagedDatabase, Record
+from edgeclin.offline_queue.damaged import DamagedDatabase, Record
 from edgeclin.offline_queue.rows import TIERS
 from edgeclin.records import Drop, Result, Review, State, Tier
 
+_Row: TypeAlias = "tuple[str, str, int, bytes]"
+"""Id, kind, tier and body."""
 _KINDS: dict[Any, type[Result | Review | Drop]] = {"result": Result, "review": Review, "drop": Drop}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 """What positions are kept by; see `Preprocess.cut` too."""
+_TOGETHER = 500
+"""Rows in one transaction: the log stays short, and a process that is killed has done some."""
+_MEETING_PLACES = """
+CREATE TEMP TABLE present (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE asked (result TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE reviewed (result TEXT PRIMARY KEY) WITHOUT ROWID;
+INSERT INTO present SELECT id FROM rows;
+"""
+"""On disk, for a queue may be larger than the memory."""
 
 
 @dataclass(slots=True)
@@ -49,94 +61,136 @@ class Salvaged:
         )
 
 
-def is_salvaged(aside: Path, db: sqlite3.Connection) -> bool:
-    """Whether that database was taken over already."""
-    known = db.execute("SELECT 1 FROM meta WHERE key = 'salvaged' AND value = ?", (aside.name,))
-    return known.fetchone() is not None
-
-
 def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
-    """Take over what the damaged database at `aside` and its log still hold, in one transaction.
+    """Take over what the damaged database at `aside` and its log still hold, some rows at a time.
 
-    Ids stay what they are, so that the cloud stores nothing twice; sequence numbers are those of
-    the new epoch, in the old order. What is there already is left alone.
+    Ids stay what they are, so that the cloud stores nothing twice; sequence numbers too, in the new
+    epoch, where they are free. What is there already is left alone, so that it may be done again.
 
     Args:
+        db: in no transaction, and of no other use meanwhile.
         now: seconds since 1970, of the reviews that are made.
 
     Raises:
-        sqlite3.Error, OSError: nothing was taken over.
+        sqlite3.Error, OSError: it ends there; what was taken over before is kept.
     """
     found = Salvaged()
-    with ExitStack() as stack:
-        files = [_mapped(Path(f"{aside}{suffix}"), stack) for suffix in ("", "-wal")]
-        damaged = DamagedDatabase(*files)
-        rows: dict[int, tuple[str, str, int, bytes]] = {}
-        asked: dict[str, str | None] = {}
-        positions: dict[tuple[str, str], int] = {}
-        for record in damaged.records():
-            if row := _row(record):
-                rows[record.rowid or 0] = row
-            elif question := _question(record):
-                asked.update([question])
-            elif position := _position(record):
-                source, bundle, following = position
-                known = positions.get((source, bundle), 0)
-                positions[source, bundle] = max(known, following)
-        found.unreadable = damaged.unreadable
-    reviewed = {
-        msgspec.json.decode(body, type=Review).result
-        for _, kind, _, body in rows.values()
-        if kind == "review"
-    }
-    db.execute("BEGIN IMMEDIATE")
+    db.executescript(_MEETING_PLACES)
     try:
-        present = {one for (one,) in db.execute("SELECT id FROM rows")}
-        old = [row for _, row in sorted(rows.items())]
-        new = [_unreviewed(*one, now) for one in asked.items() if one[0] not in reviewed]
-        for row in (*old, *new):
-            if row[0] not in present:
-                db.execute("INSERT INTO rows (id, kind, tier, body) VALUES (?, ?, ?, ?)", row)
-                found.rows[row[1]] += 1
-        found.unreviewed = len(new)
-        for (source, bundle), following in positions.items():
-            db.execute(
-                """
-                INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
-                    ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
-                """,
-                (source, bundle, following),
-            )
-            found.positions += 1
+        with _file(aside) as database:
+            damaged = DamagedDatabase(database, _log_of(aside))
+            waiting: list[Record] = []
+            for record in damaged.records():
+                waiting.append(record)
+                if len(waiting) == _TOGETHER:
+                    _take_over(db, waiting, found)
+                    waiting.clear()
+            _take_over(db, waiting, found)
+            found.unreadable += damaged.unreadable
+        db.execute("BEGIN IMMEDIATE")
+        for result, label in db.execute(
+            "SELECT result, label FROM asked WHERE result NOT IN (SELECT result FROM reviewed)"
+        ):
+            found.unreviewed += _insert(db, None, _unreviewed(result, label, now), found)
         db.execute("INSERT OR REPLACE INTO meta VALUES ('salvaged', ?)", (aside.name,))
         db.execute("COMMIT")
+        (found.positions,) = db.execute("SELECT COUNT(*) FROM positions").fetchone()
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise
     return found
 
 
-def _mapped(path: Path, stack: ExitStack) -> Bytes:
-    """A file's bytes without reading them into memory; none where there is no file."""
-    if not path.exists() or not path.stat().st_size:
+def _take_over(db: sqlite3.Connection, records: list[Record], found: Salvaged) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    for record in records:
+        if row := _row(record):
+            try:
+                content = msgspec.json.decode(row[-1], type=_KINDS[row[1]])
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                found.unreadable += 1
+                continue
+            _insert(db, record.rowid, row, found)
+            _note(db, content)
+        elif question := _question(record):
+            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
+        elif position := _position(record):
+            _go_on(db, *position)
+    db.execute("COMMIT")
+
+
+def _insert(db: sqlite3.Connection, seq: int | None, row: _Row, found: Salvaged) -> bool:
+    """Add a row unless its id is there; returns whether it was added."""
+    if not db.execute("INSERT OR IGNORE INTO present VALUES (?)", row[:1]).rowcount:
+        return False
+    if seq is not None and db.execute("SELECT 1 FROM rows WHERE seq = ?", (seq,)).fetchone():
+        seq = None
+    db.execute("INSERT INTO rows (seq, id, kind, tier, body) VALUES (?, ?, ?, ?, ?)", (seq, *row))
+    found.rows[row[1]] += 1
+    return True
+
+
+def _note(db: sqlite3.Connection, content: Result | Review | Drop) -> None:
+    """What a row says of others: a result where its source goes on, which the damage may have taken
+    elsewhere, and a review that its result has one."""
+    if isinstance(content, Result) and not content.shadow_of:
+        _go_on(db, content.source, content.bundle, content.position + 1)
+    elif isinstance(content, Review):
+        db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (content.result,))
+
+
+def _go_on(db: sqlite3.Connection, source: str, bundle: str, following: int) -> None:
+    db.execute(
+        """
+        INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
+            ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
+        """,
+        (source, bundle, following),
+    )
+
+
+class _File:
+    """A file's bytes, a stretch at a time; what the disk cannot read is empty."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, stretch: slice) -> bytes:
+        try:
+            return os.pread(self._descriptor, stretch.stop - stretch.start, stretch.start)
+        except OSError:
+            return b""
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[_File]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield _File(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _log_of(aside: Path) -> bytes:
+    try:
+        return Path(f"{aside}-wal").read_bytes()
+    except OSError:
         return b""
-    file = stack.enter_context(path.open("rb"))
-    mapped = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return stack.enter_context(memoryview(mapped))
 
 
-def _row(record: Record) -> tuple[str, str, int, bytes] | None:
-    """Id, kind, tier and body, where it is such a row and what it holds is what it says."""
+def _row(record: Record) -> _Row | None:
+    """Where it is one."""
     if record.rowid is None or len(record.values) != 5:
         return None
     _, identity, kind, tier, body = record.values
     if not isinstance(identity, str) or not _UUID.fullmatch(identity) or kind not in _KINDS:
         return None
     if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
-        return None
-    try:
-        msgspec.json.decode(body, type=_KINDS[kind])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return identity, str(kind), tier, body
 
@@ -164,7 +218,7 @@ def _position(record: Record) -> tuple[str, str, int] | None:
     return (source, str(bundle), following) if known else None
 
 
-def _unreviewed(result: str, label: str | None, now: float) -> tuple[str, str, int, bytes]:
+def _unreviewed(result: str, label: str | None, now: float) -> _Row:
     """The row that says so; its id, a UUIDv7 of the result's time, is the same whenever it is made,
     so that it counts once."""
     review = Review(

@@ -15,7 +15,7 @@ from typing import Any
 import uuid6
 
 from edgeclin.errors import BadFile, QueueUnusable
-from edgeclin.offline_queue.salvage import is_salvaged, salvage
+from edgeclin.offline_queue.salvage import salvage
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ APPLICATION_ID = int.from_bytes(b"eclq", "big")
 _MAGIC = b"SQLite format 3\0"
 _BELONGINGS = ("-wal", "-shm", ".payloads", "")
 """The database last: killed half-way, whoever opens it next finds it corrupt again and goes on."""
+
+_ATTEMPTS = 3
 
 _INITIAL = """
 CREATE TABLE meta (
@@ -218,18 +220,37 @@ def _set_aside(path: Path) -> Path:
 
 def _salvage_newest(path: Path) -> None:
     """Take over what can be read of the database that was set aside last, unless that is done;
-    where it fails the device starts all the same, and tries again at its next start."""
+    where it fails the device starts all the same. A process that is killed meanwhile tries again at
+    its next start, `_ATTEMPTS` times in all."""
     number = _next_number(path) - 1
     if not number:
         return
     aside = Path(f"{path}.corrupt-{number}")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         try:
-            if not is_salvaged(aside, connection):
-                found = salvage(aside, connection, time.time())
-                log.error("taken over of %s: %s", aside, found)
-        except (OSError, sqlite3.Error) as exc:
-            log.error("ALARM: nothing was taken over of %s: %s", aside, exc)
+            attempts = _attempts(connection, aside)
+            if attempts is None:
+                return
+            if attempts == _ATTEMPTS:
+                log.error("ALARM: %s was not taken over: `edgeclin queue salvage` does it", aside)
+                return
+            found = salvage(aside, connection, time.time())
+        except Exception as exc:  # of memory too: the device must start
+            log.error("ALARM: %s was not taken over, or not all: %r", aside, exc)
+        else:
+            log.error("taken over of %s: %s", aside, found)
+
+
+def _attempts(connection: sqlite3.Connection, aside: Path) -> int | None:
+    """How often it was tried before, and note one more; None where it is done."""
+    known = dict(connection.execute("SELECT key, value FROM meta"))
+    if known.get("salvaged") == aside.name:
+        return None
+    name, _, count = known.get("salvaging", "").rpartition(" ")
+    before = int(count) if name == aside.name else 0
+    noted = f"{aside.name} {min(before + 1, _ATTEMPTS)}"
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('salvaging', ?)", (noted,))
+    return before
 
 
 def set_aside(path: Path) -> Iterator[Path]:
