@@ -95,7 +95,7 @@ class Bedside:
         while True:
             self._try_held(on_result)
             try:
-                arrival = self.inbox.take(_RETRY_S if self._held else None)
+                arrival = self.inbox.take(_RETRY_S if self.inbox.retries else None)
             except TimeoutError:
                 continue
             if arrival is None:

@@ -116,6 +116,7 @@ class Inbox:
         self._turns: deque[Line] = deque()
         self._feeders = 0
         self._held: set[Line] = set()
+        self._losing: set[Line] = set()
         self.failures: list[BaseException] = []
         self.stopped = threading.Event()
 
@@ -138,15 +139,18 @@ class Inbox:
         """Wait for the next sample: streams take turns, and each gives its oldest.
 
         Returns:
-            None when all sources have ended and nothing waits or is held, or after `stop`.
+            None when all sources have ended and nothing waits, is held or is lost untold, or after
+            `stop`.
 
         Raises:
             TimeoutError: none came within `within_s` seconds.
             BaseException: what ended a source first, once all have ended and nothing waits.
         """
         with self._lock:
+            for line in self._losing:
+                line._wait_for_turn()
             while not self._turns and not self.stopped.is_set():
-                if not self._feeders and not self._held:
+                if not self._feeders and not self.retries:
                     if self.failures:
                         raise self.failures[0]
                     return None
@@ -191,10 +195,16 @@ class Inbox:
             self._room.notify_all()
 
     @property
+    def retries(self) -> bool:
+        """Whether something is held, or lost and not told yet, so that it wants to be tried again:
+        `take` within a time."""
+        return bool(self._held or self._losing)
+
+    @property
     def waiting(self) -> int:
-        """Samples in all lines."""
+        """Samples in all lines, and those that are held."""
         with self._lock:
-            return sum(line.waiting for line in self._turns)
+            return sum(line.waiting for line in self._lines.values()) + len(self._held)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -318,14 +328,16 @@ class Line:
             new.count + (0 if self._lost is None else old.count),
             min(old.at, new.at),
         )
+        self._inbox._losing.add(self)
 
     def _take(self) -> Arrival:
         """The oldest sample, or before it one arrival that tells of all that were dropped."""
-        if not self._telling or self._lost is None:
+        if self._lost is None or (self._samples and not self._telling):
             return self._samples.popleft()
         lost, self._lost = self._lost, None
+        self._inbox._losing.discard(self)
         problem = BadInput(
-            f"dropped: {lost.count} samples from number {lost.first} came faster than they were "
-            "judged and stored, and a live stream cannot wait"
+            f"dropped: {lost.count} samples from number {lost.first} could not be judged and "
+            "stored in time, and a live stream cannot wait"
         )
         return Arrival(self.stream, lost.last, problem, self, lost.at, live=True, lost=lost)

@@ -205,7 +205,13 @@ def test_an_urgent_answer_of_a_live_stream_follows_routine_ones_that_found_no_ro
 ) -> None:
     samples = np.concatenate([np.repeat(by_urgency[0], 8, axis=0), by_urgency[1]])
     with OfflineQueue(tmp_path / "small.sqlite", max_bytes=10_000) as queue:
-        Bedside(Runtime(bundle), queue, 60).run([Bed("bed", samples, live=True)], lambda *_: None)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+
+        def until_urgent(_: Stored, result: Result, __: Sample) -> None:
+            if result.tier is Tier.URGENT:
+                bedside.inbox.stop()
+
+        bedside.run([Bed("bed", samples, live=True)], until_urgent)
         results = stored_results(queue)
     assert len(results) < 41
     assert (results[-1].position, results[-1].tier) == (40, Tier.URGENT)
@@ -235,9 +241,47 @@ def test_what_a_live_stream_loses_to_a_full_queue_is_told_once_there_is_room(
     told = [r for r in results if r.rejected]
     lost = sum(int(r.reason.split()[2]) for r in told)
     assert told
-    assert "came faster than they were judged and stored" in told[0].reason
+    assert "could not be judged and stored in time" in told[0].reason
     assert lost == bedside.health().dropped > 0
     assert lost + len(results) - len(told) == 400, "each sample is stored or counted"
+
+
+def test_what_was_lost_last_is_told_though_nothing_more_comes(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.inbox._QUIET_S", 0.02)
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.05)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=10_000) as queue:
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        source = Bed("bed", np.repeat(by_urgency[0], 8, axis=0), live=True)
+        loop = threading.Thread(target=bedside.run, args=([source], lambda *_: None))
+        loop.start()
+        wait_until(lambda: bedside.full and not bedside.inbox._feeders, "the source's end")
+        time.sleep(0.2)
+        assert loop.is_alive(), "there is something to tell"
+        queue._max_bytes = 10**9
+        loop.join(30)
+        assert not loop.is_alive()
+        last = stored_results(queue)[-1]
+        assert last.position == 39
+        assert last.reason.startswith(f"rejected: dropped: {bedside.health().dropped} samples")
+
+
+def test_what_is_held_counts_as_waiting(
+    bundle: Bundle, tmp_path: Path, by_urgency: tuple[np.ndarray, np.ndarray]
+) -> None:
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=10_000) as queue:
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        sources = [Bed("bed", np.repeat(by_urgency[0], 8, axis=0))]
+        loop = threading.Thread(target=bedside.run, args=(sources, lambda *_: None))
+        loop.start()
+        wait_until(lambda: bedside.health().waiting == LINE + 1, "a full line and what is held")
+        bedside.inbox.stop()
+        loop.join(30)
+        assert not loop.is_alive()
 
 
 def test_who_waits_for_an_answer_without_room_is_told_at_once_and_an_urgent_one_is_stored(

@@ -740,6 +740,24 @@ def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
     assert done.returncode == code
 
 
+def test_a_signal_that_comes_later_insists_in_native_code_too() -> None:
+    program = (
+        "import hashlib, os, signal\n"
+        "from edgeclin.cli import signals\n"
+        "signals._TOGETHER_S = 0.05\n"
+        "signals.on_stop(lambda: None)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('in native code', flush=True)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in native code\n"
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+
+
 def test_a_signal_that_comes_later_insists() -> None:
     program = (
         "import os, signal, time\n"

@@ -141,6 +141,42 @@ def test_every_position_is_taken_or_told_as_dropped_under_any_interleaving() -> 
     assert seen["lost"] == inbox.dropped["bed"] > 0
 
 
+def test_a_line_of_nothing_but_losses_is_told_whenever_it_is_taken() -> None:
+    """The quiet time may begin or end between any two looks at the clock."""
+    now = [0.0]
+
+    def ticking() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    inbox = Inbox(clock=ticking)
+    draw = np.random.default_rng(7)
+    line, told, judged, pushed = inbox.line("bed"), 0, 0, 0
+    for _ in range(3000):
+        for _ in range(int(draw.integers(0, 3))):
+            line.push(SAMPLE)
+            pushed += 1
+        now[0] += float(draw.uniform(0, 0.9))
+        try:
+            arrival = inbox.take(0.0)
+        except TimeoutError:
+            continue
+        if arrival is None:
+            continue
+        if draw.random() < 0.7:
+            inbox.lose(arrival)
+        elif arrival.lost is not None:
+            told += arrival.lost.count
+        else:
+            judged += 1
+    now[0] += 10
+    for arrival in drain(inbox):
+        told += 0 if arrival.lost is None else arrival.lost.count
+        judged += arrival.lost is None
+    assert told + judged == pushed
+    assert told == inbox.dropped["bed"]
+
+
 def test_one_that_somebody_waits_for_is_refused_rather_than_dropped() -> None:
     inbox = Inbox()
     line = inbox.line("http")

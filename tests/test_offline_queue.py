@@ -391,13 +391,13 @@ def test_deadlines_go_on_after_a_disk_was_full(
     def expire() -> list[Review]:
         turns.append([])
         if len(turns) < 5:
-            raise QueueFull("the disk is full")
+            raise OSError("the disk is gone")
         return turns[-1]
 
     monkeypatch.setattr(queue, "expire", expire)
     with Expiring(queue):
         wait_until(lambda: len(turns) > 6, "it goes on")
-    assert caplog.text.count("no answer can become unreviewed: the disk is full") == 1
+    assert caplog.text.count("no answer can become unreviewed: the disk is gone") == 1
 
 
 def test_ids_are_uuids_of_version_7_and_every_number_is_given_once(

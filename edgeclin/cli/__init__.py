@@ -67,7 +67,7 @@ def main(verbose: int) -> None:
     """Put trained clinical models on edge devices and keep them honest there.
 
     Exit codes: 0 done, 1 your mistake, 2 wrong usage, 3 a gate was missed, 4 not possible on
-    this machine, 130 and 143 stopped by Ctrl-C and SIGTERM (services end with 0).
+    this machine, 129, 130 and 143 stopped by SIGHUP, Ctrl-C and SIGTERM (services end with 0).
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import click
+from edgeclin.cli.output import tell
 
 _TOGETHER_S = 1.0
 """Signals so close together are one: `timeout` sends two."""
@@ -53,34 +53,44 @@ def stopping() -> Iterator[None]:
         _came.append(number)
         raise SystemExit(128 + number)
 
-    before = _hear(end)
+    before, insisting = _hear(end)
     try:
         yield
     finally:
+        for timer in insisting:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
         for came in _came:
-            click.echo(f"edgeclin: stopped by {signal.Signals(came).name}", err=True)
+            tell(f"edgeclin: stopped by {signal.Signals(came).name}")
             raise SystemExit(128 + came)
 
 
-def _hear(asked: Callable[[int], None]) -> dict[int, Any]:
+def _hear(asked: Callable[[int], None]) -> tuple[dict[int, Any], list[threading.Timer]]:
     """Call `asked` with the first signal's number, and have one that comes later kill.
 
     Returns:
-        the handlers before.
+        the handlers before; and, once a signal has come, what will have the next one kill.
     """
-    began: list[float] = []
-
-    def take(number: int, _: FrameType | None) -> None:
-        if not began:
-            began.append(time.monotonic())
-            asked(number)
-        elif time.monotonic() - began[0] > _TOGETHER_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
+    insisting: list[threading.Timer] = []
     heard = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
         heard.append(signal.SIGHUP)
-    return {number: signal.signal(number, take) for number in heard}
+
+    def take(number: int, _: FrameType | None) -> None:
+        if insisting:
+            return
+        timer = threading.Timer(_TOGETHER_S, _restore, (heard,))
+        timer.daemon = True
+        insisting.append(timer)
+        timer.start()
+        asked(number)
+
+    return {number: signal.signal(number, take) for number in heard}, insisting
+
+
+def _restore(numbers: Sequence[int]) -> None:
+    """Give signals their usual effect, from any thread: a handler of Python's would wait for the
+    main one, which may hang in native code."""
+    for number in numbers:
+        ctypes.pythonapi.PyOS_setsig(number, ctypes.c_void_p(signal.SIG_DFL.value))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.queue import OfflineQueue
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class Expiring:
             try:
                 if self._queue.expire():
                     pause = _MORE_S
-            except (QueueFull, QueueUnusable) as exc:
+            except Exception as exc:  # a thread that ended would leave answers provisional for ever
                 if not failed:
                     log.error("ALARM: no answer can become unreviewed: %s", exc)
                 failed = True

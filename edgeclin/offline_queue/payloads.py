@@ -33,9 +33,13 @@ class PayloadFolder:
             return None
 
     def remove(self, name: str | None) -> None:
-        """Forget the payload of a row that is gone, if it had one."""
+        """Forget the payload of a row that is gone, if it had one; what cannot be removed now is
+        swept at the next start."""
         if name is not None:
-            (self._folder / name).unlink(missing_ok=True)
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as exc:
+                log.error("payload %s cannot be removed: %s", name, exc)
 
     def names(self) -> set[str]:
         """What lies there, half-written files too."""
