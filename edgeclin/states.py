@@ -63,10 +63,12 @@ def _named(scores: np.ndarray, output: Output) -> int:
     """The label of the highest score; of several that share it one that is urgent, else a finding:
     the order of labels must not decide who goes first."""
     best = int(scores.argmax())
-    shared = np.flatnonzero(scores == scores.item(best)).tolist()
-    for label in (*output.urgent, *output.positive):
-        if output.labels.index(label) in shared:
-            return output.labels.index(label)
+    highest = scores.item(best)
+    if np.count_nonzero(scores == highest) > 1:
+        for label in (*output.urgent, *output.positive):
+            at = output.labels.index(label)
+            if scores.item(at) == highest:
+                return at
     return best
 
 
