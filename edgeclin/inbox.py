@@ -321,13 +321,15 @@ class Line:
 
     def _lose(self, arrival: Arrival) -> None:
         new = arrival.lost or Lost(arrival.position, arrival.position, 1, arrival.at)
-        old = self._lost or new
-        self._lost = Lost(
-            min(old.first, new.first),
-            max(old.last, new.last),
-            new.count + (0 if self._lost is None else old.count),
-            min(old.at, new.at),
-        )
+        old = self._lost
+        self._lost = new
+        if old is not None:
+            self._lost = Lost(
+                min(old.first, new.first),
+                max(old.last, new.last),
+                old.count + new.count,
+                min(old.at, new.at),
+            )
         self._inbox._losing.add(self)
 
     def _take(self) -> Arrival:

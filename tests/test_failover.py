@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from bedsides import PICTURE, bundle_of, stored_results
+from bedsides import PICTURE, Scripted, bundle_of, stored_results
 from click.testing import CliRunner
 from polling import wait_until
 
@@ -215,18 +215,12 @@ def test_without_a_twin_what_can_wait_waits_for_the_restart(
     runtime = isolate("unsound")
     order("hang")
 
-    class Folder:
-        def deliver(self, inbox: Inbox) -> None:
-            line = inbox.line("folder")
-            for beat in beats[:5]:
-                line.put(beat)
-
     def done(_: object, result: Any, __: object) -> None:
         if result.position == 0:
             order("")
 
     with OfflineQueue(tmp_path / "queue") as queue:
-        Bedside(runtime, queue, 60).run([Folder()], done)
+        Bedside(runtime, queue, 60).run([Scripted(list(beats[:5]))], done)
         results = stored_results(queue)
     assert [(one.position, one.rejected) for one in results] == [
         (0, True), *((position, False) for position in range(1, 5))
@@ -246,14 +240,8 @@ def test_what_can_wait_does_not_wait_for_ever_for_an_engine(
     runtime = isolate("unsound")
     order("hang")
 
-    class Folder:
-        def deliver(self, inbox: Inbox) -> None:
-            line = inbox.line("folder")
-            for beat in beats[:20]:
-                line.put(beat)
-
     with OfflineQueue(tmp_path / "queue") as queue:
-        Bedside(runtime, queue, 60).run([Folder()], lambda *_: None)
+        Bedside(runtime, queue, 60).run([Scripted(list(beats[:20]))], lambda *_: None)
         results = stored_results(queue)
     assert [(one.position, one.rejected) for one in results] == [(at, True) for at in range(20)]
 

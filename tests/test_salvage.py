@@ -48,6 +48,16 @@ def fill(queue: OfflineQueue, make_result: MakeResult, count: int, seed: int = 0
             queue.settle(wire.Opinion(stored.id, "m", draw.choice(("normal", None)), 0.9))
 
 
+def spoil(path: Path) -> None:
+    """Destroy the first page, without which SQLite reads nothing."""
+    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+
+
+def dying(*_: object) -> None:
+    """In the place of what is killed half-way."""
+    raise KeyboardInterrupt
+
+
 def held(path: Path) -> set[tuple[object, ...]]:
     """Every value of every row of the queue's own tables, as SQLite reads them."""
     found: set[tuple[object, ...]] = set()
@@ -91,7 +101,7 @@ def test_what_was_stored_is_delivered_under_its_ids_and_sources_go_on_where_they
         before, epoch = every_row(queue), queue.epoch
         following = queue.next_position("test.npz", BUNDLE)
         asked = {question.result for question in queue.questions(limit=1000)}
-    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+    spoil(path)
     with caplog.at_level(logging.ERROR), OfflineQueue(path) as queue:
         after = every_row(queue)
         assert queue.epoch != epoch
@@ -138,12 +148,8 @@ def test_a_process_that_dies_while_it_takes_over_is_carried_on(
     with OfflineQueue(path) as queue:
         fill(queue, make_result, 50, seed=3)
         ids = {row.id for row in every_row(queue)}
-    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+    spoil(path)
     with monkeypatch.context() as patch:
-
-        def dying(*_: object) -> None:
-            raise KeyboardInterrupt
-
         patch.setattr(schema, "salvage", dying)
         with pytest.raises(KeyboardInterrupt):
             OfflineQueue(path)
@@ -160,7 +166,7 @@ def test_a_device_starts_though_nothing_can_be_taken_over(
     path = tmp_path / "q"
     with OfflineQueue(path) as queue:
         queue.put(make_result())
-    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
+    spoil(path)
 
     def failing(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -180,11 +186,7 @@ def test_a_process_that_is_killed_each_time_starts_at_last_without(
     path = tmp_path / "q"
     with OfflineQueue(path) as queue:
         ids = {queue.put(make_result(at)).id for at in range(10)}
-    path.write_bytes(b"\xff" * PAGE + path.read_bytes()[PAGE:])
-
-    def dying(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    spoil(path)
     with monkeypatch.context() as patch:
         patch.setattr(schema, "salvage", dying)
         for _ in range(3):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def queue() -> None:
-    """Look into this device's queue."""
+    """What this device keeps for the cloud: look at it, carry it away, mend it, give it up."""
 
 
 @queue.command()

@@ -28,7 +28,7 @@ from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
 from edgeclin.offline_queue.salvage import Salvaged, salvage
-from edgeclin.offline_queue.schema import real_path, set_aside
+from edgeclin.offline_queue.schema import damaged_queues, real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
@@ -311,7 +311,7 @@ class OfflineQueue:
         found = {}
         try:
             with closing(sqlite3.connect(self.path, isolation_level=None, timeout=10)) as db:
-                for aside in set_aside(self.path):
+                for aside in damaged_queues(self.path):
                     found[aside] = salvage(aside, db, self._clock())
         except (OSError, sqlite3.Error) as exc:
             raise QueueUnusable(f"{self.path}: {exc}") from exc

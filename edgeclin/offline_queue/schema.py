@@ -253,7 +253,7 @@ def _attempts(connection: sqlite3.Connection, aside: Path) -> int | None:
     return before
 
 
-def set_aside(path: Path) -> Iterator[Path]:
+def damaged_queues(path: Path) -> Iterator[Path]:
     """The databases that were set aside for the queue at `path`, oldest first."""
     for number in range(1, _next_number(path)):
         yield Path(f"{path}.corrupt-{number}")
