@@ -64,6 +64,8 @@ class SyncConfig(Record, frozen=True):
     """At most what MQTT 5 can say of a message's length (2.1.4)."""
     window_batches: UInt16 = 8
     receipt_timeout_s: Annotated[float, Meta(ge=0, le=_DAY_S)] = 10.0
+    receipt_most_s: Annotated[float, Meta(ge=0, le=_DAY_S)] = 60.0
+    """Upper bound of that timeout, which doubles while the cloud says nothing at all."""
 
 
 class IsolationConfig(Record, frozen=True):

@@ -147,6 +147,8 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
         connected: whether there is a session with the broker now.
         delivered: rows that the cloud has receipted.
         reviews: answers that an opinion settled.
+        silent_s: how long something has been on its way and no receipt came; 0 before that is
+            longer than a receipt may take.
     """
 
     made_at: float
@@ -154,6 +156,7 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     connected: bool
     delivered: int = 0
     reviews: int = 0
+    silent_s: float = 0.0
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -324,6 +324,7 @@ def test_what_the_device_sends_is_text(page: Page, stage: Stage) -> None:
         ("connected", 2.0, "Connected"),
         ("disconnected", 30.0, "Disconnected"),
         ("silent", 90.0, "Silent"),
+        ("unanswered", 42.0, "No receipts"),
         ("unknown", None, "Unknown"),
     ],
 )

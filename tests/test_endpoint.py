@@ -172,10 +172,15 @@ def test_health_tells_that_no_engine_answers(
 
 
 def test_health_tells_of_the_link(served: Served) -> None:
-    for connected in (True, False):
-        served.queue.notices.tell(SyncHealth(made_at=0, up_s=1, connected=connected))
-        state = "connected" if connected else "disconnected"
+    for state, health in {
+        "connected": SyncHealth(made_at=0, up_s=99, connected=True),
+        "unanswered": SyncHealth(made_at=0, up_s=99, connected=True, silent_s=42),
+        "disconnected": SyncHealth(made_at=0, up_s=99, connected=False, silent_s=42),
+    }.items():
+        served.queue.notices.tell(health)
         wait_until(partial(says, served, state), state)
+        age_s = served.get("/health").json["link"]["age_s"]
+        assert 42 <= age_s < 57 if state == "unanswered" else age_s < 15
 
 
 def says(served: Served, state: str) -> bool:

@@ -244,6 +244,15 @@ def test_queue_status_says_nothing_of_the_link_of_an_agent_that_is_gone(tmp_path
         assert f" s ago, {ending}4 delivered" in shown.output
 
 
+def test_queue_status_says_that_no_receipt_comes(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
+    with OfflineQueue(tmp_path / "q") as queue:
+        queue.notices.tell(SyncHealth(made_at=1.0, up_s=99.0, connected=True, silent_s=42.0))
+    shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+    assert "connected, but no receipt for 42 s, 0 delivered" in shown.output
+
+
 def test_queue_status_says_what_has_drifted_furthest(tmp_path: Path) -> None:
     config = tmp_path / "device.toml"
     config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')

@@ -24,7 +24,13 @@ from edgeclin.sync.window import SendWindow
 from edgeclin.transport import MemoryBroker, MemoryTransport, Message
 
 TOPICS = wire.Topics("ward", "bed")
-SETTINGS = SyncConfig(batch_results=8, batch_bytes=100_000, window_batches=2, receipt_timeout_s=5)
+SETTINGS = SyncConfig(
+    batch_results=8,
+    batch_bytes=100_000,
+    window_batches=2,
+    receipt_timeout_s=5,
+    receipt_most_s=40,
+)
 Make = Callable[..., Result]
 
 
@@ -105,7 +111,62 @@ def test_what_nobody_receipts_is_sent_again_after_the_timeout(
     device.step(4.9)
     assert len(device.batches()) == 1
     device.step(0.2)
+    device.step()
     assert [item.seq for item in device.batches()[1][1].items] == [2, 4]
+
+
+def test_a_batch_that_lacks_its_receipt_while_others_get_theirs_is_sent_again(
+    device: Device, make_result: Make
+) -> None:
+    for position in range(16):
+        device.queue.put(make_result(position))
+    device.step()
+    device.step(3)
+    device.receipt((9, 16))
+    device.step(2)
+    assert [item.seq for item in device.batches()[2][1].items] == list(range(1, 9))
+    assert device.transport.sessions == 1, "the link is not silent"
+
+
+def test_a_silent_link_is_made_anew_and_each_time_waited_for_twice_as_long(
+    device: Device, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.queue.put(make_result())
+    device.step()
+    sessions = []
+    for wait in (5.0, 10.0, 20.0, 40.0, 40.0):
+        device.step(wait - 0.1)
+        sessions.append(device.transport.sessions)
+        device.step(0.1)
+        device.step()
+    assert sessions == [1, 2, 3, 4, 5], "not before it was waited for so long"
+    assert device.transport.sessions == 6
+    assert len(device.batches()) == 6, "sent once in each session"
+    assert caplog.text.count("the cloud says nothing: connecting anew") == 5
+    device.receipt((1, 1))
+    device.queue.put(make_result(1))
+    device.step()
+    device.step(5.0)
+    assert device.transport.sessions == 7, "after a receipt it is as at first"
+
+
+def test_how_long_no_receipt_came_is_told(device: Device, make_result: Make) -> None:
+    device.step(1000)
+    device.queue.put(make_result())
+    device.step()
+    device.step(4.9)
+    assert device.agent.health().silent_s == 0.0
+    device.step(0.1)
+    device.step(2)
+    assert device.agent.health().silent_s == pytest.approx(7)
+    device.transport.cut()
+    device.step(3)
+    device.transport.mend()
+    device.step()
+    assert device.agent.health().silent_s == pytest.approx(10)
+    device.receipt((1, 1))
+    device.step()
+    assert device.agent.health().silent_s == 0.0
 
 
 def test_what_was_on_its_way_is_sent_again_after_a_reconnect(
@@ -216,7 +277,7 @@ def test_a_full_disk_stops_neither_sending_nor_what_comes_after(
     assert len(device.batches()) == 2, "the second result was sent all the same"
     device.queue.remove = remove  # type: ignore[method-assign]
     device.queue.expire = expire  # type: ignore[method-assign]
-    device.step(5)
+    device.step(4.5)
     assert [item.seq for item in device.batches()[2][1].items] == [1], "the receipt was lost"
     device.receipt((1, 2))
     device.step()
@@ -233,6 +294,9 @@ def test_sending_again_reads_only_the_rows_of_the_batch(device: Device, make_res
     device.step()
     mixed = [item.seq for item in device.batches()[2][1].items]
     assert mixed == [*range(17, 24), live]
+    device.step(3)
+    device.receipt((9, 16))
+    device.step()
     read: list[Row] = []
     pending = device.queue.pending
 
@@ -242,7 +306,7 @@ def test_sending_again_reads_only_the_rows_of_the_batch(device: Device, make_res
         return rows
 
     device.queue.pending = counting  # type: ignore[method-assign]
-    device.step(6)
+    device.step(3)
     resent = [[item.seq for item in batch.items] for _, batch in device.batches()[3:]]
     assert mixed in resent
     assert len(read) <= 4 * SETTINGS.batch_results
@@ -416,11 +480,11 @@ def test_birth_state_and_health_are_retained_and_the_will_says_lost(device: Devi
 
 
 def test_a_window_frees_a_batch_when_all_of_it_is_receipted() -> None:
-    window = SendWindow(size=1, timeout_s=5)
+    window = SendWindow(size=1, timeout_s=5, most_s=40)
     window.send(Tier.ROUTINE, [1, 2, 9], now=0)
-    window.receipt([(1, 2)])
+    window.receipt([(1, 2)], now=1)
     assert window.room == 0
-    window.receipt([(9, 9)])
+    window.receipt([(9, 9)], now=2)
     assert window.room == 1
 
 

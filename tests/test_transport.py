@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from link import Link
+from faults.network import Network
 from polling import wait_until
 
 from edgeclin.config import BrokerConfig
@@ -54,11 +54,12 @@ KINDS = [
 
 @dataclass(eq=False)
 class Client:
-    """A transport, what it received, and its network link."""
+    """A transport, what it received, and its network link; see `Network`."""
 
     transport: Transport
     cut: Callable[[], None]
     mend: Callable[[], None]
+    strand: Callable[[], None]
     inbox: list[Message] = field(default_factory=list)
 
     def join(self, *filters: str, will: Message | None = None) -> Client:
@@ -90,7 +91,7 @@ class MemoryBench:
     def client(self, name: str) -> Client:
         transport = self._broker.transport()
         self._transports.append(transport)
-        return Client(transport, transport.cut, transport.mend)
+        return Client(transport, transport.cut, transport.mend, lambda: None)
 
     def restart(self) -> None:
         for transport in self._transports:
@@ -102,14 +103,14 @@ class MemoryBench:
 class RealBench:
     def __init__(self, folder: Path, kind: str) -> None:
         self._broker = LocalBroker(folder, kind).start()
-        self._links: list[Link] = []
+        self._links: list[Network] = []
         self._clients: list[Client] = []
 
     def client(self, name: str) -> Client:
-        link = Link(free_port(), self._broker.port)
+        link = Network(free_port(), self._broker.port)
         self._links.append(link)
         transport = MQTTTransport(BrokerConfig(port=link.port), name, jitter=lambda _: 0.02)
-        self._clients.append(Client(transport, link.cut, link.mend))
+        self._clients.append(Client(transport, link.cut, link.mend, link.strand))
         return self._clients[-1]
 
     def restart(self) -> None:
@@ -296,6 +297,20 @@ def test_clients_come_back_after_the_broker_lost_its_memory(bench: Bench) -> Non
     for client in (subscriber, publisher):
         wait_until(lambda client=client: client.transport.sessions == 2, "a second session")
         wait_until(lambda client=client: client.transport.connected, "connected again")
+    publisher.transport.publish(Message("topic", b"after"))
+    subscriber.wait_for(b"after")
+
+
+@pytest.mark.parametrize("stuffed", [False, True], ids=["quiet", "stuffed"])
+def test_a_connection_that_is_half_open_is_made_anew_on_demand(bench: Bench, stuffed: bool) -> None:
+    subscriber = bench.client("subscriber").join("topic")
+    publisher = bench.client("publisher").join()
+    subscriber.strand()
+    for _ in range(8 if stuffed else 0):
+        subscriber.transport.publish(Message("elsewhere", bytes(1 << 20)))
+    subscriber.transport.renew()
+    wait_until(lambda: subscriber.transport.sessions == 2, "a second session")
+    wait_until(lambda: subscriber.transport.connected, "connected again")
     publisher.transport.publish(Message("topic", b"after"))
     subscriber.wait_for(b"after")
 

@@ -59,7 +59,7 @@ def status(config_path: Path, as_json: bool) -> None:
     if sync is not None:
         said = [_age(sync), f"{sync.health.delivered} delivered"]
         if sync.fresh:
-            said.insert(1, "connected" if sync.health.connected else "no link")
+            said.insert(1, _link(sync.health))
         print_facts({"sync": ", ".join(said)})
 
 
@@ -200,6 +200,14 @@ def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
     if told.ended:
         return f"ended {told.age_s:.0f} s ago"
     return f"alive {told.age_s:.0f} s ago" if told.fresh else f"SILENT for {told.age_s:.0f} s"
+
+
+def _link(health: SyncHealth) -> str:
+    if not health.connected:
+        return "no link"
+    if health.silent_s:
+        return f"connected, but no receipt for {health.silent_s:.0f} s"
+    return "connected"
 
 
 def _facts_of_run(health: RunHealth) -> dict[str, str]:

@@ -21,6 +21,7 @@ const LINKS = {
   connected: ["Connected", "as of"],
   disconnected: ["Disconnected", "as of"],
   silent: ["Silent", "last heard"],
+  unanswered: ["No receipts", "last heard"],
   unknown: ["Unknown", "never heard"],
 };
 const ADVICE =

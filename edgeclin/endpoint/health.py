@@ -22,11 +22,12 @@ class Link(Record, frozen=True):
     """What `edgeclin sync` last said.
 
     Attributes:
-        state: `unknown` where it never ran since the boot, `silent` where it runs no longer.
-        age_s: how long ago it said so.
+        state: `unknown` where it never ran since the boot, `silent` where it runs no longer,
+            `unanswered` where it has a session and no receipt comes.
+        age_s: how long ago it said so; `unanswered`, since when none comes.
     """
 
-    state: Literal["connected", "disconnected", "silent", "unknown"]
+    state: Literal["connected", "disconnected", "silent", "unanswered", "unknown"]
     age_s: float | None = None
 
 
@@ -162,4 +163,8 @@ def _link(told: Told[SyncHealth] | None) -> Link:
         return Link("disconnected", told.age_s)
     if not told.fresh:
         return Link("silent", told.age_s)
-    return Link("connected" if told.health.connected else "disconnected", told.age_s)
+    if not told.health.connected:
+        return Link("disconnected", told.age_s)
+    if told.health.silent_s:
+        return Link("unanswered", told.health.silent_s + told.age_s)
+    return Link("connected", told.age_s)

@@ -78,7 +78,9 @@ class SyncAgent:
         self._clock = clock
         self._monotonic = monotonic
         self._inbox: stdlib_queue.SimpleQueue[Message] = stdlib_queue.SimpleQueue()
-        self._window = SendWindow(settings.window_batches, settings.receipt_timeout_s)
+        self._window = SendWindow(
+            settings.window_batches, settings.receipt_timeout_s, settings.receipt_most_s
+        )
         self._progress = _Progress()
         self._outstanding: dict[int, tuple[str, float]] = {}
         self._session = 0
@@ -115,6 +117,7 @@ class SyncAgent:
             connected=self._transport.connected,
             delivered=self.delivered,
             reviews=self.opinions,
+            silent_s=self._window.silent_s(self._monotonic()),
         )
 
     def step(self) -> None:
@@ -134,6 +137,10 @@ class SyncAgent:
             return
         try:
             self._begin_session(now)
+            if self._window.missed(now):
+                log.warning("connected, but the cloud says nothing: connecting anew")
+                self._transport.renew()
+                return
             self._resend(now)
             self._send(now)
             self._ask(now)
@@ -247,6 +254,7 @@ class SyncAgent:
     def _read_inbox(self) -> None:
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
+            self._window.heard(self._monotonic())
             try:
                 if message.topic == self._topics.receipt:
                     self._take_receipt(wire.decode(message.payload, wire.Receipt))
@@ -258,7 +266,7 @@ class SyncAgent:
     def _take_receipt(self, receipt: wire.Receipt) -> None:
         self.delivered += self._queue.remove(receipt)
         if receipt.epoch == self._queue.epoch:
-            self._window.receipt(receipt.ranges)
+            self._window.receipt(receipt.ranges, self._monotonic())
 
     def _take_opinion(self, opinion: wire.Opinion) -> None:
         self._outstanding = {

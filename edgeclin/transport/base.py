@@ -54,5 +54,8 @@ class Transport(Protocol):
     def sessions(self) -> int:
         """How often a connection was made; a change says that in-flight messages may be lost."""
 
+    def renew(self) -> None:
+        """Take the connection as lost, though it may not look so, and make another."""
+
     def close(self) -> None:
         """Disconnect in good order, which keeps the broker from publishing the will."""

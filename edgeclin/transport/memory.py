@@ -114,6 +114,10 @@ class MemoryTransport:
         self.sessions += 1
         self._broker.attach(self)
 
+    def renew(self) -> None:
+        self._broker.detach(self)
+        self.mend()
+
     def close(self) -> None:
         self.connected = False
         self._broker.detach(self)

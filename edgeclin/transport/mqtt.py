@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -28,6 +29,8 @@ BACKOFF_FIRST_S = 0.5
 _ANSWER_S = 20.0
 """What accepts the connection and says nothing for so long is no broker, or not at work."""
 _POLL_S = 0.2
+_GOODBYE_S = 2.0
+"""A connection that takes no goodbye for so long is cut."""
 
 
 class MQTTTransport:
@@ -59,6 +62,7 @@ class MQTTTransport:
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._closing = threading.Event()
+        self._renewing = threading.Event()
         self._thread = threading.Thread(target=self._stay_connected, daemon=True)
         self.sessions = 0
         self._answered = self._refused = False
@@ -85,6 +89,10 @@ class MQTTTransport:
         )
         if info.rc != mqtt.MQTT_ERR_SUCCESS:
             raise NotConnected(f"{message.topic} was not sent: {mqtt.error_string(info.rc)}")
+
+    def renew(self) -> None:
+        self._ready.clear()
+        self._renewing.set()
 
     def close(self) -> None:
         self._closing.set()
@@ -120,6 +128,7 @@ class MQTTTransport:
             self._client = self._new_client()
             self._answered = self._refused = False
             self._ended.clear()  # Before `connect`: a session may end within it.
+            self._renewing.clear()
             try:
                 self._client.connect(
                     self._broker.host,
@@ -149,8 +158,17 @@ class MQTTTransport:
         while not self._ended.wait(_POLL_S):
             if self._closing.is_set() and not client.is_connected():
                 return
-            if time.monotonic() > patience and not self._answered:
+            if self._renewing.is_set():
+                self._part(client)
+            elif time.monotonic() > patience and not self._answered:
                 client.disconnect()
+
+    def _part(self, client: mqtt.Client) -> None:
+        client.disconnect()
+        connection = client.socket()
+        if not self._ended.wait(_GOODBYE_S) and isinstance(connection, socket.socket):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
         self._answered, self._refused = True, reason.is_failure

@@ -1,0 +1,179 @@
+"""The agent, a real broker and a real ingest worker over networks as devices meet them."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from broker import LocalBroker, find_mosquitto, free_port
+from polling import wait_until
+
+from edgeclin import wire
+from edgeclin.config import BrokerConfig, SyncConfig
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.records import Result, Tier
+from edgeclin.sync import SyncAgent
+from edgeclin.transport.mqtt import MQTTTransport
+from faults.network import PROFILES, Conditions, Network
+
+Make = Callable[..., Result]
+needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+SETTINGS = SyncConfig(receipt_timeout_s=2.0, receipt_most_s=8.0)
+
+
+class Ward:
+    """A device whose link to the broker is a network; the cloud is beside the broker."""
+
+    def __init__(self, folder: Path, conditions: Conditions) -> None:
+        from edgeclin.cloud.ingest import Ingest
+        from edgeclin.cloud.store import Store
+
+        self._broker = LocalBroker(folder, "mosquitto").start()
+        self.network = Network(free_port(), self._broker.port, conditions, seed=7)
+        self.store = Store(folder / "store")
+        self.ingest = Ingest(self.store, MQTTTransport(self._config(self._broker.port), "ingest"))
+        self.queue = OfflineQueue(folder / "queue.sqlite")
+        self.agent = SyncAgent(
+            self.queue,
+            MQTTTransport(self._config(self.network.port), "ward.bed"),
+            wire.Topics("ward", "bed"),
+            SETTINGS,
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
+        self.ingest.open()
+        self.agent.open()
+        self._thread.start()
+
+    def _config(self, port: int) -> BrokerConfig:
+        return BrokerConfig(port=port, reconnect_most_s=1.0)
+
+    def stored(self) -> list[str]:
+        ids: list[str] = self.store.tables()["result"].column("id").to_pylist()
+        return ids
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.agent.close()
+        self.ingest.close()
+        self.network.close()
+        self._broker.stop()
+        self.queue.close()
+        self.store.close()
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Callable[[Conditions], Ward]]:
+    pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
+    made: list[Ward] = []
+
+    def make(conditions: Conditions) -> Ward:
+        made.append(Ward(tmp_path, conditions))
+        return made[0]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("profile", PROFILES)
+def test_over_every_network_each_result_is_stored_once(
+    ward: Callable[[Conditions], Ward], make_result: Make, profile: str
+) -> None:
+    here, chance = ward(PROFILES[profile]), random.Random(profile)
+    issued: list[str] = []
+
+    def troubled() -> bool:
+        tier = chance.choice(list(Tier))
+        issued.append(here.queue.put(make_result(len(issued), tier=tier)).id)
+        met = here.network.late > 0 if here.network.conditions.loss else True
+        return met and here.network.pauses >= bool(here.network.conditions.pause_s[1])
+
+    wait_until(lambda: troubled() and len(issued) >= 200, "its troubles were met", 60)
+    wait_until(lambda: here.agent.idle, "everything is receipted", 60)
+    assert sorted(here.stored()) == sorted(issued)
+
+
+@needs_mosquitto
+def test_a_half_open_connection_costs_one_timeout_and_no_result(
+    ward: Callable[[Conditions], Ward], make_result: Make
+) -> None:
+    here = ward(PROFILES["loopback"])
+    issued = [here.queue.put(make_result(0)).id]
+    wait_until(lambda: here.agent.idle, "the first is receipted")
+    here.network.strand()
+    began = time.monotonic()
+    issued.append(here.queue.put(make_result(1, tier=Tier.URGENT)).id)
+    wait_until(lambda: here.agent.health().silent_s > 0, "that no receipt comes is told")
+    wait_until(lambda: here.agent.idle, "the second is receipted")
+    assert 2.0 <= time.monotonic() - began < 8.0, "well before the keep alive of 20 s ends it"
+    assert sorted(here.stored()) == sorted(issued)
+
+
+def echo(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        while data := connection.recv(65536):
+            connection.sendall(data)
+
+
+@pytest.fixture
+def through() -> Iterator[Callable[[Conditions], socket.socket]]:
+    """A connection through a network to what sends everything back."""
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=echo, args=(server,), daemon=True).start()
+    networks: list[Network] = []
+
+    def connect(conditions: Conditions) -> socket.socket:
+        networks.append(Network(free_port(), server.getsockname()[1], conditions))
+        return socket.create_connection(("127.0.0.1", networks[0].port), timeout=30)
+
+    yield connect
+    for network in networks:
+        network.close()
+    server.close()
+
+
+def there_and_back(connection: socket.socket, size: int) -> float:
+    sent = random.Random(size).randbytes(size)
+    began = time.monotonic()
+    sender = threading.Thread(target=connection.sendall, args=(sent,))
+    sender.start()
+    received = b""
+    while len(received) < size:
+        received += connection.recv(65536)
+    sender.join()
+    assert received == sent
+    return time.monotonic() - began
+
+
+def test_a_network_takes_the_time_that_its_conditions_say(
+    through: Callable[[Conditions], socket.socket],
+) -> None:
+    with through(Conditions(delay_s=0.15, bits_per_s=800e3)) as connection:
+        assert 0.3 <= there_and_back(connection, 10) < 0.5
+        assert 0.5 <= there_and_back(connection, 20_000) < 0.9, "0.2 s of bytes, and the delays"
+
+
+def test_what_is_lost_comes_late_and_in_order(
+    through: Callable[[Conditions], socket.socket],
+) -> None:
+    with through(Conditions(loss=1.0)) as connection:
+        assert there_and_back(connection, 5_000) >= 0.4
+
+
+def test_nothing_passes_in_a_pause(through: Callable[[Conditions], socket.socket]) -> None:
+    with through(Conditions(pause_s=(1.0, 1.0), every_s=(0.2, 0.2))) as connection:
+        times = []
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            times.append(there_and_back(connection, 10))
+        assert max(times) > 0.7
+        assert sorted(times)[len(times) // 2] < 0.1
