@@ -258,6 +258,21 @@ def test_what_is_lost_shows_also_where_a_step_is_what_times_are_rounded_to(
         read_sample(written(tmp_path, timed(name, times)))
 
 
+@pytest.mark.parametrize("hz", [1, 100, 1000])
+@pytest.mark.parametrize("start", [0, 1_700_000_000])
+def test_one_sample_lost_or_doubled_shows_where_times_are_written_finer_than_a_step(
+    tmp_path: Path, hz: int, start: int
+) -> None:
+    whole = start + np.arange(5000) / hz
+    for times in (whole, np.delete(whole, 2500), np.insert(whole, 2500, whole[2500])):
+        path = written(tmp_path, "time_s,I\n" + "".join(f"{at:.6f},1\n" for at in times))
+        if times is whole:
+            assert len(read_sample(path)) == 5000
+            continue
+        with pytest.raises(BadFile, match="the time goes on by"):
+            read_sample(path)
+
+
 def test_a_stretch_at_another_rate_than_its_file_begins_with_is_refused(tmp_path: Path) -> None:
     times = np.r_[np.arange(20_000) / 360, 1000 + np.arange(2000) / 250]
     written(tmp_path, timed("time_s", times), "a.csv")

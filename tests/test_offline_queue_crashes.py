@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -418,8 +419,8 @@ def test_a_damaged_database_is_set_aside_and_the_device_starts(
         assert found <= known
         assert len(found) >= int(201 * DAMAGES[damage][1])
         queue.put(make_result())
-    assert Path(f"{path}.corrupt-1").read_bytes() == damaged
-    assert Path(f"{path}.corrupt-1.payloads", payload).exists(), "its samples are kept with it"
+    assert (tmp_path / "q.db.corrupt-1/q.db").read_bytes() == damaged
+    assert (tmp_path / "q.db.corrupt-1/q.db.payloads" / payload).exists(), "kept with it"
     assert "is corrupt" in caplog.text
     assert "q.db.corrupt-1" in caplog.text
 
@@ -432,19 +433,144 @@ def test_each_damaged_database_is_kept_beside_the_ones_before(tmp_path: Path) ->
         path.write_bytes(b"damage %d" % number * 100)
         with OfflineQueue(path) as queue:
             epochs.add(queue.epoch)
-        assert Path(f"{path}.corrupt-{number}").read_bytes().startswith(b"damage %d" % number)
+        kept = tmp_path / f"q.db.corrupt-{number}/q.db"
+        assert kept.read_bytes().startswith(b"damage %d" % number)
     assert len(epochs) == 3
 
 
-def test_a_process_that_died_while_setting_aside_is_carried_on(tmp_path: Path) -> None:
+def _dying_after(renames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have setting aside end after so many files, as if the process was killed."""
+    rename, left = Path.rename, iter(range(renames))
+
+    def dying(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_a_process_that_died_while_setting_aside_loses_nothing(
+    tmp_path: Path, make_result: MakeResult, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of what is only in the log, while another process has the queue open."""
     path = tmp_path / "q.db"
-    OfflineQueue(path).close()
-    path.write_bytes(b"damage" * 1000)
-    Path(f"{path}.corrupt-1-wal").write_bytes(b"its log, renamed already")
-    with OfflineQueue(path):
-        pass
-    assert Path(f"{path}.corrupt-1").read_bytes() == b"damage" * 1000
-    assert Path(f"{path}.corrupt-1-wal").read_bytes() == b"its log, renamed already"
+    with OfflineQueue(path) as queue:
+        for position in range(100):
+            queue.put(make_result(position))
+    with OfflineQueue(path, routine_sync_s=NEVER_S) as other:
+        logged = {other.put(make_result(n)).id for n in range(100, 150)}
+        with path.open("r+b") as file:
+            file.write(b"damage" * 500)
+        with monkeypatch.context() as patch:
+            _dying_after(renames, patch)
+            with suppress(KeyboardInterrupt):
+                OfflineQueue(path)
+        with OfflineQueue(path) as queue:
+            assert logged <= {row.id for row in every_row(queue)}
+
+
+@pytest.mark.parametrize("gone", ["emptied", "deleted"])
+def test_a_log_without_its_database_is_taken_over(
+    tmp_path: Path, make_result: MakeResult, gone: str
+) -> None:
+    path, left = tmp_path / "q.db", tmp_path / "left/q.db"
+    left.parent.mkdir()
+    with OfflineQueue(path) as queue:
+        ids = {queue.put(make_result(n, tier=Tier.URGENT)).id for n in range(50)}
+        shutil.copy(f"{path}-wal", f"{left}-wal")
+    if gone == "emptied":
+        left.touch()
+    with OfflineQueue(left) as queue:
+        assert {row.id for row in every_row(queue)} == ids
+
+
+def _page_of(path: Path, name: str) -> int:
+    """The number of a leaf of a table or index."""
+    with closing(sqlite3.connect(path)) as connection:
+        pages = connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'", (name,)
+        ).fetchall()
+    return int(pages[len(pages) // 2][0])
+
+
+def test_damage_in_an_index_hides_nothing(tmp_path: Path, make_result: MakeResult) -> None:
+    path, draw = tmp_path / "q.db", random.Random(4)
+    with OfflineQueue(path) as queue:
+        ids = {queue.put(make_result(position)).id for position in range(1500)}
+    start, whole = (_page_of(path, "rows_by_tier") - 1) * 4096, path.read_bytes()
+    set_aside = 0
+    for number in range(30):
+        copy = tmp_path / str(number) / "q.db"
+        copy.parent.mkdir()
+        spoilt = bytearray(whole)
+        spoilt[start + draw.randrange(8, 4096)] ^= 1 << draw.randrange(8)
+        copy.write_bytes(spoilt)
+        with OfflineQueue(copy) as queue:
+            assert {row.id for row in every_row(queue)} == ids
+        set_aside += (copy.parent / "q.db.corrupt-1").exists()
+    assert set_aside > 5
+
+
+@pytest.mark.parametrize("at", [21, 47, 60, 63, 68, 71])
+def test_a_damaged_head_is_set_aside(tmp_path: Path, make_result: MakeResult, at: int) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        identity = queue.put(make_result()).id
+    damaged = bytearray(path.read_bytes())
+    damaged[at] ^= 0xFF
+    path.write_bytes(damaged)
+    with OfflineQueue(path) as queue:
+        assert [row.id for row in every_row(queue)] == [identity]
+    assert (tmp_path / "q.db.corrupt-1/q.db").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("left", ["nothing", "its payloads", "the second"])
+def test_what_somebody_deletes_of_what_was_set_aside_disturbs_nothing(
+    tmp_path: Path, make_result: MakeResult, left: str
+) -> None:
+    path, aside = tmp_path / "q.db", tmp_path / "q.db.corrupt-1"
+    for position in range(3 if left == "the second" else 2):
+        with OfflineQueue(path) as queue:
+            stored = queue.put(make_result(position, state=State.PROVISIONAL), noise(100_000))
+        with path.open("r+b") as file:
+            file.write(b"damage" * 500)
+        if left == "nothing" and not position:
+            OfflineQueue(path).close()
+            shutil.rmtree(aside)
+        elif left == "its payloads" and not position:
+            OfflineQueue(path).close()
+            (aside / "q.db").unlink()
+        elif left == "the second" and position == 1:
+            OfflineQueue(path).close()
+            shutil.rmtree(aside)
+    with OfflineQueue(path) as queue:
+        assert stored.id in {row.id for row in every_row(queue)}
+
+
+def test_a_put_that_another_process_overtakes_with_setting_aside_is_not_called_stored(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+    old = OfflineQueue(path)
+    insert = old._questions.insert
+
+    def overtaken(*arguments: Any) -> None:
+        insert(*arguments)
+        with path.open("r+b") as file:
+            file.write(b"damage" * 500)
+        OfflineQueue(path).close()
+
+    monkeypatch.setattr(old._questions, "insert", overtaken)
+    with pytest.raises(QueueUnusable, match="another process has set this queue aside"):
+        old.put(make_result(1, state=State.PROVISIONAL), noise(10), 60.0)
+    old.close()
+    with OfflineQueue(path) as queue:
+        there = {row.kind: row.id for row in every_row(queue)}
+        assert queue.next_position("test.npz", BUNDLE) == len(there), "judged again, or there"
 
 
 def test_an_empty_file_is_a_new_queue(tmp_path: Path, make_result: MakeResult) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Done
 
+from edgeclin import wire
 from edgeclin.cli import main
-from edgeclin.offline_queue import OfflineQueue
+from edgeclin.offline_queue import OfflineQueue, waiting
 from edgeclin.records import Drop, Result, State, Tier
 
 MakeResult = Callable[..., Result]
@@ -133,9 +137,86 @@ def test_what_damaged_queues_hold_is_taken_over_once_more(
         assert taken == ids
         queue.purge(time.time() + 60, [Tier.ROUTINE])
     shown = ward("salvage")
-    assert shown.output.startswith("q.sqlite.corrupt-1  20 results, ")
+    assert shown.output.startswith("q.sqlite.corrupt-1  20 results (")
+    report = json.loads((ward.path.parent / "q.sqlite.corrupt-1/salvage.json").read_text())
+    assert report["taken_over"]["rows"] == {"result": 20}
     with OfflineQueue(ward.path) as queue:
         assert ids <= {row.id for row in queue.pending(Tier.ROUTINE)}
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+def test_salvage_sets_aside_a_damaged_queue_and_needs_no_other(
+    ward: Ward, make_result: MakeResult, gone: bool
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        ids = {queue.put(make_result(at)).id for at in range(20)}
+    ward.path.write_bytes(b"\xff" * 4096 + ward.path.read_bytes()[4096:])
+    if gone:
+        OfflineQueue(ward.path).close()
+        ward.path.unlink()
+    else:
+        for command in ("status", "list"):
+            assert "`edgeclin queue salvage` sets it aside" in ward(command).stderr
+    said = "20 results (0 were" if gone else "no rows (20 were there already)"
+    assert said in ward("salvage").output
+    with OfflineQueue(ward.path) as queue:
+        assert {row.id for row in queue.pending(Tier.ROUTINE)} == ids
+
+
+def test_what_another_process_does_meanwhile_does_not_disturb_an_export(
+    ward: Ward, make_result: MakeResult
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        ids = [queue.put(make_result(at)).id for at in range(2000)]
+    rows = waiting(ward.path, [Tier.ROUTINE])
+    found = [next(rows).row.id for _ in range(10)]
+    with OfflineQueue(ward.path) as queue:
+        queue.remove(wire.Receipt(queue.epoch, ((1, 1500),)))
+        for at in range(2000, 2500):
+            queue.put(make_result(at))
+    assert found + [one.row.id for one in rows] == ids
+    assert not list(ward.path.parent.glob("q.sqlite-*")), "no log is left behind"
+
+
+def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
+    ward: Ward, make_result: MakeResult, tmp_path: Path
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for at in range(3):
+            queue.put(make_result(at))
+    with closing(sqlite3.connect(ward.path)) as connection, connection:
+        connection.execute("UPDATE rows SET id = 'p' || substr(id, 2) WHERE seq = 1")
+        connection.execute("UPDATE rows SET body = CAST('{' || body AS BLOB) WHERE seq = 2")
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result(3))
+    assert "routine" in ward("status").output
+    listed = ward("list").output.splitlines()
+    assert "damaged" in listed[2]
+    assert "final: normal (test.npz 2)" in listed[3]
+    ward("export", "-o", tmp_path / "rows")
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert base64.b64decode(rows[1].pop("damaged")).startswith(b"{{")
+    assert [row["body"] is None for row in rows] == [False, True, False, False]
+
+
+def test_listing_sorts_no_backlog(ward: Ward, make_result: MakeResult) -> None:
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result())
+    asked: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **named)
+        connection.set_trace_callback(asked.append)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", traced)
+        list(waiting(ward.path))
+    (select,) = [statement for statement in asked if "FROM rows WHERE" in statement]
+    with closing(sqlite3.connect(ward.path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {select}").fetchall()
+    assert "TEMP B-TREE" not in str(plan)
 
 
 def test_the_age_of_what_waits_is_shown_and_an_urgent_one_is_an_alarm(

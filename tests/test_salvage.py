@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeclin import wire
-from edgeclin.offline_queue import OfflineQueue, Row, schema
+from edgeclin.offline_queue import OfflineQueue, Row, quarantine, schema
 from edgeclin.offline_queue.damaged import PAGE, DamagedDatabase
 from edgeclin.records import Result, Review, State, Tier
 
@@ -150,7 +150,7 @@ def test_a_process_that_dies_while_it_takes_over_is_carried_on(
         ids = {row.id for row in every_row(queue)}
     spoil(path)
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "salvage", dying)
+        patch.setattr(quarantine, "salvage", dying)
         with pytest.raises(KeyboardInterrupt):
             OfflineQueue(path)
     with OfflineQueue(path) as queue:
@@ -171,7 +171,7 @@ def test_a_device_starts_though_nothing_can_be_taken_over(
     def failing(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(schema, "salvage", failing)
+    monkeypatch.setattr(quarantine, "salvage", failing)
     with OfflineQueue(path) as queue:
         queue.put(make_result(1))
     assert "was not taken over, or not all: OperationalError" in caplog.text
@@ -188,7 +188,7 @@ def test_a_process_that_is_killed_each_time_starts_at_last_without(
         ids = {queue.put(make_result(at)).id for at in range(10)}
     spoil(path)
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "salvage", dying)
+        patch.setattr(quarantine, "salvage", dying)
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 OfflineQueue(path)
@@ -202,6 +202,106 @@ def test_a_process_that_is_killed_each_time_starts_at_last_without(
         caplog.clear()
     OfflineQueue(path).close()
     assert not caplog.messages
+
+
+def taken_over_late(path: Path, monkeypatch: pytest.MonkeyPatch) -> OfflineQueue:
+    """A new queue in the place of a spoilt one, of which nothing was taken over yet."""
+    spoil(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "take_over_all", lambda _: None)
+        patch.setattr(schema, "take_over_all", lambda _: None)
+        return OfflineQueue(path)
+
+
+def test_what_is_taken_over_late_gets_numbers_that_were_never_given(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt of a row that was delivered may come again."""
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        old = {queue.put(make_result(at)).id for at in range(5)}
+    with taken_over_late(path, monkeypatch) as queue:
+        for at in range(5, 8):
+            queue.put(make_result(at))
+        receipt = wire.Receipt(queue.epoch, ((1, 3),))
+        assert queue.remove(receipt) == 3
+        queue.salvage()
+        assert queue.remove(receipt) == 0
+        rows = every_row(queue)
+        assert {row.id for row in rows} == old
+        assert [row.seq for row in rows] == [4, 5, 6, 7, 8]
+
+
+def test_every_provisional_answer_is_left_to_a_person_though_its_question_is_gone(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        asked = [
+            queue.put(make_result(at, state=State.PROVISIONAL), np.zeros(9)) for at in range(6)
+        ]
+        settled = asked.pop()
+        queue.settle(wire.Opinion(settled.id, "m", "normal", 0.9))
+        queue.remove(wire.Receipt(queue.epoch, ((7, 7),)))
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'questions'"
+        ).fetchone()
+    data = bytearray(path.read_bytes())
+    data[(root - 1) * PAGE : root * PAGE] = bytes(PAGE)
+    path.write_bytes(data)
+    with OfflineQueue(path) as queue:
+        rows = [row for row in every_row(queue) if row.kind == "review"]
+    reviews = [msgspec.json.decode(row.body, type=Review) for row in rows]
+    assert {review.result for review in reviews} == {stored.id for stored in asked}
+    assert {review.state for review in reviews} == {State.UNREVIEWED}
+
+
+def test_several_damaged_queues_are_taken_over_each_once(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path, ids = tmp_path / "q", set()
+    for at in range(3):
+        with OfflineQueue(path) as queue:
+            ids.add(queue.put(make_result(at)).id)
+        spoil(path)
+    with OfflineQueue(path) as queue:
+        assert {row.id for row in every_row(queue)} == ids
+        queue.remove(wire.Receipt(queue.epoch, ((1, 100),)))
+    with OfflineQueue(path) as queue:
+        assert not every_row(queue), "what was delivered stays away"
+        found = queue.salvage()
+        assert [folder.name for folder in found] == ["q.corrupt-1", "q.corrupt-2", "q.corrupt-3"]
+        assert {row.id for row in every_row(queue)} == ids
+
+
+def test_only_positions_that_were_taken_over_are_counted(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        for source in ("one", "two"):
+            queue.put(make_result(4, source=source))
+    with taken_over_late(path, monkeypatch) as queue:
+        queue.put(make_result(9, source="one"))
+        queue.put(make_result(9, source="three"))
+        (found,) = queue.salvage().values()
+        assert (found.positions, found.rows["result"]) == (1, 2)
+
+
+def test_a_list_of_free_pages_that_leads_elsewhere_hides_nothing(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        for at in range(300):
+            queue.put(make_result(at))
+    whole = path.read_bytes()
+    wanted = set(DamagedDatabase(whole).records())
+    for page in range(2, len(whole) // PAGE + 1):
+        damaged = DamagedDatabase(whole[:32] + page.to_bytes(4, "big") + whole[36:])
+        assert wanted <= set(damaged.records())
+        assert damaged.unreadable
 
 
 def test_a_source_goes_on_where_its_results_say_though_the_page_of_positions_is_gone(

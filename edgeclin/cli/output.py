@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +18,11 @@ FILE = click.Path(path_type=Path, readable=False)
 
 
 class Number(click.FloatRange):
-    """A number within bounds; click itself takes NaN to be within all."""
+    """A finite number within bounds; click itself takes NaN to be within all."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        if number != number:
+        if number is not None and not isfinite(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import time
@@ -154,13 +155,16 @@ def salvage(config_path: Path) -> None:
     What the cloud has already it tells apart by its id.
     """
     from edgeclin.config import load_config
-    from edgeclin.offline_queue import look
+    from edgeclin.errors import BadFile
+    from edgeclin.offline_queue import damaged_queues
 
     config = load_config(config_path)
-    look(Path(config.queue.path))
+    path = Path(config.queue.path)
+    if not path.exists() and not damaged_queues(path):
+        raise BadFile(path, "no queue there, nor a damaged one beside it")
     with open_queue(config) as opened:
         found = opened.salvage()
-    print_facts({path.name: what for path, what in found.items()})
+    print_facts({folder.name: what for folder, what in found.items()})
     if not found:
         click.echo("no damaged queue was set aside here")
 
@@ -177,17 +181,29 @@ def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, An
         row = one.row
         yield {
             "epoch": epoch, "seq": row.seq, "tier": one.tier.value, "id": row.id,
-            "kind": row.kind, "body": json.loads(row.body),
+            "kind": row.kind, **_body(row.body),
         }  # fmt: skip
 
 
+def _body(body: bytes) -> dict[str, Any]:
+    """As JSON, or the bytes of what is none since the disk was damaged."""
+    try:
+        return {"body": json.loads(body)}
+    except ValueError:
+        return {"body": None, "damaged": base64.b64encode(body).decode()}
+
+
 def _moment(row: dict[str, Any]) -> str:
+    if not row["body"]:
+        return "unknown"
     made = datetime.fromtimestamp(row["body"]["made_at"], timezone.utc)
     return made.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
 
 
 def _what(row: dict[str, Any]) -> str:
     body = row["body"]
+    if not body:
+        return "damaged"
     if row["kind"] == "drop":
         return f"{body['count']} {body['tier']} rows given up"
     about = f"{body['source']} {body['position']}" if row["kind"] == "result" else body["result"]

@@ -27,6 +27,8 @@ _SECONDS = {
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "usec", "microseconds"), 1e-6),
 }
+_DECIMALS = re.compile(r"[+-]?\d*\.?(\d*)")
+_MOST_DECIMALS = 9
 _TIME = re.compile(rf"(t|time\w*?)[\s_\[(/.-]+({'|'.join(_SECONDS)})[\])]?")
 
 
@@ -61,19 +63,21 @@ class CSVSignals:
             raise BadFile(piece.path, f"has {len(rows)} samples, labels.csv wants {wanted}")
         exact = _numbers(piece.path, lines, names, rows[piece.start : end])
         if names.time:
-            self._require_even(piece, names, exact[:, 0])
+            self._require_even(piece, names, exact[:, 0], rows[piece.start : end])
         with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
             values = exact.astype(np.float32)
         return values[:, 0] if names.leads is None else values[:, names.time :]
 
-    def _require_even(self, piece: Piece, names: _Names, times: np.ndarray) -> None:
+    def _require_even(
+        self, piece: Piece, names: _Names, times: np.ndarray, rows: list[str]
+    ) -> None:
         """Refuse samples with a gap, whose time goes back or is none, or of another rate than those
         at the beginning of their file, by which it is judged."""
         path, unit_s = piece.path, names.unit_s or 1.0
         known = np.isfinite(times)
         if not known.all():
             raise BadFile(path, f"the time of sample {int((~known).argmax())} is not a number")
-        unit = _unit(names, times)
+        unit = _unit(names, times, rows)
         if not np.ptp(times) and len(times) > max(FASTEST_HZ * unit * unit_s, 1):
             raise BadFile(path, f"the time of all {len(times)} samples is {times[0]:.10g}")
         off = jump(times, unit)
@@ -168,16 +172,34 @@ def _times(names: _Names, rows: list[str]) -> np.ndarray:
     Raises:
         ValueError: a cell is not a number.
     """
-    cells = (row.split(names.separator, 1)[0].strip().strip('"') for row in rows)
-    return np.array([float(cell) for cell in cells])
+    return np.array([float(_first(names, row)) for row in rows])
 
 
-def _unit(names: _Names, times: np.ndarray) -> float:
-    """To what times are rounded; 0 of what counts samples."""
+def _first(names: _Names, row: str) -> str:
+    """The cell of the first column."""
+    return row.split(names.separator, 1)[0].strip().strip('"')
+
+
+def _unit(names: _Names, times: np.ndarray, rows: list[str]) -> float:
+    """To what times are rounded; 0 of what counts samples.
+
+    Where the time nearly always goes on by a power of ten, such as 0.01 s, that is what all are
+    rounded to, and may be the true step: then the last place that is written tells.
+    """
     unit = resolution(times)
-    ones = np.count_nonzero(np.diff(times) == 1)
-    counts = names.unit_s is None and unit == 1 and ones > _COUNTS * (len(times) - 1)
-    return 0.0 if counts else unit
+    steady = np.count_nonzero(np.abs(np.diff(times) - unit) < unit / 100)
+    if steady <= _COUNTS * (len(times) - 1):
+        return unit
+    counts = names.unit_s is None and unit == 1
+    return 0.0 if counts else min(unit, _last_place(names, rows))
+
+
+def _last_place(names: _Names, rows: list[str]) -> float:
+    """To which place times are written, such as 0.001 where one is 0.010; at least 1e-9, for what
+    arithmetic leaves is longer and says nothing, as exponents do."""
+    cells = (_DECIMALS.fullmatch(_first(names, row)) for row in rows)
+    places = max((len(cell[1]) for cell in cells if cell), default=0)
+    return float(10.0**-places) if places <= _MOST_DECIMALS else 1.0
 
 
 def _rate(names: _Names, times: np.ndarray) -> tuple[float | None, float]:

@@ -2,6 +2,7 @@
 
 from edgeclin.offline_queue.expiring import Expiring
 from edgeclin.offline_queue.notices import Notices, Telling, Told
+from edgeclin.offline_queue.quarantine import damaged_queues
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
@@ -20,6 +21,7 @@ __all__ = [
     "Told",
     "Usage",
     "WaitingRow",
+    "damaged_queues",
     "look",
     "waiting",
 ]

@@ -138,13 +138,16 @@ class DamagedDatabase:
         head, free = self._page(1), set[int]()
         try:
             (trunk,) = struct.unpack_from(">I", head, 32)
-            while 0 < trunk <= self._count and trunk not in free:
-                free.add(trunk)
+            while trunk:
                 page = self._page(trunk)
-                trunk, count = struct.unpack_from(">II", page, 0)
-                free |= set(struct.unpack_from(f">{min(count, PAGE // 4 - 2)}I", page, 8))
+                following, count = struct.unpack_from(">II", page, 0)
+                listed = struct.unpack_from(f">{count}I", page, 8)
+                if trunk in free or not all(0 < one <= self._count for one in listed):
+                    raise ValueError("no page of the list")
+                free |= {trunk, *listed}
+                trunk = following
         except _BROKEN:
-            pass
+            self.unreadable += 1
         return free
 
 

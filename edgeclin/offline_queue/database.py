@@ -79,6 +79,7 @@ class Database:
                 self._check_in_place()
                 yield db
                 db.execute("COMMIT")
+                self._check_in_place()  # Again: it may have been set aside meanwhile.
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")

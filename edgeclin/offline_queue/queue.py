@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
+from edgeclin.offline_queue.quarantine import damaged_queues, take_over
 from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
-from edgeclin.offline_queue.salvage import Salvaged, salvage
-from edgeclin.offline_queue.schema import damaged_queues, real_path
+from edgeclin.offline_queue.salvage import Salvaged
+from edgeclin.offline_queue.schema import real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
@@ -70,7 +71,7 @@ class OfflineQueue:
     Raises:
         BadFile: something that is not a queue stands at `path`; it is left as it is.
         QueueUnusable: the file cannot be opened or written; also later, when its disk fails or
-            another process found it corrupt. A corrupt file is set aside as `<path>.corrupt-N`
+            another process found it corrupt. A corrupt file is set aside in `<path>.corrupt-N`
             by whoever opens it next, and a new epoch begins.
     """
 
@@ -310,9 +311,8 @@ class OfflineQueue:
         """
         found = {}
         try:
-            with closing(sqlite3.connect(self.path, isolation_level=None, timeout=10)) as db:
-                for aside in damaged_queues(self.path):
-                    found[aside] = salvage(aside, db, self._clock())
+            for folder in damaged_queues(self.path):
+                found[folder] = take_over(folder, self.path)
         except (OSError, sqlite3.Error) as exc:
             raise QueueUnusable(f"{self.path}: {exc}") from exc
         return found

@@ -24,10 +24,13 @@ class Row:
     body: bytes
 
 
-def stored_at(identity: str) -> float:
+def stored_at(identity: str) -> float | None:
     """When a row was stored by the device's clock, in seconds since 1970: the first 48 bits of a
-    UUIDv7 are milliseconds (RFC 9562)."""
-    return int(identity.replace("-", "")[:12], 16) / 1000
+    UUIDv7 are milliseconds (RFC 9562). None where a damaged disk left no such id."""
+    try:
+        return int(identity.replace("-", "")[:12], 16) / 1000
+    except ValueError:
+        return None
 
 
 def first_id_of(moment: float) -> str:

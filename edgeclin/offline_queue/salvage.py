@@ -28,9 +28,14 @@ _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 _TOGETHER = 500
 """Rows in one transaction: the log stays short, and a process that is killed has done some."""
 _MEETING_PLACES = """
+DROP TABLE IF EXISTS temp.present;
+DROP TABLE IF EXISTS temp.asked;
+DROP TABLE IF EXISTS temp.reviewed;
+DROP TABLE IF EXISTS temp.went_on;
 CREATE TEMP TABLE present (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE asked (result TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE reviewed (result TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE went_on (source TEXT, bundle TEXT, PRIMARY KEY (source, bundle)) WITHOUT ROWID;
 INSERT INTO present SELECT id FROM rows;
 """
 """On disk, for a queue may be larger than the memory."""
@@ -42,12 +47,14 @@ class Salvaged:
 
     Attributes:
         rows: by kind; those that had been delivered already are told apart by the cloud.
+        there: rows that wait already, as when it was done before.
         unreviewed: answers that waited for an opinion: nobody asks any more, so a person must look.
         positions: of sources, which go on there.
         unreadable: pages and records that nothing could be made of.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
+    there: int = 0
     unreviewed: int = 0
     positions: int = 0
     unreadable: int = 0
@@ -55,17 +62,17 @@ class Salvaged:
     def __str__(self) -> str:
         rows = ", ".join(f"{count} {kind}s" for kind, count in sorted(self.rows.items()))
         return (
-            f"{rows or 'no rows'}, of which {self.unreviewed} say of answers that waited for an "
-            f"opinion that a person must look; {self.positions} positions; {self.unreadable} pages "
-            "or records are unreadable"
+            f"{rows or 'no rows'} ({self.there} were there already), with {self.unreviewed} "
+            "reviews that say of answers that waited for an opinion that a person must look; "
+            f"{self.positions} positions; {self.unreadable} pages or records are unreadable"
         )
 
 
 def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
-    """Take over what the damaged database at `aside` and its log still hold, some rows at a time.
+    """Take over what the damaged database at `aside` and its log still hold, a few rows at a time.
 
-    Ids stay what they are, so that the cloud stores nothing twice; sequence numbers too, in the new
-    epoch, where they are free. What is there already is left alone, so that it may be done again.
+    Ids stay what they are, so that the cloud stores nothing twice; sequence numbers too, where the
+    new epoch has given none yet. What is there already is left alone, so that it may be done again.
 
     Args:
         db: in no transaction, and of no other use meanwhile.
@@ -76,6 +83,8 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
     """
     found = Salvaged()
     db.executescript(_MEETING_PLACES)
+    # Of a number that was given before, nobody knows whether its row was delivered and deleted.
+    numbered = db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'rows'").fetchone() is None
     try:
         with _file(aside) as database:
             damaged = DamagedDatabase(database, _log_of(aside))
@@ -83,18 +92,17 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
             for record in damaged.records():
                 waiting.append(record)
                 if len(waiting) == _TOGETHER:
-                    _take_over(db, waiting, found)
+                    _take_over(db, waiting, numbered, found)
                     waiting.clear()
-            _take_over(db, waiting, found)
+            _take_over(db, waiting, numbered, found)
             found.unreadable += damaged.unreadable
         db.execute("BEGIN IMMEDIATE")
         for result, label in db.execute(
             "SELECT result, label FROM asked WHERE result NOT IN (SELECT result FROM reviewed)"
         ):
             found.unreviewed += _insert(db, None, _unreviewed(result, label, now), found)
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('salvaged', ?)", (aside.name,))
         db.execute("COMMIT")
-        (found.positions,) = db.execute("SELECT COUNT(*) FROM positions").fetchone()
+        (found.positions,) = db.execute("SELECT COUNT(*) FROM went_on").fetchone()
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
@@ -102,7 +110,9 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
     return found
 
 
-def _take_over(db: sqlite3.Connection, records: list[Record], found: Salvaged) -> None:
+def _take_over(
+    db: sqlite3.Connection, records: list[Record], numbered: bool, found: Salvaged
+) -> None:
     db.execute("BEGIN IMMEDIATE")
     for record in records:
         if row := _row(record):
@@ -111,8 +121,10 @@ def _take_over(db: sqlite3.Connection, records: list[Record], found: Salvaged) -
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 found.unreadable += 1
                 continue
-            _insert(db, record.rowid, row, found)
-            _note(db, content)
+            _insert(db, record.rowid if numbered else None, row, found)
+            _note(db, row[0], content)
+        elif review := _review(record):
+            db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (review.result,))
         elif question := _question(record):
             db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
         elif position := _position(record):
@@ -123,6 +135,7 @@ def _take_over(db: sqlite3.Connection, records: list[Record], found: Salvaged) -
 def _insert(db: sqlite3.Connection, seq: int | None, row: _Row, found: Salvaged) -> bool:
     """Add a row unless its id is there; returns whether it was added."""
     if not db.execute("INSERT OR IGNORE INTO present VALUES (?)", row[:1]).rowcount:
+        found.there += 1
         return False
     if seq is not None and db.execute("SELECT 1 FROM rows WHERE seq = ?", (seq,)).fetchone():
         seq = None
@@ -131,23 +144,28 @@ def _insert(db: sqlite3.Connection, seq: int | None, row: _Row, found: Salvaged)
     return True
 
 
-def _note(db: sqlite3.Connection, content: Result | Review | Drop) -> None:
-    """What a row says of others: a result where its source goes on, which the damage may have taken
-    elsewhere, and a review that its result has one."""
-    if isinstance(content, Result) and not content.shadow_of:
-        _go_on(db, content.source, content.bundle, content.position + 1)
+def _note(db: sqlite3.Connection, identity: str, content: Result | Review | Drop) -> None:
+    """What a row says of others, which the damage may have taken elsewhere: a result where its
+    source goes on and that it waits for an opinion, and a review that its result has one."""
+    if isinstance(content, Result):
+        if not content.shadow_of:
+            _go_on(db, content.source, content.bundle, content.position + 1)
+        if content.state is State.PROVISIONAL:
+            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", (identity, content.label))
     elif isinstance(content, Review):
         db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (content.result,))
 
 
 def _go_on(db: sqlite3.Connection, source: str, bundle: str, following: int) -> None:
-    db.execute(
+    changed = db.execute(
         """
         INSERT INTO positions (source, bundle, next) VALUES (?, ?, ?)
-            ON CONFLICT DO UPDATE SET next = MAX(next, excluded.next)
+            ON CONFLICT DO UPDATE SET next = excluded.next WHERE excluded.next > next
         """,
         (source, bundle, following),
     )
+    if changed.rowcount:
+        db.execute("INSERT OR IGNORE INTO went_on VALUES (?, ?)", (source, bundle))
 
 
 class _File:
@@ -169,7 +187,10 @@ class _File:
 
 @contextmanager
 def _file(path: Path) -> Iterator[_File]:
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # its log is all that there is
+        descriptor = os.open(os.devnull, os.O_RDONLY)
     try:
         yield _File(descriptor)
     finally:
@@ -193,6 +214,16 @@ def _row(record: Record) -> _Row | None:
     if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
         return None
     return identity, str(kind), tier, body
+
+
+def _review(record: Record) -> Review | None:
+    """One that is kept for the bedside; the row with it may have been delivered."""
+    if record.rowid is None or len(record.values) != 2 or not isinstance(record.values[1], bytes):
+        return None
+    try:
+        return msgspec.json.decode(record.values[1], type=Review)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _question(record: Record) -> tuple[str, str | None] | None:

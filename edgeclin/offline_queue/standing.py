@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
@@ -82,7 +83,11 @@ def standing(query: Query) -> Standing:
         epoch=epoch,
         last_seq=newest[0][0] if newest else 0,
         waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
-        oldest_at={tier: stored_at(found[0][0]) for tier, found in first.items() if found},
+        oldest_at={
+            tier: at
+            for tier, found in first.items()
+            if found and (at := stored_at(found[0][0])) is not None
+        },
     )
 
 
@@ -99,7 +104,8 @@ def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]
     marks = ", ".join("?" for _ in numbers)
     with looking(path) as connection:
         rows = connection.execute(
-            f"SELECT seq, tier, id, kind, body FROM rows WHERE tier IN ({marks}) ORDER BY seq",
+            # With `+` in the order of the table: the index would have all of it sorted first.
+            f"SELECT seq, tier, id, kind, body FROM rows WHERE +tier IN ({marks}) ORDER BY seq",
             numbers,
         )
         for seq, tier, *rest in rows:
@@ -122,6 +128,7 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
             raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
         name = f"file:{quote(str(path))}?{_mode(path)}"
         with closing(sqlite3.connect(name, uri=True, timeout=10)) as connection:
+            connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version != schema.VERSION:
@@ -133,9 +140,15 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
     except QueueUnusable:
         raise
     except (OSError, sqlite3.Error) as exc:
-        raise QueueUnusable(f"{path}: the queue cannot be read ({exc})") from exc
+        hint = ""
+        if isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, sqlite3.OperationalError):
+            hint = "; `edgeclin queue salvage` sets it aside and takes over what it holds"
+        raise QueueUnusable(f"{path}: the queue cannot be read ({exc}){hint}") from exc
 
 
 def _mode(path: Path) -> str:
-    """Without a log nobody has the file open, and SQLite need not make one to read it."""
-    return "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    """SQLite makes a log to read it beside others; where it may not, nobody writes either."""
+    if Path(f"{path}-wal").exists():
+        return "mode=ro"
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return "mode=rw" if writable else "immutable=1"

@@ -1,0 +1,101 @@
+"""Damaged queues: each in a folder of its own beside the queue, until somebody deletes it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgeclin.files import sync_directory, write_atomic
+from edgeclin.offline_queue.salvage import Salvaged, salvage
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = ("", "-wal", "-shm", ".payloads")
+"""Of what belongs together. The database goes first: without it, whoever opens the queue next sees
+that the rest has been left."""
+_REPORT = "salvage.json"
+_ATTEMPTS = 3
+
+
+def set_aside(path: Path) -> Path:
+    """Move the queue at `path` and all that belongs to it into a new folder `<path>.corrupt-N`."""
+    folder = Path(f"{path}.corrupt-{max(_numbers(path), default=0) + 1}")
+    folder.mkdir()
+    for suffix in SUFFIXES:
+        file = Path(f"{path}{suffix}")
+        if file.exists():
+            file.rename(folder / file.name)
+    sync_directory(folder)
+    sync_directory(path.parent)
+    return folder
+
+
+def left_behind(path: Path) -> bool:
+    """Whether a log lies at `path` without its database, and SQLite would delete it: somebody
+    deleted or emptied that, or a process was killed while it set them aside."""
+    files = [Path(f"{path}{suffix}") for suffix in ("", "-wal")]
+    database, waiting = (file.exists() and file.stat().st_size > 0 for file in files)
+    return waiting and not database
+
+
+def damaged_queues(path: Path) -> list[Path]:
+    """The folders of those that were set aside for the queue at `path`, oldest first."""
+    return [Path(f"{path}.corrupt-{number}") for number in sorted(_numbers(path))]
+
+
+def take_over(folder: Path, path: Path) -> Salvaged:
+    """Take over what the damaged queue in a folder still holds into the one at `path`, and write
+    down there what that was.
+
+    Raises:
+        sqlite3.Error, OSError: it ends there; what was taken over before is kept.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
+        found = salvage(folder / path.name, db, time.time())
+    _write_down(folder, attempts=0, taken_over=found)
+    return found
+
+
+def take_over_all(path: Path) -> None:
+    """Take over what was not taken over yet; where that fails the device starts all the same. A
+    process that is killed meanwhile tries again at its next start, `_ATTEMPTS` times in all."""
+    for folder in damaged_queues(path):
+        try:
+            said = _written_down(folder)
+            if said.get("taken_over") is not None:
+                continue
+            attempts = int(said.get("attempts", 0))
+            if attempts == _ATTEMPTS:
+                log.error("ALARM: %s was not taken over: `edgeclin queue salvage` does it", folder)
+                continue
+            _write_down(folder, attempts=attempts + 1, taken_over=None)
+            found = take_over(folder, path)
+        except Exception as exc:  # of memory too: the device must start
+            log.error("ALARM: %s was not taken over, or not all: %r", folder, exc)
+        else:
+            log.error("taken over of %s: %s", folder, found)
+
+
+def _numbers(path: Path) -> list[int]:
+    name = re.compile(re.escape(f"{path.name}.corrupt-") + r"(\d+)")
+    found = [name.fullmatch(entry.name) for entry in path.parent.iterdir()]
+    return [int(match[1]) for match in found if match]
+
+
+def _written_down(folder: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode((folder / _REPORT).read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+
+
+def _write_down(folder: Path, *, attempts: int, taken_over: Salvaged | None) -> None:
+    said = msgspec.json.encode({"attempts": attempts, "taken_over": taken_over})
+    write_atomic(folder / _REPORT, msgspec.json.format(said))
