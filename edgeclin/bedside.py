@@ -23,6 +23,7 @@ from edgeclin.sources import Source
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_FULL_S = 5.0
 _ENGINE_S = 60.0
 """How long a stream that can wait does so for an engine that is started again."""
 _TELL_AGAIN_S = 10.0
@@ -51,7 +52,6 @@ class Bedside:
         inbox: what waits to be judged.
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
-        full: why no answer can be stored now; empty when they can.
         refused: why the bundle that stands ready does not take over; empty when none does.
     """
 
@@ -78,11 +78,11 @@ class Bedside:
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
         self._newest: deque[bool] = deque(maxlen=_NEWEST)
-        self.full = self.refused = ""
+        self.refused = self._full = ""
+        self._full_at = self._full_told = 0.0
         self._told: dict[str, tuple[float, int]] = {}
         self._held: list[tuple[Arrival, Result | None]] = []
         self._next_try = 0.0
-        self._out_since: float | None = None
 
     def run(self, sources: Iterable[Source], on_result: OnResult) -> None:
         """Judge until all sources have ended or the inbox is stopped.
@@ -106,6 +106,13 @@ class Bedside:
     def runtime(self) -> Runtime:
         """What answers now."""
         return self._runtime
+
+    @property
+    def full(self) -> str:
+        """Why no answer can be stored now; empty when they can, or when none was refused of late
+        and none waits for room."""
+        late = self._held or time.monotonic() - self._full_at < _FULL_S
+        return self._full if late else ""
 
     @property
     def answer_s(self) -> float:
@@ -189,8 +196,8 @@ class Bedside:
                 result = self._judge(arrival)
         stored = None if result is None else self._put(result, arrival)
         self.late += stored is not None and time.monotonic() - arrival.at > self.answer_s
-        self.busy_since = None
         if result is None or stored is None:
+            self.busy_since = None
             self._put_off(arrival, result)
             return False
         self._count(result)
@@ -199,17 +206,18 @@ class Bedside:
         if self._shadow is not None:
             self._shadow.show(stored, result, arrival.sample)
         on_result(stored, result, arrival.sample)
+        self.busy_since = None
         return True
 
     def _put_off(self, arrival: Arrival, result: Result | None) -> None:
         """Let go of a sample whose answer cannot be stored or made now, or hold its stream."""
         if result is not None and arrival.live:
             self.inbox.lose(arrival)
-        elif result is not None and arrival.answered is not None:
-            arrival.answered(None, result)
-        else:
-            self.inbox.hold(arrival)
-            self._held.append((arrival, result))
+            return
+        if result is not None and arrival.answered is not None and arrival.answered(None, result):
+            return
+        self.inbox.hold(arrival)
+        self._held.append((arrival, result))
 
     def _judge(self, arrival: Arrival) -> Result | None:
         """The result; None where the sample waits for an engine."""
@@ -221,19 +229,12 @@ class Bedside:
                 arrival.sample, arrival.stream, arrival.position, waited_ms
             )
         except (BadInput, EngineFailed) as problem:
-            if isinstance(problem, EngineOut) and self._can_wait(arrival):
+            waits = not arrival.live and arrival.answered is None
+            if waits and isinstance(problem, EngineOut) and problem.out_s < _ENGINE_S:
                 return None
             self._tell(arrival, problem)
             return self._runtime.reject(problem, arrival.stream, arrival.position)
-        self._out_since = None
         return result
-
-    def _can_wait(self, arrival: Arrival) -> bool:
-        """Whether a sample may wait for an engine, which has not been out for long."""
-        if self._out_since is None:
-            self._out_since = time.monotonic()
-        waits = not arrival.live and arrival.answered is None
-        return waits and time.monotonic() - self._out_since < _ENGINE_S
 
     def _tell(self, arrival: Arrival, problem: BadInput | EngineFailed) -> None:
         """Log a rejection, one a line every `_TELL_AGAIN_S`: a lead that is off stays off."""
@@ -256,10 +257,12 @@ class Bedside:
         try:
             stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last, cut=cut)
         except QueueFull as exc:
-            if not self.full:
+            now = time.monotonic()
+            if now >= self._full_told:
+                self._full_told = now + _TELL_AGAIN_S
                 log.error("ALARM: %s", exc)
-            self.full = str(exc)
+            self._full, self._full_at = str(exc), now
             return None
-        if result.tier is not Tier.URGENT:  # which has room of its own
-            self.full = ""
+        if result.tier is not Tier.URGENT and not self._held:  # urgent ones have room of their own
+            self._full = ""
         return stored

@@ -40,6 +40,10 @@ _MAX_MANIFEST = 8 << 20
 _MAX_TOTAL = 4 << 30
 _CHUNK = 1 << 20
 _FETCH = "fetch the bundle again"
+_NO_MANIFEST = (
+    f"no {MANIFEST} in it",
+    "is it a bundle? `edgeclin convert` makes one of a model",
+)
 _DOS_1980 = 1 << 5 | 1
 """The first day that a zip file can name."""
 
@@ -94,7 +98,7 @@ class Bundle:
         archive = _archive(path)
         sizes = archive.sizes()
         if MANIFEST not in sizes:
-            raise BadBundle(path, f"no {MANIFEST} in it", "is it a bundle?")
+            raise BadBundle(path, *_NO_MANIFEST)
         payload = _read_capped(archive, MANIFEST, _MAX_MANIFEST, path)
         signed_by = _signer(archive, sizes, payload, trust, path, allow_unsigned)
         try:
@@ -303,6 +307,8 @@ class _Zip:
         if found and found[0].header_offset:
             # A file in the bundle that is a zip itself, such as golden.npz, found in what is left.
             raise BadBundle(self._path, "damaged: a zip begins only within it", _FETCH)
+        if MANIFEST not in {entry.filename for entry in found}:
+            raise BadBundle(self._path, *_NO_MANIFEST)
         for entry in found:
             _check_entry(entry, self._path)
             if entry.filename in sizes:

@@ -74,7 +74,15 @@ class EngineFailed(EdgeclinError, RuntimeError):
 
 
 class EngineOut(EngineFailed):
-    """No engine was asked about the sample, for all are being started again."""
+    """No engine was asked about the sample, for all are being started again.
+
+    Attributes:
+        out_s: how long that has been so.
+    """
+
+    def __init__(self, why: str, out_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.out_s = out_s
 
 
 class SelfTestFailed(EdgeclinError, RuntimeError):

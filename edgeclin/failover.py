@@ -120,18 +120,20 @@ class Failover:
         """
         assert sample is not None
         whys: list[str] = []
-        kind: type[EngineFailed] = EngineOut
+        out_s: list[float] = []
         for rank, supervisor in enumerate(self._supervisors):
             try:
                 outputs = supervisor.run(sample)
             except EngineFailed as exc:
                 whys.append(str(exc))
-                if not isinstance(exc, EngineOut):
-                    kind = EngineFailed
+                if isinstance(exc, EngineOut):
+                    out_s.append(exc.out_s)
                 continue
             self.answered = self._answering(rank, whys)
             return outputs
-        raise kind(self._none(whys))
+        if len(out_s) == len(self._supervisors):
+            raise EngineOut(self._none(whys), min(out_s))
+        raise EngineFailed(self._none(whys))
 
     def self_test(self) -> Difference:
         """Prove once more the engine that would answer the next sample.

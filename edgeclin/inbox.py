@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 Sample: TypeAlias = "np.ndarray | BadInput"
 """A raw sample, or why there is none."""
-Answered: TypeAlias = Callable[["Stored | None", Result], None]
-"""Told an answer once it is stored, or with None that it cannot be, in the thread that judges."""
+Answered: TypeAlias = Callable[["Stored | None", Result], bool]
+"""Told an answer once it is stored, or with None that it cannot be, in the thread that judges;
+returns whether somebody still waits for it."""
 
 LINE = 8
 """Samples of one stream that may wait."""
@@ -109,7 +110,7 @@ class Inbox:
     ) -> None:
         self.start = start
         self._clock = clock
-        self._lock = threading.RLock()  # a signal may stop the thread that holds it
+        self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._lines: dict[str, Line] = {}

@@ -47,7 +47,7 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
     elif not confidence.fitted and not sure:
         reason = "no threshold was fitted, so every answer is in doubt"
     else:
-        reason = f"confidence {certainty:.3f} {'reaches' if sure else 'is below'} {threshold:.3f}"
+        reason = _compared(certainty, threshold, sure)
         if confidence.by_label:
             reason += f", the threshold of {label}"
     return Decision(
@@ -57,6 +57,15 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
         tier=Tier.URGENT if label in output.urgent else Tier.ROUTINE,
         reason=reason,
     )
+
+
+def _compared(certainty: float, threshold: float, sure: bool) -> str:
+    """In as many digits as show which is higher, and no fewer than three."""
+    digits = 3
+    while not sure and digits < 9 and f"{certainty:.{digits}f}" == f"{threshold:.{digits}f}":
+        digits += 1
+    word = "reaches" if sure else "is below"
+    return f"confidence {certainty:.{digits}f} {word} {threshold:.{digits}f}"
 
 
 def _named(scores: np.ndarray, output: Output) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
@@ -13,9 +16,12 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        manager.connect("\0" + address[1:] if address.startswith("@") else address)
-        manager.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+            manager.connect("\0" + address[1:] if address.startswith("@") else address)
+            manager.sendall(state.encode())
+    except OSError as exc:
+        log.warning("the service manager at %s cannot be told %s: %s", address, state, exc)
 
 
 class Watchdog:

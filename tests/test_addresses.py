@@ -66,6 +66,14 @@ def test_an_address_without_a_name_is_refused(signals: Runtime, address: str) ->
         open_source(address, signals)
 
 
+@pytest.mark.parametrize("address", ["wach:/tmp", "mqtt://ward/1"])
+def test_a_kind_that_there_is_not_is_refused_with_those_there_are(
+    signals: Runtime, address: str
+) -> None:
+    with pytest.raises(EdgeclinError, match=r"^'.*' is no file, and no source .*: watch:, camera:"):
+        open_source(address, signals)
+
+
 def test_a_file_cannot_be_watched_and_a_missing_folder_is_waited_for(
     signals: Runtime, tmp_path: Path
 ) -> None:

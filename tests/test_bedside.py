@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli.tally import LATENCIES, Tally
 from edgeclin.datasets import Dataset
-from edgeclin.errors import BadInput, QueueFull
+from edgeclin.errors import BadInput, EngineOut, QueueFull
 from edgeclin.inbox import LINE, Inbox, Part, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
 from edgeclin.records import Latency, Result, State, Tier
@@ -294,10 +295,12 @@ def test_who_waits_for_an_answer_without_room_is_told_at_once_and_an_urgent_one_
 
     class Asking:
         def deliver(self, inbox: Inbox) -> None:
+            def answered(stored: Stored | None, result: Result) -> bool:
+                told.append((result.tier, stored is not None))
+                return True
+
             for sample in (by_urgency[0][0], by_urgency[1][0], by_urgency[0][1]):
-                assert inbox.line("http").offer(
-                    sample, lambda stored, one: told.append((one.tier, stored is not None))
-                )
+                assert inbox.line("http").offer(sample, answered)
 
     with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
         with pytest.raises(QueueFull):
@@ -305,6 +308,125 @@ def test_who_waits_for_an_answer_without_room_is_told_at_once_and_an_urgent_one_
                 queue.put(make_result())
         Bedside(Runtime(bundle), queue, 60).run([Asking()], lambda *_: None)
     assert told == [(Tier.ROUTINE, False), (Tier.URGENT, True), (Tier.ROUTINE, False)]
+
+
+def full_queue(queue: OfflineQueue, make_result: Callable[..., Result]) -> None:
+    with pytest.raises(QueueFull):
+        while True:
+            queue.put(make_result())
+
+
+class Asks:
+    """A source of one sample, whose answer somebody waits for, or does not any more."""
+
+    def __init__(self, sample: np.ndarray, waits: bool) -> None:
+        self._sample, self._waits = sample, waits
+
+    def deliver(self, inbox: Inbox) -> None:
+        assert inbox.line("http").offer(self._sample, lambda *_: self._waits)
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_held_until_there_is_room(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.05)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        full_queue(queue, make_result)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        sources = [Asks(by_urgency[0][0], waits=False)]
+        loop = threading.Thread(target=bedside.run, args=(sources, lambda *_: None))
+        loop.start()
+        wait_until(lambda: bedside.full, "no room")
+        queue._max_bytes = 10**9
+        loop.join(30)
+        assert stored_results(queue)[-1].source == "http"
+
+
+def test_a_queue_counts_as_full_for_as_long_as_an_answer_was_refused_of_late(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that looks before it asks would else never ask again."""
+    monkeypatch.setattr("edgeclin.bedside._FULL_S", 0.3)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        full_queue(queue, make_result)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        bedside.run([Asks(by_urgency[0][0], waits=True)], lambda *_: None)
+        assert bedside.health().alarms == (bedside.full,)
+        wait_until(lambda: not bedside.full, "forgotten")
+        assert bedside.health().alarms == ()
+
+
+def test_a_full_queue_is_told_once_in_a_while_though_small_answers_find_room(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.02)
+    with OfflineQueue(tmp_path / "small.sqlite") as queue:
+        put, held = queue.put, threading.Event()
+
+        def long_ones_find_none(result: Result, *arguments: Any, **named: Any) -> Stored:
+            if result.source == "long" and not held.is_set():
+                raise QueueFull("no room")
+            return put(result, *arguments, **named)
+
+        monkeypatch.setattr(queue, "put", long_ones_find_none)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        sources = [Bed("long", by_urgency[0][:1]), Bed("short", np.repeat(by_urgency[0], 20, 0))]
+
+        def look(_: Stored, result: Result, __: Sample) -> None:
+            if result.source == "short" and 20 < result.position <= 90:
+                assert bedside.full, "the long one still waits for room"
+            if result.position == 90:
+                held.set()
+
+        bedside.run(sources, look)
+        assert len(stored_results(queue)) == 101
+    assert caplog.messages.count("ALARM: no room") == 1
+    assert not bedside.full
+
+
+@pytest.mark.parametrize("out_s", [59.0, 61.0])
+def test_how_long_an_engine_is_out_now_decides_whether_a_sample_waits_for_it(
+    bundle: Bundle,
+    queue: OfflineQueue,
+    beats: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    out_s: float,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.01)
+    runtime = Runtime(bundle)
+    predict, asked = runtime.predict, Counter[int]()
+
+    def out_at_first(sample: np.ndarray, source: str, position: int, waited_ms: float) -> Result:
+        asked[position] += 1
+        if asked[position] == 1:
+            raise EngineOut("out", out_s)
+        return predict(sample, source, position, waited_ms)
+
+    monkeypatch.setattr(runtime, "predict", out_at_first)
+    Bedside(runtime, queue, 60).run([Scripted(list(beats[:2]))], lambda *_: None)
+    assert [one.rejected for one in stored_results(queue)] == [out_s > 60] * 2
+
+
+def test_who_is_told_an_answer_counts_as_the_loop_s_work(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    busy: list[bool] = []
+    bedside.run([Scripted([beats[0]])], lambda *_: busy.append(bedside.busy_since is not None))
+    assert busy == [True]
+    assert bedside.busy_since is None
 
 
 def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(
@@ -330,8 +452,10 @@ def test_an_answer_reaches_who_waits_for_it_after_it_is_stored(
 
     class Asking:
         def deliver(self, inbox: Inbox) -> None:
-            def answered(stored: Stored, result: Result) -> None:
+            def answered(stored: Stored | None, result: Result) -> bool:
+                assert stored is not None
                 told.append((stored, result, len(stored_results(queue))))
+                return True
 
             assert inbox.line("http").offer(beats[0], answered)
 

@@ -266,17 +266,31 @@ def test_an_urgent_result_is_called_once_and_stays_in_sight(page: Page, stage: S
     newest_is(page, stage.add(tier=Tier.URGENT, label="R-on-T PVC"))
     assert page.text("#answer .urgency") == "URGENT"
     page.wait("document.title.startsWith('URGENT')")
-    assert page.text("#called") == "Urgent: R-on-T PVC."
+    assert page.text("#called") == "Urgent: R-on-T PVC, stream lead-II."
     calls(page)
     for tier in (Tier.URGENT, Tier.ROUTINE, Tier.URGENT, Tier.ROUTINE):
         newest_is(page, stage.add(tier=tier, label="R-on-T PVC"))
     assert page.run("window.calls") == 0
     stage.add(tier=Tier.URGENT, label="PVC")
     newest_is(page, stage.add())
-    assert page.text("#called") == "Urgent: PVC."
+    assert page.text("#called") == "Urgent: PVC, stream lead-II."
     stage.add(tier=Tier.URGENT, label="R-on-T PVC")
     newest_is(page, stage.add())
     assert "Last urgent result R-on-T PVC" in page.text("#pinned")
+
+
+def test_whose_an_urgent_result_is_stays_in_sight_and_is_called(page: Page, stage: Stage) -> None:
+    newest_is(page, stage.add(tier=Tier.URGENT, label="PVC", source="bed-1"))
+    newest_is(page, stage.add(source="bed-1"))
+    assert "stream bed-1" in page.text("#pinned").lower()
+    newest_is(page, stage.add(source="bed-2"))
+    assert "stream bed-1" in page.text("#pinned").lower()
+    calls(page)
+    for bed in ("bed-2", "bed-1", "bed-3"):
+        newest_is(page, stage.add(tier=Tier.URGENT, label="PVC", source=bed))
+        said = bed if bed != "bed-1" else "bed-2"
+        assert page.text("#called") == f"Urgent: PVC, stream {said}."
+    assert page.run("window.calls") == 2
 
 
 def calls(page: Page) -> None:

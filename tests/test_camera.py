@@ -132,6 +132,7 @@ def test_a_camera_that_is_not_there_is_told_and_waited_for(address: str) -> None
     assert arrival is not None
     assert "outage: " in str(arrival.sample)
     assert "cannot be opened" in str(arrival.sample)
+    assert arrival.live, "it holds up nothing where there is no room for it"
     time.sleep(0.3)
     assert inbox.waiting == 0
     inbox.stop()

@@ -740,6 +740,40 @@ def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
     assert done.returncode == code
 
 
+def test_a_command_hears_the_first_signal_in_native_code_and_a_later_one_ends_it() -> None:
+    program = (
+        "import hashlib, os, threading\n"
+        "from edgeclin.cli import signals\n"
+        "signals._TOGETHER_S = 0.05\n"
+        "signals.on_stop(lambda: os.write(1, b'told\\n'))\n"
+        "print('in native code', flush=True)\n"
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in native code\n"
+        time.sleep(0.2)
+        process.terminate()
+        assert process.stdout.readline() == b"told\n"
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_signal_finds_no_lock_held_by_the_thread_that_it_stops() -> None:
+    """Which waits for an event: setting it in a handler would wait for that thread."""
+    program = (
+        "import os, signal\n"
+        "from edgeclin.cli import signals\n"
+        "stop = signals.stop_event()\n"
+        "with stop._cond:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert stop.wait(10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    assert done.returncode == 0
+
+
 def test_a_signal_that_comes_later_insists_in_native_code_too() -> None:
     program = (
         "import hashlib, os, signal\n"
@@ -817,6 +851,24 @@ def test_run_judges_where_nobody_can_be_told_anything(
     assert done.returncode == 0
     counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
     assert "last sequence number  80" in counted.output
+
+
+def test_run_json_judges_on_and_ends_when_its_reader_stops_reading(
+    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray
+) -> None:
+    np.savez(tmp_path / "many.npz", X=beats[:400])
+    command = [
+        sys.executable, "-m", "edgeclin", "run", "--config", str(config),
+        "--source", str(tmp_path / "many.npz"), "--json", "--trust", str(key_pair.public),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert b"ALARM: standard output cannot be written (nobody has read for 5 s" in (
+            process.stderr.read()
+        )
+    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
+    assert "last sequence number  400" in counted.output
 
 
 @pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])

@@ -101,7 +101,7 @@ def test_forms(
         ("1\n2\n3 4\n", "line 3, cell 1 is not a number"),
         ("1,2\n3,4\n", "2 columns without names; name the leads in the first line, and write dec"),
         ("0,5\n0,6\n", "2 columns without names"),
-        ("I;II\n0,5;1\n", "line 2, cell 1 is not a number"),
+        ("I;II\n0,5;1\n", "line 2, cell 1 is not a number: write decimals with a point"),
         ("time\n1\n", "has a column for the time and none for a lead"),
         (b"\xff\xfe1\x00\n\x00", "not text in UTF-8"),
         (b"1\n2\0\n", "not text but binary data"),

@@ -210,8 +210,18 @@ def test_a_file_of_another_form_is_refused_with_the_forms_there_are(
     (tmp_path / name).write_bytes(SOUND)
     with pytest.raises(
         BadFile,
-        match=r"not a data set; give an \.npz file or a folder of images, DICOM files, WFDB",
+        match=r"not a data set; give an \.npz file, a folder of images, DICOM files, WFDB",
     ):
+        open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rec1", "rec1.dat"])
+def test_a_part_of_a_record_is_refused_with_the_name_of_its_header(
+    tmp_path: Path, name: str
+) -> None:
+    for part in ("rec1.hea", "rec1.dat"):
+        (tmp_path / part).write_bytes(b"1")
+    with pytest.raises(BadFile, match=r"is a part of a WFDB record; give its header, rec1\.hea"):
         open_dataset(tmp_path / name)
 
 

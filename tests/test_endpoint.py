@@ -201,6 +201,19 @@ def test_health_tells_that_the_queue_cannot_be_read(
     assert now["alarms"] == ["the queue cannot be read: the disk is gone"]
 
 
+def test_whatever_goes_wrong_as_the_queue_is_looked_at_it_is_looked_at_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Any:
+        raise ValueError("an id that is none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.queue, "standing", broken)
+        wait_until(lambda: served.get("/health").json["alarms"], "an alarm")
+    wait_until(lambda: not served.get("/health").json["alarms"], "no alarm any more")
+    assert caplog.text.count("ALARM: the queue cannot be looked at") == 1
+
+
 def test_an_urgent_result_that_waits_too_long_is_an_alarm(
     served: Served, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

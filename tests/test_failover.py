@@ -33,6 +33,7 @@ from edgeclin.inbox import Inbox
 from edgeclin.manifest import Difference, Manifest
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.runtime import Runtime
+from edgeclin.watchdog import Watchdog
 
 LONG_S = 60.0
 PRIMARY, TWIN = "unsound float32: unsound 1", "unsound-twin float32: unsound-twin 1"
@@ -460,6 +461,15 @@ def test_the_deadline_comes_from_the_profile_unless_the_file_says() -> None:
 
 def test_both_engines_may_miss_the_longest_deadline_before_the_watchdog_acts() -> None:
     assert 2 * DEADLINE_MOST_MS / 1000 + 1 < device.STUCK_S
+
+
+def test_a_service_manager_that_is_gone_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    with Watchdog(lambda: True):
+        pass
+    assert "cannot be told READY=1: [Errno 2] No such file or directory" in caplog.text
 
 
 @pytest.mark.parametrize("isolated", [True, False])

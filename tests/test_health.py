@@ -20,7 +20,7 @@ from edgeclin.bedside import Bedside
 from edgeclin.bundle import Bundle
 from edgeclin.cli import main
 from edgeclin.config import SyncConfig
-from edgeclin.errors import BadFile, BadInput
+from edgeclin.errors import BadFile, BadInput, EdgeclinError
 from edgeclin.health import DriftReport, RunHealth, Shift, SyncHealth
 from edgeclin.inbox import Inbox, Sample
 from edgeclin.offline_queue import Notices, OfflineQueue, Telling, notices
@@ -244,6 +244,26 @@ def test_queue_status_says_nothing_of_the_link_of_an_agent_that_is_gone(tmp_path
         assert f" s ago, {ending}4 delivered" in shown.output
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (EdgeclinError("port 80 is in use"), "FAILED 0 s ago (port 80 is in use), 4 delivered"),
+        (ValueError("odd"), "FAILED 0 s ago (ValueError('odd')), 4 delivered"),
+        (SystemExit(143), "ended 0 s ago, 4 delivered"),
+    ],
+)
+def test_queue_status_says_what_ended_a_process(
+    tmp_path: Path, problem: BaseException, said: str
+) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
+    health = SyncHealth(made_at=1.0, up_s=2.0, connected=True, delivered=4)
+    OfflineQueue(tmp_path / "q").close()
+    with suppress(type(problem)), Telling(Notices(tmp_path / "q"), lambda: health):
+        raise problem
+    assert said in CliRunner().invoke(main, ["queue", "status", "--config", str(config)]).output
+
+
 def test_queue_status_says_that_no_receipt_comes(tmp_path: Path) -> None:
     config = tmp_path / "device.toml"
     config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{tmp_path}/q"\n')
@@ -284,10 +304,10 @@ def test_queue_status_tells_an_end_from_a_crash(tmp_path: Path) -> None:
         assert not ended.fresh
         with suppress(ZeroDivisionError), Telling(queue.notices, lambda: HEALTH):
             raise ZeroDivisionError
-        assert "alive 0 s ago" in shown()
+        assert "FAILED 0 s ago (ZeroDivisionError())" in shown()
         crashed = queue.notices.told(RunHealth)
         assert crashed is not None
-        assert crashed.fresh
+        assert not crashed.fresh
 
 
 @pytest.mark.parametrize(

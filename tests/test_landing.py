@@ -225,6 +225,18 @@ def test_what_is_not_read_is_told_once(folder: Folder, caplog: pytest.LogCapture
     assert sum("'.xyz'" in message for message in caplog.messages) == 1
 
 
+def test_names_that_end_in_numbers_are_one_kind(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As files of DICOM are often named."""
+    for number in range(200):
+        (folder.path / f"1.2.840.{number}").write_bytes(b"1")
+        (folder.path / f"x.a{number}").write_bytes(b"1")
+    assert folder.names(MISSING_S) == []
+    assert sum("without a usual suffix" in message for message in caplog.messages) == 1
+    assert 100 <= len(caplog.messages) <= 102
+
+
 def test_a_file_that_never_rests_is_told_once(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,6 +37,11 @@ def test_a_confident_answer_is_final() -> None:
     assert decision.reason == "confidence 0.920 reaches 0.900"
 
 
+def test_a_confidence_just_below_the_threshold_is_told_in_enough_digits() -> None:
+    decision = decide(np.array([0.902719, 0.097281, 0.0]), OUTPUT, fitted(0.902786))
+    assert decision.reason == "confidence 0.9027 is below 0.9028"
+
+
 def test_an_answer_that_just_reaches_the_threshold_is_final() -> None:
     assert decide(np.array([0.9, 0.1, 0.0]), OUTPUT, fitted(0.9)).state is State.FINAL
     below = float(np.nextafter(0.9, 0))

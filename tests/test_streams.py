@@ -127,6 +127,31 @@ def test_no_window_spans_samples_that_were_lost(broken: bytes) -> None:
     assert len(found) == 3
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"stream": "a", "samp{"stream": "b", "samples": [3, 4]}',
+        b'{"stream": "a", "samp{"stream": "b/',
+        b'ples": [3, 4]}',
+        b"\xff\xfe",
+    ],
+)
+def test_no_window_of_any_stream_spans_a_line_that_may_have_held_samples_of_it(
+    broken: bytes,
+) -> None:
+    before = lines(chunk("a", 1), chunk("b", 1)).getvalue()
+    after = lines(chunk("a", 5, 6), chunk("b", 7, 8)).getvalue()
+    found = delivered(
+        JsonLinesSource(io.BytesIO(before + broken + b"\n" + after), preprocess(2, 2))
+    )
+    windows = [
+        (arrival.stream, arrival.sample.tolist())
+        for arrival in found
+        if isinstance(arrival.sample, np.ndarray)
+    ]
+    assert sorted(windows) == [("stdin/a", [5, 6]), ("stdin/b", [7, 8])]
+
+
 def test_a_sample_that_is_missing_is_one_value_of_its_window() -> None:
     text = io.BytesIO(b'{"stream": "a", "samples": [1, NaN, -Infinity, 4]}\n')
     found = delivered(JsonLinesSource(text, preprocess(2, 2)))

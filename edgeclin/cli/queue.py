@@ -214,7 +214,8 @@ def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
     if told.age_s is None:
         return "was alive before the last boot"
     if told.ended:
-        return f"ended {told.age_s:.0f} s ago"
+        when = f"{told.age_s:.0f} s ago"
+        return f"FAILED {when} ({told.failed})" if told.failed else f"ended {when}"
     return f"alive {told.age_s:.0f} s ago" if told.fresh else f"SILENT for {told.age_s:.0f} s"
 
 

@@ -155,10 +155,10 @@ def run(
             listeners.append(endpoint.show)
         bedside.run(sources, show)
     bedside.runtime.close()
-    tally.print()
+    printed = tally.print()
     if beside is not None:
         tell(f"shadow: {beside.health()}")
-    if tally.unread:
+    if not printed:
         raise SystemExit(1)
 
 

@@ -1,14 +1,20 @@
-"""Ending in good order: the first SIGINT, SIGTERM or SIGHUP asks, one that comes later insists."""
+"""Ending in good order: the first SIGINT, SIGTERM or SIGHUP asks, one that comes later insists.
+
+A handler of Python's runs in the main thread between two of its steps: it would wait for native
+code that does not return, and could take no lock that this thread holds. So a thread of its own
+hears the signals.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TypeAlias
 
 from edgeclin.cli.output import tell
 
@@ -17,17 +23,18 @@ _TOGETHER_S = 1.0
 _came: list[int] = []
 """Signals that have asked the command to stop, for SystemExit may be swallowed: the import of an
 extension makes an ImportError of it, as if a module were missing."""
+_Handler: TypeAlias = Callable[[int, "FrameType | None"], None]
 
 
 def on_stop(stop: Callable[[], None]) -> None:
-    """Call `stop` on the first signal; one that comes later kills.
+    """Call `stop`, in another thread, on the first signal; one that comes later kills.
 
     Raises:
         SystemExit: one has come already.
     """
     for number in _came:
         raise SystemExit(128 + number)
-    _hear(lambda _: stop())
+    _hearing.append(_Hearing(stop, _nothing))
 
 
 def stop_event() -> threading.Event:
@@ -49,48 +56,69 @@ def stopping() -> Iterator[None]:
         return
     _came.clear()
 
-    def end(number: int) -> None:
-        _came.append(number)
-        raise SystemExit(128 + number)
+    def end(number: int, _: FrameType | None) -> None:
+        if not _came:
+            _came.append(number)
+            raise SystemExit(128 + number)
 
-    before, insisting = _hear(end)
+    _hearing.append(_Hearing(lambda: None, end))
     try:
         yield
     finally:
-        for timer in insisting:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        while _hearing:
+            _hearing.pop().close()
         for came in _came:
             tell(f"edgeclin: stopped by {signal.Signals(came).name}")
             raise SystemExit(128 + came)
 
 
-def _hear(asked: Callable[[int], None]) -> tuple[dict[int, Any], list[threading.Timer]]:
-    """Call `asked` with the first signal's number, and have one that comes later kill.
+class _Hearing:
+    """Signals that are heard from now on, the newest hearing alone.
 
-    Returns:
-        the handlers before; and, once a signal has come, what will have the next one kill.
+    Args:
+        asked: called once in a thread, on the first signal.
+        handler: called in the main thread on each, once that gets to it.
     """
-    insisting: list[threading.Timer] = []
-    heard = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
-        heard.append(signal.SIGHUP)
 
-    def take(number: int, _: FrameType | None) -> None:
-        if insisting:
+    def __init__(self, asked: Callable[[], None], handler: _Handler) -> None:
+        self._asked = asked
+        self._numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
+            self._numbers.append(signal.SIGHUP)
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        self._told = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._handlers = {number: signal.signal(number, handler) for number in self._numbers}
+
+    def close(self) -> None:
+        """Have signals do what they did before."""
+        self._closed.set()
+        signal.set_wakeup_fd(self._told)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        number = -1
+        while number not in self._numbers:
+            heard = self._reader.recv(1)
+            if not heard:
+                return
+            number = heard[0]
+        self._asked()
+        if self._closed.wait(_TOGETHER_S):
             return
-        timer = threading.Timer(_TOGETHER_S, _restore, (heard,))
-        timer.daemon = True
-        insisting.append(timer)
-        timer.start()
-        asked(number)
-
-    return {number: signal.signal(number, take) for number in heard}, insisting
+        for each in self._numbers:  # of the system itself, not by way of the main thread
+            ctypes.pythonapi.PyOS_setsig(each, ctypes.c_void_p(signal.SIG_DFL.value))
 
 
-def _restore(numbers: Sequence[int]) -> None:
-    """Give signals their usual effect, from any thread: a handler of Python's would wait for the
-    main one, which may hang in native code."""
-    for number in numbers:
-        ctypes.pythonapi.PyOS_setsig(number, ctypes.c_void_p(signal.SIG_DFL.value))
+_hearing: list[_Hearing] = []
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    """The thread that hears does it all."""

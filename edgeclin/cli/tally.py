@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import click
 
+from edgeclin.cli.lines import Lines
 from edgeclin.cli.output import print_facts
 
 if TYPE_CHECKING:
@@ -15,22 +15,15 @@ if TYPE_CHECKING:
     from edgeclin.offline_queue import Stored
     from edgeclin.records import Result
 
-log = logging.getLogger(__name__)
-
 LATENCIES = 10_000
 """So many of the newest are kept: a service runs for years."""
 
 
 class Tally:
-    """Counts results as they are stored, or prints each one as a line of JSON.
-
-    Attributes:
-        unread: why lines are no longer printed; empty while they are.
-    """
+    """Counts results as they are stored, or prints each one as a line of JSON."""
 
     def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self.unread = ""
+        self._lines = Lines() if as_json else None
         self._states: Counter[str] = Counter()
         self._tiers: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -39,31 +32,23 @@ class Tally:
         """Take in one result."""
         import msgspec
 
-        if self._as_json:
+        if self._lines is not None:
             line = {"seq": stored.seq, "id": stored.id, "result": result}
-            self._say(msgspec.json.encode(line))
+            self._lines.say(msgspec.json.encode(line))
             return
         self._states[result.state.value] += 1
         self._tiers[result.tier.value] += 1
         if result.latency_ms is not None:
             self._latencies.append(result.latency_ms.total)
 
-    def _say(self, line: bytes) -> None:
-        """Print a line where anybody reads; where nobody does, judging goes on."""
-        if self.unread:
-            return
-        try:
-            click.echo(line)
-        except OSError as exc:
-            self.unread = exc.strerror or str(exc)
-            log.error("ALARM: standard output cannot be written (%s): only stored", self.unread)
-
-    def print(self) -> None:
-        """Say what came of all, and how long the newest took."""
+    def print(self) -> bool:
+        """Say what came of all, and how long the newest took; or whether the last line of JSON was
+        taken."""
         import numpy as np
 
-        if self._as_json:
-            return
+        if self._lines is not None:
+            self._lines.close()
+            return not self._lines.unread
         facts = {"results": sum(self._states.values()), **self._states}
         facts["urgent"] = self._tiers["urgent"]
         print_facts(facts)
@@ -73,3 +58,4 @@ class Tally:
             click.echo(
                 f"latency p50 {p50:.3f} ms, p95 {p95:.3f} ms, n = {newest}{len(self._latencies)}"
             )
+        return True

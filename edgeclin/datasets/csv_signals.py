@@ -217,7 +217,8 @@ def _fault(lines: list[str], names: _Names) -> str:
             return f"line {number} has {len(cells)} cells, expected {names.columns}"
         for place, cell in enumerate(cells, 1):
             if line.strip() and not _is_number(cell):
-                return f"line {number}, cell {place} is not a number"
+                decimals = "" if "," not in cell else ": write decimals with a point"
+                return f"line {number}, cell {place} is not a number{decimals}"
     return "not a table of numbers"
 
 

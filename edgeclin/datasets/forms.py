@@ -30,13 +30,20 @@ def open_dataset(path: Path) -> Dataset:
     with reading(path):
         if path.is_dir():
             return dataset_of(path, *rows_of(path))
+        header = path.with_suffix(".hea")
+        if path.suffix in ("", ".dat") and header.is_file():
+            raise BadFile(path, "is a part of a WFDB record", f"give its header, {header.name}")
     require_file(path)
     if path.suffix == ".npz":
         return open_npz(path)
     reader = reader_of(path.suffix)
     if reader is not None and reader.series:
         return dataset_of(path, reader, [Row(path)])
-    raise BadFile(path, "not a data set", f"give an .npz file or a folder of {KINDS}")
+    raise BadFile(
+        path,
+        "not a data set",
+        f"give an .npz file, a folder of {KINDS}, or one recording (.csv, .txt, .hea, .dcm)",
+    )
 
 
 def open_one(path: Path) -> Dataset:

@@ -234,7 +234,7 @@ function tick() {
 
 // ---- What a screen reader is told: changes only, never each result
 
-const told = { live: null, alarms: "", urgent: "", urgentAt: moment(), degraded: "" };
+const told = { live: null, alarms: "", urgent: new Map(), degraded: "" };
 const say = (text) => by("said").replaceChildren(text); // anew, though it may be the same
 const call = (text) => by("called").replaceChildren(text);
 
@@ -245,14 +245,16 @@ function tellOf(changed) {
       call(`${which} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
     }
   }
-  const shown = changed.findLast(
-    (one) => one.urgent && one.state !== "amended" && one.age_s < OLD_S,
-  );
-  if (shown === undefined) return;
-  const label = answerOf(shown);
-  if (label !== told.urgent || since(told.urgentAt) > OLD_S) call(`Urgent: ${label}.`);
-  told.urgent = label;
-  told.urgentAt = moment();
+  const fresh = new Set();
+  for (const shown of changed) {
+    if (!shown.urgent || shown.state === "amended" || shown.age_s >= OLD_S) continue;
+    const what = `Urgent: ${answerOf(shown)}, stream ${shown.result.source}.`;
+    const before = told.urgent.get(what);
+    if (before === undefined || since(before) > OLD_S) fresh.add(what);
+    told.urgent.set(what, moment());
+  }
+  for (const [what, at] of told.urgent) if (since(at) > OLD_S) told.urgent.delete(what);
+  if (fresh.size > 0) call([...fresh].join(" "));
 }
 
 function tellOfDevice(why) {

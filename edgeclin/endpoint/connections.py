@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import h11
@@ -72,8 +73,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as exc:
         listening.close()
+        end = "" if exc.errno == errno.EACCES else "end what uses it, or "
         raise EdgeclinError(
-            f"port {port} of {host} cannot be used ({exc.strerror}); end what uses it, or give "
-            "another with --http, 0 for any that is free"
+            f"port {port} of {host} cannot be used ({exc.strerror}); {end}give another with "
+            "--http, 0 for any that is free"
         ) from exc
     return listening

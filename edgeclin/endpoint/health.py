@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -14,6 +15,8 @@ from edgeclin.failover import NO_ENGINE
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Told, Usage
 from edgeclin.records import Record
+
+log = logging.getLogger(__name__)
 
 _SILENT_S = 10.0
 
@@ -110,7 +113,9 @@ class Watch:
             oldest = self._history.oldest_seq
             if oldest is not None:
                 self._history.review(self._queue.reviews(oldest))
-        except EdgeclinError as exc:
+        except Exception as exc:  # looking must go on, whatever was found once
+            if not isinstance(exc, EdgeclinError) and not self._problem:
+                log.exception("ALARM: the queue cannot be looked at")
             self._seen, self._problem = None, f"the queue cannot be read: {exc}"
         else:
             used = sum(usage.bytes for usage in standing.waiting.values())

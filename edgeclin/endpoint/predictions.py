@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import TimeoutError as ThreadTimeoutError
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -25,6 +26,8 @@ AT_ONCE = 16
 """Requests whose bodies may be in memory, or whose samples may wait."""
 MOST_JSON = 2 << 20
 """While JSON is read Python judges nothing: 1 MiB of it took 10 to 60 ms on x86-64."""
+_LOOP_S = 1.0
+"""The event loop answers so soon, or not any more."""
 BODY_S = 20.0
 """How long a body may take to come."""
 STREAM = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
@@ -114,10 +117,17 @@ class Predictions:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Answer | None] = loop.create_future()
 
-        def answered(stored: Stored | None, result: Result) -> None:
-            answer = None if stored is None else Answer(stored.seq, stored.id, result)
-            with suppress(RuntimeError):  # the endpoint has closed: nobody waits any more
+        def answered(stored: Stored | None, result: Result) -> bool:
+            told: ThreadFuture[bool] = ThreadFuture()
+            try:
+                if stored is None:  # whether anybody learns of that must be known
+                    loop.call_soon_threadsafe(lambda: told.set_result(_settle(waiter, None)))
+                    return told.result(_LOOP_S)
+                answer = Answer(stored.seq, stored.id, result)
                 loop.call_soon_threadsafe(_settle, waiter, answer)
+            except (RuntimeError, ThreadTimeoutError):  # the endpoint has closed
+                return False
+            return True
 
         try:
             line = await run_in_threadpool(self._bedside.inbox.line, name)
@@ -157,9 +167,12 @@ async def _read(request: Request, most: int) -> bytes | None:
     return bytes(body)
 
 
-def _settle(waiter: asyncio.Future[Answer | None], answer: Answer | None) -> None:
-    if not waiter.done():
-        waiter.set_result(answer)
+def _settle(waiter: asyncio.Future[Answer | None], answer: Answer | None) -> bool:
+    """Tell who waits; returns whether somebody does."""
+    if waiter.done():
+        return False
+    waiter.set_result(answer)
+    return True
 
 
 def _busy(why: str) -> Response:

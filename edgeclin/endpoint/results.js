@@ -90,7 +90,7 @@ function large(kept) {
   return parts;
 }
 
-function small(kept) {
+function small(kept, always = false) {
   const { shown } = kept;
   const { result } = shown;
   const confidence = result.rejected || shown.state === "amended" ? "" : `, ${percent(result.confidence ?? 0)}`;
@@ -107,7 +107,7 @@ function small(kept) {
   if (result.rejected) parts.push(make("p", "advice", ADVICE));
   if (result.degraded) parts.push(degradedLine(shown));
   if (elsewhere(shown)) parts.push(make("p", "reason", "Judged by another bundle than the present"));
-  if (result.source !== newest().shown.result.source) {
+  if (always || result.source !== newest().shown.result.source) {
     parts.push(make("p", "reason", `Stream ${result.source}`));
   }
   return parts;
@@ -150,8 +150,9 @@ function renderPinned(earlier) {
     ["Last urgent result", earlier.find(urgent)],
     ["Last amended result", earlier.find((one) => one.shown.state === "amended")],
   ].filter(([, kept], i, all) => kept !== undefined && (i === 0 || kept !== all[0][1]));
-  fill(by("pinned"), pins.map(([title, kept]) => [title, kept.shown.id, kept.shown.state]), () =>
-    pins.map(([title, kept]) => make("div", "pin", make("h2", "", title), ...small(kept))),
+  const keys = pins.map(([title, { shown }]) => [title, shown.id, shown.state, elsewhere(shown)]);
+  fill(by("pinned"), keys, () =>
+    pins.map(([title, kept]) => make("div", "pin", make("h2", "", title), ...small(kept, true))),
   );
   [...by("pinned").querySelectorAll(".age")].forEach((element, i) =>
     write(element, ago(age(pins[i][1]))),

@@ -125,6 +125,7 @@ class Supervisor:
         self._moved = threading.Event()
         self._closed = threading.Event()
         self._next_at = 0.0
+        self._out_at = time.monotonic()
         self._not_finite = 0
         self._asked_at = 0.0
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -139,7 +140,7 @@ class Supervisor:
         """
         with self._asking:
             if not self.ready or self._process is None:
-                raise EngineOut(self.why)
+                raise EngineOut(self.why, time.monotonic() - self._out_at)
             self._asked_at = time.monotonic()
             try:
                 outputs = self._process.run(sample)
@@ -257,6 +258,7 @@ class Supervisor:
     def _fail(self, why: str) -> None:
         if self.ready:
             self.why, self.ready = why, False
+            self._out_at = time.monotonic()
             self._moved.set()
 
     def _end(self) -> None:

@@ -24,6 +24,7 @@ FREE_PAGES = 256
 _SHRINK_PAGES = 64
 """At most so many at once, for a `put` of another process waits meanwhile."""
 _LEAST_TICK_S = 0.005
+_LOCKED = "database is locked"
 _LOCKED_S = 10.0
 """How long another process may keep the lock before that is an error."""
 _LOCKED_STEP_S = 0.0005
@@ -58,7 +59,10 @@ class Database:
         except QueueUnusable:
             raise
         except (OSError, sqlite3.Error) as exc:
-            raise QueueUnusable(f"{path}: the queue cannot be opened ({exc})") from exc
+            hint = ""
+            if isinstance(exc, PermissionError) or "readonly" in str(exc):
+                hint = "; mend its permissions, or those of its folder"
+            raise QueueUnusable(f"{path}: the queue cannot be opened ({exc}){hint}") from exc
         self._closing = threading.Event()
         self._flusher = threading.Thread(target=self._flush_in_time, daemon=True)
         self._flusher.start()
@@ -156,13 +160,14 @@ class Database:
             try:
                 return self.connection.execute(statement, parameters)
             except sqlite3.OperationalError as exc:
-                if str(exc) != "database is locked" or time.monotonic() > patience:
+                if str(exc) != _LOCKED or time.monotonic() > patience:
                     raise
             time.sleep(_LOCKED_STEP_S)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """A full disk becomes QueueFull, what else SQLite or the disk cannot do QueueUnusable."""
+        """What may pass by itself, a full disk or a lock, becomes QueueFull; what else SQLite or
+        the disk cannot do QueueUnusable."""
         try:
             yield
         except (QueueFull, QueueUnusable):
@@ -170,6 +175,9 @@ class Database:
         except (sqlite3.DatabaseError, OSError) as exc:
             if _is_disk_full(exc):
                 raise QueueFull(f"{self.path}: the disk is full") from exc
+            if str(exc) == _LOCKED:
+                why = f"another program has kept it locked for {_LOCKED_S:g} s"
+                raise QueueFull(f"{self.path}: {why}") from exc
             raise QueueUnusable(f"{self.path}: {exc}") from exc
 
     def _check_in_place(self) -> None:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from edgeclin.errors import BadFile
+from edgeclin.errors import BadFile, EdgeclinError
 from edgeclin.files import read_small, write_atomic
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue.schema import real_path
@@ -34,6 +34,7 @@ class _Notice(Record, frozen=True):
     uptime: float
     health: msgspec.Raw
     ended: bool = False
+    failed: str = ""
 
 
 class Told(msgspec.Struct, Generic[HealthType], frozen=True):
@@ -41,12 +42,14 @@ class Told(msgspec.Struct, Generic[HealthType], frozen=True):
 
     Attributes:
         age_s: how long ago; None when it was before this boot, so that nobody knows.
-        ended: it was its last word, at a proper end.
+        ended: it was its last word.
+        failed: what ended it before its time, such as a port that is in use; empty at a proper end.
     """
 
     health: HealthType
     age_s: float | None
     ended: bool = False
+    failed: str = ""
 
     @property
     def fresh(self) -> bool:
@@ -67,14 +70,14 @@ class Notices:
         self._uptime = uptime
         self._boot = boot or boot_id()
 
-    def tell(self, health: RunHealth | SyncHealth, ended: bool = False) -> None:
+    def tell(self, health: RunHealth | SyncHealth, ended: bool = False, failed: str = "") -> None:
         """Say how the process is now, or was at its end.
 
         Raises:
             OSError: the disk is full or the folder not writable.
         """
         body = msgspec.Raw(msgspec.json.encode(health))
-        notice = _Notice(self._boot, self._uptime(), body, ended)
+        notice = _Notice(self._boot, self._uptime(), body, ended, failed)
         path = self._path(type(health))
         write_atomic(path, msgspec.json.encode(notice), durable=False)
 
@@ -87,7 +90,7 @@ class Notices:
         except BadFile:
             return None
         age = self._uptime() - notice.uptime if notice.boot == self._boot else None
-        return Told(health, age, notice.ended)
+        return Told(health, age, notice.ended, notice.failed)
 
     def _path(self, kind: type[Record]) -> Path:
         return Path(f"{self._queue}.{_ROLES[kind]}.health")
@@ -114,14 +117,21 @@ class Telling:
     def __exit__(self, *exc: object) -> None:
         self._done.set()
         self._thread.join()
-        self._tell(ended=exc[0] is None)
+        self._tell(ended=True, failed=_why(exc[1]))
 
     def _tell_in_time(self) -> None:
         while not self._done.wait(TELL_S):
             self._tell()
 
-    def _tell(self, ended: bool = False) -> None:
+    def _tell(self, ended: bool = False, failed: str = "") -> None:
         try:
-            self._notices.tell(self._health(), ended)
+            self._notices.tell(self._health(), ended, failed)
         except OSError as exc:
             log.warning("this process cannot say how it is: %s", exc)
+
+
+def _why(problem: object) -> str:
+    """What ended a process, in words; nothing where it was asked to."""
+    if problem is None or isinstance(problem, SystemExit | KeyboardInterrupt):
+        return ""
+    return str(problem) if isinstance(problem, EdgeclinError) else repr(problem)

@@ -74,6 +74,9 @@ def open_source(
         return Camera(rest, preprocess, rate_hz)
     if kind == "video":
         return VideoFile(Path(rest), preprocess, rate_hz)
+    if rest and kind.isalpha() and not Path(address).exists():
+        known = "watch:, camera:, video:, rtsp://, rtsps://, http:// and https://"
+        raise EdgeclinError(f"{address!r} is no file, and no source is of that kind: {known} are")
     dataset = open_dataset(Path(address))
     runtime.require_fit(dataset)
     return ReplaySource(dataset, preprocess, rate_hz)

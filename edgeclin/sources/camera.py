@@ -75,7 +75,7 @@ class Camera:
             if not out:
                 out = True
                 log.error("ALARM: %s: %s; it is tried again", self.name, problem)
-                line.put(BadInput(f"outage: {self.name} {problem}"))
+                line.push(BadInput(f"outage: {self.name} {problem}"))
             inbox.stopped.wait(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
 

@@ -65,10 +65,19 @@ class JsonLinesSource:
             line = inbox.line(stream)
             return all(self._add(window, line) for window in signal.feed(to_array(value.samples)))
         except BadInput as problem:
-            named = _NAME.search(text)
-            if named is not None and (broken := self._signals.get(named[1].decode())):
-                broken.restart()
+            self._restart(text)
             return self._add(problem, inbox.line(stream))
+
+    def _restart(self, text: bytes) -> None:
+        """Let no window span what a broken line held: of its stream, or of all where it names none,
+        or several, as when the next line was written into it."""
+        names = _NAME.findall(text)
+        broken = (
+            [names[0].decode()] if len(names) == text.count(b'"stream"') == 1 else self._signals
+        )
+        for name in broken:
+            if signal := self._signals.get(name):
+                signal.restart()
 
     def _add(self, sample: Sample, line: Line) -> bool:
         return line.push(sample) if self._live else line.put(sample)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from edgeclin.sources.marks import CLOSED, Mark, hidden, mark, marked, plain, re
 
 log = logging.getLogger(__name__)
 
+_SUFFIX = re.compile(r"(\.[a-z][a-z0-9]{0,7})?")
+_KINDS = 100
 REST_S = 2.0
 """Size and time of change of a file must stay the same for so long before it is read."""
 MISSING_S = 60.0
@@ -189,9 +192,12 @@ class Landing:
     def _tell(self, suffix: str, entry: os.DirEntry[str]) -> None:
         if suffix == ".dat":  # of a WFDB record, which its header names
             return
-        kind = (
-            "subfolders" if entry.is_dir(follow_symlinks=False) else f"files with suffix {suffix!r}"
-        )
+        if entry.is_dir(follow_symlinks=False):
+            kind = "subfolders"
+        elif _SUFFIX.fullmatch(suffix) and len(self._told) < _KINDS:
+            kind = f"files with suffix {suffix!r}"
+        else:  # such as numbers, each another one
+            kind = "files without a usual suffix"
         if kind not in self._told:
             self._told.add(kind)
             log.warning("%s: %s are not read, such as %s", self._folder, kind, plain(entry.name))

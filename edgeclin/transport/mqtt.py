@@ -141,7 +141,8 @@ class MQTTTransport:
                     raise OSError("no answer as of an MQTT 5 broker")
             except (OSError, ValueError) as exc:
                 level = logging.DEBUG if failures else logging.WARNING
-                log.log(level, "cannot reach %s:%d: %s", self._broker.host, self._broker.port, exc)
+                where = f"{self._broker.host}:{self._broker.port}"
+                log.log(level, "cannot reach %s: %s; it is tried again", where, exc)
             self._ready.clear()
             failures = 0 if self.sessions > before else failures + 1
             bound = min(self._broker.reconnect_most_s, BACKOFF_FIRST_S * 2 ** min(failures, 16))
