@@ -149,6 +149,7 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
         reviews: answers that an opinion settled.
         silent_s: how long something has been on its way and no receipt came; 0 before that is
             longer than a receipt may take.
+        refused: topics on which the broker took nothing of late, and why.
     """
 
     made_at: float
@@ -157,6 +158,7 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     delivered: int = 0
     reviews: int = 0
     silent_s: float = 0.0
+    refused: tuple[str, ...] = ()
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -201,6 +201,20 @@ def test_health_tells_that_the_queue_cannot_be_read(
     assert now["alarms"] == ["the queue cannot be read: the disk is gone"]
 
 
+def test_what_cannot_be_delivered_is_an_alarm(
+    served: Served, make_result: Callable[..., Result]
+) -> None:
+    served.queue.put(make_result())
+    served.queue.set_aside(1, "too large")
+    refused = ("ec/v1/s/d/up/routine: Not authorized",)
+    served.queue.notices.tell(SyncHealth(made_at=0, up_s=9, connected=True, refused=refused))
+    wait_until(lambda: len(served.get("/health").json["alarms"]) == 2, "two alarms")
+    assert served.get("/health").json["alarms"] == [
+        "1 rows cannot be delivered: `edgeclin queue list` says why",
+        "the broker refuses what is sent on ec/v1/s/d/up/routine: Not authorized",
+    ]
+
+
 def test_whatever_goes_wrong_as_the_queue_is_looked_at_it_is_looked_at_again(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

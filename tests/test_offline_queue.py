@@ -659,7 +659,7 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_then_told_as_what_m
         assert queue.put(make_result()).seq == 1
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
     tmp_path: Path, schema: int
 ) -> None:
@@ -672,13 +672,14 @@ def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
     with OfflineQueue(path, uptime=lambda: 110.0, boot="one") as queue:
         assert queue.epoch == "01a21796-ed68-7e36-adbe-1aa75acb9df6"
         assert queue._database.all("SELECT * FROM rows") == before
+        assert queue.standing().set_aside == 0
         (question,) = queue.questions()
         assert queue.reviews() == {}
         review = queue.settle(opinion(question.result, "ectopic"))
         assert queue.reviews() == {question.seq: review}
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

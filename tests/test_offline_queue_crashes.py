@@ -407,9 +407,9 @@ def test_a_damaged_database_is_set_aside_and_the_device_starts(
 ) -> None:
     path = tmp_path / "q.db"
     with OfflineQueue(path) as queue:
-        for position in range(200):
+        for position in range(500):
             queue.put(make_result(position))
-        payload = queue.put(make_result(200, state=State.PROVISIONAL), noise(100_000)).id
+        payload = queue.put(make_result(500, state=State.PROVISIONAL), noise(100_000)).id
         epoch, known = queue.epoch, {row.id for row in every_row(queue)}
     damaged = DAMAGES[damage][0](path.read_bytes())
     path.write_bytes(damaged)
@@ -417,7 +417,7 @@ def test_a_damaged_database_is_set_aside_and_the_device_starts(
         assert queue.epoch != epoch
         found = {row.id for row in every_row(queue) if row.kind == "result"}
         assert found <= known
-        assert len(found) >= int(201 * DAMAGES[damage][1])
+        assert len(found) >= int(501 * DAMAGES[damage][1])
         queue.put(make_result())
     assert (tmp_path / "q.db.corrupt-1/q.db").read_bytes() == damaged
     assert (tmp_path / "q.db.corrupt-1/q.db.payloads" / payload).exists(), "kept with it"
@@ -650,7 +650,7 @@ def test_a_database_of_a_newer_edgeclin_is_left_as_it_is(
     with pytest.raises(QueueUnusable) as caught:
         OfflineQueue(path)
     assert str(caught.value) == (
-        f"{path}: schema 99 was written by a newer edgeclin; this one reads up to 3: "
+        f"{path}: schema 99 was written by a newer edgeclin; this one reads up to 4: "
         "upgrade edgeclin"
     )
     assert path.read_bytes() == before
@@ -772,5 +772,5 @@ def test_looking_at_a_queue_of_a_newer_edgeclin_says_so(tmp_path: Path) -> None:
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(QueueUnusable, match="schema 99, this edgeclin reads 3"):
+    with pytest.raises(QueueUnusable, match="schema 99, this edgeclin reads 4"):
         look(path)

@@ -199,6 +199,29 @@ def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
     assert [row["body"] is None for row in rows] == [False, True, False, False]
 
 
+def test_what_is_not_sent_is_listed_with_its_reason_and_an_alarm(
+    ward: Ward, make_result: MakeResult, tmp_path: Path
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for at in range(3):
+            queue.put(make_result(at))
+        queue.set_aside(2, "the broker refuses it: Packet too large")
+        assert [row.seq for row in queue.pending(Tier.ROUTINE)] == [1, 3]
+    assert (
+        "alarm  1 rows cannot be delivered: `edgeclin queue list` says why" in ward("status").output
+    )
+    listed = ward("list").output.splitlines()
+    assert "NOT SENT: the broker refuses it: Packet too large" in listed[2]
+    assert "final: normal" in listed[3]
+    rows = json.loads(ward("list", "--json").output)
+    assert [row.get("set_aside") for row in rows] == [
+        None, "the broker refuses it: Packet too large", None
+    ]  # fmt: skip
+    with OfflineQueue(ward.path) as queue:
+        queue.remove(wire.Receipt(queue.epoch, ((1, 3),)))
+        assert queue.standing().set_aside == 0
+
+
 def test_listing_sorts_no_backlog(ward: Ward, make_result: MakeResult) -> None:
     with OfflineQueue(ward.path) as queue:
         queue.put(make_result())
@@ -213,7 +236,7 @@ def test_listing_sorts_no_backlog(ward: Ward, make_result: MakeResult) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite3, "connect", traced)
         list(waiting(ward.path))
-    (select,) = [statement for statement in asked if "FROM rows WHERE" in statement]
+    (select,) = [statement for statement in asked if "LEFT JOIN set_aside" in statement]
     with closing(sqlite3.connect(ward.path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {select}").fetchall()
     assert "TEMP B-TREE" not in str(plan)

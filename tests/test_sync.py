@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,10 @@ from hypothesis import strategies as st
 from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import QueueFull
-from edgeclin.offline_queue import OfflineQueue, Row
+from edgeclin.offline_queue import OfflineQueue, Row, waiting
 from edgeclin.records import Result, Review, State, Tier
 from edgeclin.sync import SyncAgent
-from edgeclin.sync.window import SendWindow
+from edgeclin.sync.window import Flight, SendWindow
 from edgeclin.transport import MemoryBroker, MemoryTransport, Message
 
 TOPICS = wire.Topics("ward", "bed")
@@ -45,7 +48,12 @@ class Device:
         )
         self.transport = self.broker.transport()
         self.agent = SyncAgent(
-            self.queue, self.transport, TOPICS, settings, monotonic=lambda: self.now
+            self.queue,
+            self.transport,
+            TOPICS,
+            settings,
+            monotonic=lambda: self.now,
+            jitter=lambda bound: bound,
         )
         self.cloud = self.broker.transport()
         self.seen: list[Message] = []
@@ -121,9 +129,10 @@ def test_a_batch_that_lacks_its_receipt_while_others_get_theirs_is_sent_again(
     for position in range(16):
         device.queue.put(make_result(position))
     device.step()
-    device.step(3)
-    device.receipt((9, 16))
     device.step(2)
+    device.receipt((9, 16))
+    device.step()
+    device.step(3)
     assert [item.seq for item in device.batches()[2][1].items] == list(range(1, 9))
     assert device.transport.sessions == 1, "the link is not silent"
 
@@ -148,6 +157,243 @@ def test_a_silent_link_is_made_anew_and_each_time_waited_for_twice_as_long(
     device.step()
     device.step(5.0)
     assert device.transport.sessions == 7, "after a receipt it is as at first"
+
+
+def refuse(device: Device, code: int, told: Callable[[wire.Batch], bool]) -> None:
+    """Have the broker refuse batches of which that is true."""
+
+    def refuses(message: Message) -> int:
+        if "/up/" not in message.topic:
+            return 0
+        return code if told(wire.decode(message.payload, wire.Batch)) else 0
+
+    device.transport.refuses = refuses
+
+
+def take_in(device: Device, took: Callable[[wire.Batch], bool] = lambda _: True) -> None:
+    """Have the cloud receipt batches of which that is true, a whole batch or none of it."""
+
+    def receipt(message: Message) -> None:
+        if "/up/" in message.topic:
+            batch = wire.decode(message.payload, wire.Batch)
+            if took(batch):
+                device.receipt(*wire.ranges([item.seq for item in batch.items]))
+
+    device.broker.transport().open(("ec/v1/+/+/up/+",), receipt)
+
+
+def set_aside(device: Device) -> dict[int, str]:
+    rows = waiting(device.queue.path)
+    return {one.row.seq: one.set_aside for one in rows if one.set_aside}
+
+
+@pytest.mark.parametrize("code", [0x95, 0x99])
+def test_a_row_that_the_broker_never_takes_is_found_and_set_aside_and_the_others_go(
+    device: Device, make_result: Make, code: int
+) -> None:
+    for position in range(20):
+        device.queue.put(make_result(position))
+    refuse(device, code, lambda batch: any(item.seq in (3, 11) for item in batch.items))
+    take_in(device)
+    for _ in range(8):
+        device.step(0.1)
+    assert device.waiting() == 2
+    assert set(set_aside(device)) == {3, 11}
+    assert set(set_aside(device).values()) == {f"the broker refuses it: refused by {code:#x}"}
+    assert device.agent.idle, "nothing waits that could be sent"
+    device.step(1000)
+    assert {item.seq for _, batch in device.batches()[-1:] for item in batch.items} != {3, 11}
+
+
+def test_what_was_set_aside_is_tried_again_by_the_next_agent(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result())
+    device.queue.set_aside(1, "the broker refuses it")
+    device.step()
+    assert not device.batches()
+    assert device.agent.idle
+    take_in(device)
+    again = SyncAgent(device.queue, device.broker.transport(), TOPICS, SETTINGS)
+    again.open()
+    again.step()
+    again.step()
+    assert device.waiting() == 0
+
+
+@pytest.mark.parametrize("code", [0x80, 0x83, 0x87, 0x97])
+def test_a_tier_that_the_broker_does_not_take_now_waits_longer_each_time_and_others_go_on(
+    device: Device, make_result: Make, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    refused: list[float] = []
+
+    def routine(batch: wire.Batch) -> bool:
+        tiers = {json.loads(bytes(item.body))["tier"] for item in batch.items}
+        if tiers == {"routine"}:
+            refused.append(device.now)
+        return tiers == {"routine"}
+
+    refuse(device, code, routine)
+    take_in(device, lambda _: False)
+    for position in range(40):
+        device.queue.put(make_result(position))
+    for _ in range(400):
+        device.step(0.25)
+        if len(refused) == 2 * 6:
+            break
+    device.queue.put(make_result(40, tier=Tier.URGENT))
+    device.step()
+    waits = [round(b - a) for a, b in zip(refused[1::2], refused[2::2], strict=False)]
+    assert waits == [2, 4, 8, 16, 32], "both of a window were on their way together"
+    assert device.batches()[-1][0] is Tier.URGENT
+    assert device.agent.health().refused == (f"{TOPICS.up(Tier.ROUTINE)}: refused by {code:#x}",)
+    assert f"ALARM: the broker refuses what is sent on {TOPICS.up(Tier.ROUTINE)}" in caplog.text
+    device.transport.refuses = lambda _: 0
+    take_in(device)
+    for _ in range(60):
+        device.step(1.0)
+    assert device.waiting() == 0
+    assert device.agent.health().refused == ()
+    assert not set_aside(device)
+
+
+def test_a_batch_larger_than_the_broker_takes_goes_in_parts_and_a_row_alone_is_set_aside(
+    device: Device, make_result: Make
+) -> None:
+    noise = random.Random(1)
+    for position in range(6):
+        size = 3000 if position == 4 else 300
+        device.queue.put(make_result(position, reason=noise.randbytes(size).hex()))
+    device.transport.most_bytes = 2000
+    take_in(device)
+    for _ in range(4):
+        device.step(0.1)
+    assert all(len(message.payload) + 256 <= 2000 for message in device.seen)
+    (why,) = set_aside(device).values()
+    assert set(set_aside(device)) == {5}
+    assert "is too large: the broker takes 2000" in why
+    assert device.waiting() == 1
+
+
+def test_a_row_that_the_cloud_never_receipts_is_found_while_others_are(
+    device: Device, make_result: Make
+) -> None:
+    take_in(device, lambda batch: all(item.seq != 3 for item in batch.items))
+    for position in range(8):
+        device.queue.put(make_result(position))
+    for position in range(8, 60):
+        device.step(1.0)
+        device.queue.put(make_result(position))
+    device.step(1.0)
+    device.step()
+    assert set_aside(device) == {3: "no receipt 6 times, while others got theirs"}
+    assert device.waiting() == 1
+    assert device.transport.sessions == 1
+
+
+def test_a_slow_cloud_costs_no_row_its_way(
+    tmp_path: Path, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each receipt comes after 22 s, of 5 that it may take."""
+    device = Device(tmp_path, msgspec.structs.replace(SETTINGS, window_batches=50))
+    due: list[tuple[float, wire.Batch]] = []
+
+    def later(message: Message) -> None:
+        if "/up/" in message.topic:
+            due.append((device.now + 22, wire.decode(message.payload, wire.Batch)))
+
+    device.broker.transport().open(("ec/v1/+/+/up/+",), later)
+    for position in range(100):
+        device.queue.put(make_result(position))
+        device.step(1.0)
+        while due and due[0][0] <= device.now:
+            batch = due.pop(0)[1]
+            device.receipt(*wire.ranges([item.seq for item in batch.items]))
+    for _ in range(200):
+        device.step(1.0)
+        while due and due[0][0] <= device.now:
+            batch = due.pop(0)[1]
+            device.receipt(*wire.ranges([item.seq for item in batch.items]))
+    assert device.waiting() == 0
+    assert "is set aside" not in caplog.text
+    sent = sum(len(batch.items) for _, batch in device.batches())
+    assert sent < 200, "once it is known how long it takes, nothing is sent twice"
+    device.queue.close()
+
+
+def test_a_damaged_row_spoils_no_batch(device: Device, make_result: Make) -> None:
+    for position in range(5):
+        device.queue.put(make_result(position))
+    for seq, change in ((1, "body = CAST('{' || body AS BLOB)"), (2, "kind = 'resulu'"),
+                        (3, "body = x'ff'")):  # fmt: skip
+        with closing(sqlite3.connect(device.queue.path)) as connection, connection:
+            connection.execute(f"UPDATE rows SET {change} WHERE seq = {seq}")
+    take_in(device)
+    device.step()
+    device.step()
+    assert device.waiting() == 3
+    assert set(set_aside(device)) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("poison", [(), (1,), (3, 11, 40), tuple(range(1, 41))])
+def test_rows_that_end_connections_are_found_and_set_aside_and_the_others_go(
+    device: Device, make_result: Make, poison: tuple[int, ...]
+) -> None:
+    for position in range(40):
+        device.queue.put(make_result(position))
+
+    def ends(message: Message) -> bool:
+        if "/up/" not in message.topic:
+            return False
+        batch = wire.decode(message.payload, wire.Batch)
+        return any(item.seq in poison for item in batch.items)
+
+    device.transport.ends = ends
+    take_in(device)
+    for _ in range(300):
+        device.step(0.1)
+        if not device.transport.connected:
+            device.step(0.1)
+            device.transport.mend()
+    assert tuple(sorted(set_aside(device))) == poison
+    assert device.waiting() == len(poison)
+    assert device.agent.idle
+
+
+def test_a_question_that_ends_connections_is_given_up_and_rows_go(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result(state=State.PROVISIONAL), np.zeros(9), deadline_s=1000)
+    for position in range(1, 20):
+        device.queue.put(make_result(position))
+    device.transport.ends = lambda message: message.topic == TOPICS.ask
+    take_in(device)
+    for _ in range(60):
+        device.step(0.1)
+        if not device.transport.connected:
+            device.transport.mend()
+    assert device.waiting() == 0
+    assert device.transport.sessions < 10
+
+
+@pytest.mark.parametrize(("code", "times"), [(0x95, 1), (0x87, 3)])
+def test_a_question_that_the_broker_refuses_is_given_up_or_asked_later(
+    device: Device, make_result: Make, code: int, times: int
+) -> None:
+    refused: list[float] = []
+
+    def refuses(message: Message) -> int:
+        if message.topic != TOPICS.ask:
+            return 0
+        refused.append(device.now)
+        return code
+
+    device.transport.refuses = refuses
+    device.queue.put(make_result(state=State.PROVISIONAL), np.zeros(9), deadline_s=1000)
+    take_in(device)
+    for _ in range(28):
+        device.step(0.5)
+    assert len(refused) == times
 
 
 def test_how_long_no_receipt_came_is_told(device: Device, make_result: Make) -> None:
@@ -481,7 +727,7 @@ def test_birth_state_and_health_are_retained_and_the_will_says_lost(device: Devi
 
 def test_a_window_frees_a_batch_when_all_of_it_is_receipted() -> None:
     window = SendWindow(size=1, timeout_s=5, most_s=40)
-    window.send(Tier.ROUTINE, [1, 2, 9], now=0)
+    window.send(Flight(Tier.ROUTINE, {1, 2, 9}, sent_at=0, token=1, first_sent_at=0))
     window.receipt([(1, 2)], now=1)
     assert window.room == 0
     window.receipt([(9, 9)], now=2)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from broker import LocalBroker, find_mosquitto, free_port
@@ -29,7 +29,7 @@ from polling import wait_until
 
 from edgeclin.config import BrokerConfig
 from edgeclin.errors import BadFile, NotConnected
-from edgeclin.transport import MemoryBroker, MemoryTransport, Message, Transport
+from edgeclin.transport import MemoryBroker, MemoryTransport, Message, Refusal, Transport
 from edgeclin.transport.memory import topic_matches
 from edgeclin.transport.mqtt import MQTTTransport
 
@@ -354,6 +354,59 @@ def test_a_receiver_may_publish(bench: Bench) -> None:
 
 _CONNECT, _SUBSCRIBE, _DISCONNECT = 0x10, 0x82, 0xE0
 _NOT_AUTHORISED = 0x87
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[Callable[..., tuple[Client, list[Refusal]]]]:
+    """A client of a mosquitto with rules, and what that refuses."""
+    if find_mosquitto() is None:
+        pytest.skip(NO_MOSQUITTO)
+    made: list[Any] = []
+
+    def start(rules: str) -> tuple[Client, list[Refusal]]:
+        broker = LocalBroker(tmp_path, "mosquitto", rules).start()
+        transport = MQTTTransport(BrokerConfig(port=broker.port), "client", jitter=lambda _: 0.02)
+        made.extend([transport.close, broker.stop])
+        client, refusals = Client(transport, broker.stop, broker.start, lambda: None), []
+        transport.open(("allowed",), client.inbox.append, on_refusal=refusals.append)
+        wait_until(lambda: transport.connected, "connected")
+        return client, refusals
+
+    yield start
+    for end in made:
+        end()
+
+
+def test_what_the_rules_of_a_broker_do_not_allow_is_told_with_its_message(
+    strict: Callable[..., tuple[Client, list[Refusal]]], tmp_path: Path
+) -> None:
+    (tmp_path / "acl").write_text("topic readwrite allowed\n")
+    client, refusals = strict(f"user root\nacl_file {tmp_path / 'acl'}\n")
+    tokens = [client.transport.publish(Message(topic, b"x")) for topic in ("allowed", "other")]
+    client.wait_for(b"x")
+    wait_until(lambda: refusals, "a refusal")
+    assert refusals == [Refusal(tokens[1], 0x87, "Not authorized")]
+    assert client.transport.sessions == 1
+
+
+def test_an_end_that_blames_what_was_sent_is_told(
+    strict: Callable[..., tuple[Client, list[Refusal]]],
+) -> None:
+    client, refusals = strict("message_size_limit 100\n")
+    assert client.transport.most_bytes is None
+    client.transport.publish(Message("allowed", bytes(200)))
+    wait_until(lambda: refusals, "a refusal")
+    assert refusals == [Refusal(None, 0x82, "Protocol error")]
+
+
+def test_how_large_a_message_may_be_is_what_the_broker_says(
+    strict: Callable[..., tuple[Client, list[Refusal]]],
+) -> None:
+    client, refusals = strict("max_packet_size 1000\n")
+    assert client.transport.most_bytes == 1000
+    client.transport.publish(Message("allowed", bytes(700)))
+    client.wait_for(bytes(700))
+    assert not refusals
 
 
 class ScriptedBroker:

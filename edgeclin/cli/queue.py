@@ -40,7 +40,7 @@ def status(config_path: Path, as_json: bool) -> None:
     config = load_config(config_path)
     path = Path(config.queue.path)
     standing, now = look(path), time.time()
-    alarm = standing.urgent_alarm(config.queue.urgent_alarm_s, now)
+    alarms = [standing.urgent_alarm(config.queue.urgent_alarm_s, now), standing.refusal_alarm()]
     notices = Notices(path)
     run, sync = notices.told(RunHealth), notices.told(SyncHealth)
     if as_json:
@@ -53,7 +53,7 @@ def status(config_path: Path, as_json: bool) -> None:
         for name, usage in standing.waiting.items()
     ]
     print_table(("waiting", "count", "bytes", "oldest"), rows)
-    if alarm:
+    for alarm in filter(None, alarms):
         print_facts({"alarm": alarm})
     if run is not None:
         print_facts({"run": _age(run), **_facts_of_run(run.health)})
@@ -182,6 +182,7 @@ def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, An
         yield {
             "epoch": epoch, "seq": row.seq, "tier": one.tier.value, "id": row.id,
             "kind": row.kind, **_body(row.body),
+            **({"set_aside": one.set_aside} if one.set_aside else {}),
         }  # fmt: skip
 
 
@@ -201,6 +202,8 @@ def _moment(row: dict[str, Any]) -> str:
 
 
 def _what(row: dict[str, Any]) -> str:
+    if "set_aside" in row:
+        return f"NOT SENT: {row['set_aside']}"
     body = row["body"]
     if not body:
         return "damaged"
@@ -222,6 +225,8 @@ def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
 def _link(health: SyncHealth) -> str:
     if not health.connected:
         return "no link"
+    if health.refused:
+        return f"connected, but the broker refuses what is sent ({'; '.join(health.refused)})"
     if health.silent_s:
         return f"connected, but no receipt for {health.silent_s:.0f} s"
     return "connected"

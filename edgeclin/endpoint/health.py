@@ -100,7 +100,9 @@ class Watch:
         self._clock = clock
         self._seen: QueueHealth | None = None
         self._link = Link("unknown")
-        self._problem = self._late = ""
+        self._problem = ""
+        self._alarms: list[str] = []
+        self._refused: tuple[str, ...] = ()
         self._looked = clock()
 
     def look(self) -> None:
@@ -125,9 +127,12 @@ class Watch:
                 self._config.queue.max_mb << 20,
                 standing.oldest_s(now),
             )
-            self._late = standing.urgent_alarm(self._config.queue.urgent_alarm_s, now)
+            late = standing.urgent_alarm(self._config.queue.urgent_alarm_s, now)
+            self._alarms = [one for one in (late, standing.refusal_alarm()) if one]
             self._problem = ""
-        self._link = _link(self._queue.notices.told(SyncHealth))
+        sync = self._queue.notices.told(SyncHealth)
+        self._link = _link(sync)
+        self._refused = sync.health.refused if sync is not None and sync.fresh else ()
         self._looked = self._clock()
 
     def health(self) -> Health:
@@ -140,8 +145,8 @@ class Watch:
             alarms.append(self._problem)
         if self._clock() - self._looked > _SILENT_S:
             alarms.append(f"the queue has not answered for {self._clock() - self._looked:.0f} s")
-        if self._late:
-            alarms.append(self._late)
+        alarms += self._alarms
+        alarms += [f"the broker refuses what is sent on {refused}" for refused in self._refused]
         newest = self._history.newest(limit=1)
         bundle = self._bedside.runtime.bundle
         return Health(

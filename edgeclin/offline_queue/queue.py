@@ -187,11 +187,12 @@ class OfflineQueue:
     def pending(
         self, tier: Tier, *, after: int = 0, through: int | None = None, limit: int = 64
     ) -> list[Row]:
-        """The oldest rows of a tier with after < seq <= through, in order."""
+        """The oldest rows of a tier with after < seq <= through that are to be sent, in order."""
         rows = self._database.all(
             """
             SELECT seq, id, kind, body FROM rows
-            WHERE tier = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+            WHERE tier = ? AND seq > ? AND seq <= ? AND seq NOT IN (SELECT seq FROM set_aside)
+            ORDER BY seq LIMIT ?
             """,
             (TIERS.index(tier), after, 2**62 if through is None else through, limit),
         )
@@ -216,6 +217,19 @@ class OfflineQueue:
         with suppress(QueueFull):
             self._database.shrink()
         return removed
+
+    def set_aside(self, seq: int, reason: str) -> None:
+        """Keep a row that the broker or the cloud does not take, and send it no more."""
+        with self._database.transaction(Tier.BULK) as db:
+            db.execute(
+                "INSERT OR REPLACE INTO set_aside SELECT seq, ? FROM rows WHERE seq = ?",
+                (reason, seq),
+            )
+
+    def take_back(self) -> int:
+        """Let all that was set aside be sent once more; returns how many rows that are."""
+        with self._database.transaction(Tier.BULK) as db:
+            return db.execute("DELETE FROM set_aside").rowcount
 
     def questions(self, *, after: int = 0, limit: int = 16) -> list[Question]:
         """Questions to ask, oldest first, whose deadline has not passed."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
 
 from edgeclin.records import Tier
 
 Kind: TypeAlias = Literal["result", "review", "drop"]
+_KINDS = get_args(Kind)
 
 TIERS = tuple(Tier)
 """A tier's index here is its number in the database."""
@@ -22,6 +25,16 @@ class Row:
     id: str
     kind: Kind
     body: bytes
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can travel: one that a disk damaged would spoil the batch that it is in."""
+        try:
+            self.body.decode()
+            msgspec.json.decode(self.body, type=msgspec.Raw)
+        except (AttributeError, UnicodeDecodeError, msgspec.DecodeError):
+            return False
+        return self.kind in _KINDS and isinstance(self.id, str)
 
 
 def stored_at(identity: str) -> float | None:

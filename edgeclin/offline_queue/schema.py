@@ -17,7 +17,7 @@ from edgeclin.offline_queue.quarantine import left_behind, set_aside, take_over_
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -112,6 +112,17 @@ CREATE INDEX questions_by_deadline ON questions (boot, deadline) WHERE bytes > 0
 CREATE INDEX questions_asked ON questions (seq) WHERE bytes > 0;
 CREATE INDEX questions_kept ON questions (bytes, seq) WHERE bytes = 0;
 CREATE INDEX questions_by_file ON questions (file) WHERE file IS NOT NULL;
+"""
+
+_SET_ASIDE = """
+-- Rows that the broker or the cloud does not take, and why: they wait, and are not sent.
+CREATE TABLE set_aside (
+    seq    INTEGER PRIMARY KEY,
+    reason TEXT NOT NULL
+);
+CREATE TRIGGER set_aside_out AFTER DELETE ON rows BEGIN
+    DELETE FROM set_aside WHERE seq = OLD.seq;
+END;
 """
 
 
@@ -228,6 +239,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations(name="0001_initial")(_initial)
     migrations(name="0002_reviews")(_reviews)
     migrations(name="0003_searches")(_searches)
+    migrations(name="0004_set_aside")(_set_aside)
     migrations.apply(Database(connection))
 
 
@@ -248,6 +260,12 @@ def _searches(db: Any) -> None:
     for statement in _statements(_SEARCHES):
         db.execute(statement)
     db.execute("PRAGMA user_version = 3")
+
+
+def _set_aside(db: Any) -> None:
+    for statement in _statements(_SET_ASIDE):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 4")
 
 
 def _statements(script: str) -> list[str]:

@@ -30,10 +30,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRow:
-    """A row and its tier."""
+    """A row, its tier, and why it is not sent; empty where it is."""
 
     tier: Tier
     row: Row
+    set_aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,20 @@ class Standing:
         waiting: usage by tier, and under `questions` what still waits for an opinion.
         oldest_at: when the first row of each tier that waits was stored, in seconds since 1970 by
             the device's clock of then.
+        set_aside: rows among them that the broker or the cloud does not take.
     """
 
     epoch: str
     last_seq: int
     waiting: dict[str, Usage]
     oldest_at: dict[str, float]
+    set_aside: int = 0
+
+    def refusal_alarm(self) -> str:
+        """That rows cannot be delivered, in a sentence; empty when all can."""
+        if not self.set_aside:
+            return ""
+        return f"{self.set_aside} rows cannot be delivered: `edgeclin queue list` says why"
 
     def oldest_s(self, now: float) -> dict[str, float]:
         """How long the first row of each tier has waited, as far as the clock can be trusted.
@@ -79,7 +88,9 @@ def standing(query: Query) -> Standing:
         tier.value: query(f"SELECT id FROM rows WHERE tier = {number} ORDER BY seq LIMIT 1")
         for number, tier in enumerate(TIERS)
     }
+    ((set_aside,),) = query("SELECT COUNT(*) FROM set_aside")
     return Standing(
+        set_aside=set_aside,
         epoch=epoch,
         last_seq=newest[0][0] if newest else 0,
         waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
@@ -105,11 +116,15 @@ def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]
     with looking(path) as connection:
         rows = connection.execute(
             # With `+` in the order of the table: the index would have all of it sorted first.
-            f"SELECT seq, tier, id, kind, body FROM rows WHERE +tier IN ({marks}) ORDER BY seq",
+            f"""
+            SELECT rows.seq, tier, id, kind, body, coalesce(reason, '')
+            FROM rows LEFT JOIN set_aside USING (seq)
+            WHERE +tier IN ({marks}) ORDER BY rows.seq
+            """,
             numbers,
         )
-        for seq, tier, *rest in rows:
-            yield WaitingRow(TIERS[tier], Row(seq, *rest))
+        for seq, tier, identity, kind, body, reason in rows:
+            yield WaitingRow(TIERS[tier], Row(seq, identity, kind, body), reason)
 
 
 @contextmanager

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 from edgeclin.records import Tier
 
 
 @dataclass(slots=True)
 class Flight:
-    """One batch on its way; `seqs` shrinks as receipts arrive."""
+    """One batch on its way.
+
+    Attributes:
+        seqs: of its rows without a receipt.
+        token: of its message.
+        first_sent_at: when its rows went for the first time in this session.
+        passed_over: how often it got no receipt in time while others did.
+    """
 
     tier: Tier
     seqs: set[int]
     sent_at: float
+    token: int
+    first_sent_at: float
+    passed_over: int = 0
 
 
 class SendWindow:
     """At most `size` batches on their way. Times are monotonic seconds.
 
     Args:
-        timeout_s: how long a batch waits for its receipt.
+        timeout_s: how long a batch waits for its receipt; or twice as long as the one had to that
+            got its last.
         most_s: how long at most, for it doubles each time that nothing at all is heard.
     """
 
@@ -32,30 +44,43 @@ class SendWindow:
         self._flights: list[Flight] = []
         self._misses = 0
         self._listening_since = self._silent_since = 0.0
+        self._receipted_at = -inf
+        self._took_s = 0.0
+        self._settled = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self._flights)
 
     @property
     def room(self) -> int:
         """How many more batches may be sent now."""
         return self._size - len(self._flights)
 
-    def send(self, tier: Tier, seqs: Collection[int], now: float) -> None:
+    def send(self, flight: Flight) -> None:
         """Note a batch that was handed to the transport."""
+        now = flight.sent_at
         if not self._flights:
             self._listening_since = now
-            if not self._misses:
-                self._silent_since = now
-        self._flights.append(Flight(tier, set(seqs), now))
+        if self._settled:
+            self._silent_since, self._settled = now, False
+        self._flights.append(flight)
 
     def receipt(self, ranges: Collection[tuple[int, int]], now: float) -> None:
         """Free what a receipt covers, whichever batch carried it."""
-        self._silent_since = now
+        self._silent_since = self._receipted_at = now
         for flight in self._flights:
             flight.seqs = {
                 seq
                 for seq in flight.seqs
                 if not any(first <= seq <= last for first, last in ranges)
             }
+        for flight in self._flights:
+            if not flight.seqs:
+                self._took_s = now - flight.first_sent_at
         self._flights = [flight for flight in self._flights if flight.seqs]
+        self._settled = not self._flights
 
     def heard(self, now: float) -> None:
         """Note that the cloud said something, a receipt or not: the connection carries."""
@@ -66,7 +91,17 @@ class SendWindow:
         """Take out the batches that have waited too long; the caller sends them again."""
         late = [flight for flight in self._flights if now - flight.sent_at >= self._patience]
         self._flights = [flight for flight in self._flights if flight not in late]
+        for flight in late:
+            flight.passed_over += self._receipted_at > flight.sent_at
         return late
+
+    def refused(self, token: int) -> Flight | None:
+        """Take out the batch of a message that the broker did not take."""
+        for flight in self._flights:
+            if flight.token == token:
+                self._flights.remove(flight)
+                return flight
+        return None
 
     def missed(self, now: float) -> bool:
         """Whether all that is on its way has waited too long and nothing was heard meanwhile; it is
@@ -82,10 +117,12 @@ class SendWindow:
         waited = now - self._silent_since
         return waited if self._flights and waited >= self._timeout_s else 0.0
 
-    def clear(self) -> None:
-        """Forget what is on its way: the connection that carried it is gone."""
-        self._flights.clear()
+    def clear(self) -> list[Flight]:
+        """Forget what is on its way, and return it: the connection that carried it is gone."""
+        gone, self._flights = self._flights, []
+        return gone
 
     @property
     def _patience(self) -> float:
-        return float(min(self._timeout_s * 2.0 ** min(self._misses, 32), self._most_s))
+        timeout = max(self._timeout_s, 2 * self._took_s)
+        return float(min(timeout * 2.0 ** min(self._misses, 32), self._most_s))

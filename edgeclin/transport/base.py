@@ -19,7 +19,24 @@ class Message:
     expiry_s: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The broker's word that it did not take a message.
+
+    Attributes:
+        token: of the message, as `publish` returned it; None where the connection has ended for
+            something that was sent, and nobody says what.
+        code: the reason code of MQTT 5, at least 128 (2.4).
+        reason: the same in words.
+    """
+
+    token: int | None
+    code: int
+    reason: str
+
+
 OnMessage: TypeAlias = Callable[[Message], None]
+OnRefusal: TypeAlias = Callable[[Refusal], None]
 
 
 class Transport(Protocol):
@@ -31,20 +48,33 @@ class Transport(Protocol):
     """
 
     def open(
-        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+        self,
+        filters: Sequence[str],
+        on_message: OnMessage,
+        will: Message | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         """Begin to connect, and return at once.
 
         `on_message` runs on the transport's own thread and must not block for long. An exception
-        from it is logged, and the message counts as not handled.
+        from it is logged, and the message counts as not handled. `on_refusal` runs there too,
+        perhaps before `publish` has returned.
         """
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message) -> int:
         """Hand a message over for sending.
+
+        Returns:
+            its token, another one than of all before it.
 
         Raises:
             NotConnected: there is no connection; the message was not kept.
         """
+
+    @property
+    def most_bytes(self) -> int | None:
+        """The largest message that the broker takes, with its topic and properties; None where it
+        did not say."""
 
     @property
     def connected(self) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgeclin.errors import NotConnected
-from edgeclin.transport.base import Message, OnMessage
+from edgeclin.transport.base import Message, OnMessage, OnRefusal, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -72,26 +72,53 @@ class MemoryBroker:
 
 
 class MemoryTransport:
-    """One client; `cut` and `mend` break and restore its link."""
+    """One client; `cut` and `mend` break and restore its link.
+
+    Attributes:
+        refuses: the reason code by which the broker refuses a message, 0 for none.
+        ends: whether a message makes the broker end the connection, and say that it does.
+    """
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self._on_message: OnMessage | None = None
+        self._on_refusal: OnRefusal | None = None
+        self._token = 0
+        self.refuses: Callable[[Message], int] = lambda message: 0
+        self.ends: Callable[[Message], bool] = lambda message: False
+        self.most_bytes: int | None = None
         self._will: Message | None = None
         self.filters: tuple[str, ...] = ()
         self.connected = False
         self.sessions = 0
 
     def open(
-        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+        self,
+        filters: Sequence[str],
+        on_message: OnMessage,
+        will: Message | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self.filters, self._on_message, self._will = tuple(filters), on_message, will
+        self._on_refusal = on_refusal
         self.mend()
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message) -> int:
         if not self.connected:
             raise NotConnected("the link is cut")
-        self._broker.route(message)
+        self._token += 1
+        if self.ends(message):
+            self.connected = False
+            self._broker.detach(self)
+            if self._on_refusal is not None:
+                self._on_refusal(Refusal(None, 0x82, "Protocol error"))
+            return self._token
+        code = self.refuses(message)
+        if not code:
+            self._broker.route(message)
+        elif self._on_refusal is not None:
+            self._on_refusal(Refusal(self._token, code, f"refused by {code:#x}"))
+        return self._token
 
     def receive(self, message: Message) -> None:
         if self._on_message is None:

@@ -20,7 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeclin.config import BrokerConfig
 from edgeclin.errors import BadFile, NotConnected
-from edgeclin.transport.base import Message, OnMessage
+from edgeclin.transport.base import Message, OnMessage, OnRefusal, Refusal
 from edgeclin.wire import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ BACKOFF_FIRST_S = 0.5
 _ANSWER_S = 20.0
 """What accepts the connection and says nothing for so long is no broker, or not at work."""
 _POLL_S = 0.2
+_BLAMES = frozenset({0x81, 0x82, 0x95, 0x99})
+"""Ends of a connection that blame what was sent. Paho too takes an answer that is none for a
+protocol error, such as mosquitto's to a message beyond its `message_size_limit`."""
 _GOODBYE_S = 2.0
 """A connection that takes no goodbye for so long is cut."""
 
@@ -57,6 +60,8 @@ class MQTTTransport:
         self._tls = None if broker.ca is None else _tls(broker, broker.ca)
         self._filters: tuple[str, ...] = ()
         self._on_message: OnMessage | None = None
+        self._on_refusal: OnRefusal | None = None
+        self.most_bytes: int | None = None
         self._will: Message | None = None
         self._client = self._new_client()
         self._ready = threading.Event()
@@ -72,12 +77,17 @@ class MQTTTransport:
         return self._ready.is_set()
 
     def open(
-        self, filters: Sequence[str], on_message: OnMessage, will: Message | None = None
+        self,
+        filters: Sequence[str],
+        on_message: OnMessage,
+        will: Message | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self._filters, self._on_message, self._will = tuple(filters), on_message, will
+        self._on_refusal = on_refusal
         self._thread.start()
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message) -> int:
         if not self._ready.is_set():
             raise NotConnected(f"no connection to {self._broker.host}:{self._broker.port}")
         info = self._client.publish(
@@ -89,6 +99,7 @@ class MQTTTransport:
         )
         if info.rc != mqtt.MQTT_ERR_SUCCESS:
             raise NotConnected(f"{message.topic} was not sent: {mqtt.error_string(info.rc)}")
+        return self._token(info.mid)
 
     def renew(self) -> None:
         self._ready.clear()
@@ -117,6 +128,7 @@ class MQTTTransport:
         client.on_subscribe = self._subscribed
         client.on_disconnect = self._disconnected
         client.on_message = self._received
+        client.on_publish = self._answered_for
         return client
 
     def _stay_connected(self) -> None:
@@ -171,8 +183,11 @@ class MQTTTransport:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _connected(self, client: mqtt.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+    def _connected(
+        self, client: mqtt.Client, _: Any, __: Any, reason: Any, properties: Any
+    ) -> None:
         self._answered, self._refused = True, reason.is_failure
+        self.most_bytes = getattr(properties, "MaximumPacketSize", None)
         if self._closing.is_set():
             client.disconnect()  # `close` came before there was a connection to end.
         elif reason.is_failure:
@@ -202,9 +217,19 @@ class MQTTTransport:
         self._ready.set()
 
     def _disconnected(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
+        if self._ready.is_set() and reason.value in _BLAMES and self._on_refusal is not None:
+            self._on_refusal(Refusal(None, reason.value, str(reason)))
         self._ready.clear()
         self._ended.set()
         log.info("disconnected: %s", reason)
+
+    def _token(self, number: int) -> int:
+        """Of a message; the client of each session numbers its own from 1 to 65,535."""
+        return self.sessions << 16 | number
+
+    def _answered_for(self, _: Any, __: Any, number: int, reason: Any, ___: Any) -> None:
+        if reason.is_failure and self._on_refusal is not None:
+            self._on_refusal(Refusal(self._token(number), reason.value, str(reason)))
 
     def _received(self, _: Any, __: Any, message: mqtt.MQTTMessage) -> None:
         if self._on_message is None:

@@ -49,12 +49,14 @@ class LocalBroker:
     Args:
         folder: for its configuration and log.
         kind: `mosquitto`, `iotcore`, or None for the first of them that is installed.
+        rules: more lines for the configuration of mosquitto.
     """
 
-    def __init__(self, folder: Path, kind: str | None = None) -> None:
+    def __init__(self, folder: Path, kind: str | None = None, rules: str = "") -> None:
         self.kind = kind or ("mosquitto" if find_mosquitto() else "iotcore")
         self.port = free_port()
         self._folder = folder
+        self._rules = rules
         self._process: Any = None
 
     def start(self) -> LocalBroker:
@@ -89,7 +91,7 @@ class LocalBroker:
         if program is None:
             raise RuntimeError("mosquitto is not installed: apt-get install mosquitto")
         config = self._folder / "mosquitto.conf"
-        config.write_text(_MOSQUITTO.format(port=self.port))
+        config.write_text(_MOSQUITTO.format(port=self.port) + self._rules)
         with (self._folder / "mosquitto.log").open("wb") as log:
             self._process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log)
         deadline = time.monotonic() + _WAIT_S

@@ -7,85 +7,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from broker import LocalBroker, find_mosquitto, free_port
+from broker import free_port
 from polling import wait_until
 
-from edgeclin import wire
-from edgeclin.config import BrokerConfig, SyncConfig
-from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Result, Tier
-from edgeclin.sync import SyncAgent
-from edgeclin.transport.mqtt import MQTTTransport
 from faults.network import PROFILES, Conditions, Network
+from faults.ward import Ward, needs_mosquitto
 
 Make = Callable[..., Result]
-needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
-SETTINGS = SyncConfig(receipt_timeout_s=2.0, receipt_most_s=8.0)
-
-
-class Ward:
-    """A device whose link to the broker is a network; the cloud is beside the broker."""
-
-    def __init__(self, folder: Path, conditions: Conditions) -> None:
-        from edgeclin.cloud.ingest import Ingest
-        from edgeclin.cloud.store import Store
-
-        self._broker = LocalBroker(folder, "mosquitto").start()
-        self.network = Network(free_port(), self._broker.port, conditions, seed=7)
-        self.store = Store(folder / "store")
-        self.ingest = Ingest(self.store, MQTTTransport(self._config(self._broker.port), "ingest"))
-        self.queue = OfflineQueue(folder / "queue.sqlite")
-        self.agent = SyncAgent(
-            self.queue,
-            MQTTTransport(self._config(self.network.port), "ward.bed"),
-            wire.Topics("ward", "bed"),
-            SETTINGS,
-        )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
-        self.ingest.open()
-        self.agent.open()
-        self._thread.start()
-
-    def _config(self, port: int) -> BrokerConfig:
-        return BrokerConfig(port=port, reconnect_most_s=1.0)
-
-    def stored(self) -> list[str]:
-        ids: list[str] = self.store.tables()["result"].column("id").to_pylist()
-        return ids
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.agent.close()
-        self.ingest.close()
-        self.network.close()
-        self._broker.stop()
-        self.queue.close()
-        self.store.close()
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Iterator[Callable[[Conditions], Ward]]:
-    pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
-    made: list[Ward] = []
-
-    def make(conditions: Conditions) -> Ward:
-        made.append(Ward(tmp_path, conditions))
-        return made[0]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 @needs_mosquitto
 @pytest.mark.parametrize("profile", PROFILES)
 def test_over_every_network_each_result_is_stored_once(
-    ward: Callable[[Conditions], Ward], make_result: Make, profile: str
+    ward: Callable[..., Ward], make_result: Make, profile: str
 ) -> None:
     here, chance = ward(PROFILES[profile]), random.Random(profile)
     issued: list[str] = []
@@ -103,7 +40,7 @@ def test_over_every_network_each_result_is_stored_once(
 
 @needs_mosquitto
 def test_a_half_open_connection_costs_one_timeout_and_no_result(
-    ward: Callable[[Conditions], Ward], make_result: Make
+    ward: Callable[..., Ward], make_result: Make
 ) -> None:
     here = ward(PROFILES["loopback"])
     issued = [here.queue.put(make_result(0)).id]

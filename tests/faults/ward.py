@@ -1,0 +1,74 @@
+"""A device's queue and agent, a real mosquitto and a real ingest worker, in one process."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from broker import LocalBroker, find_mosquitto, free_port
+
+from edgeclin import wire
+from edgeclin.config import BrokerConfig, SyncConfig
+from edgeclin.offline_queue import OfflineQueue
+from edgeclin.sync import SyncAgent
+from edgeclin.transport.mqtt import MQTTTransport
+from faults.network import PROFILES, Conditions, Network
+
+needs_mosquitto = pytest.mark.skipif(
+    find_mosquitto() is None, reason="mosquitto is not installed: apt-get install mosquitto"
+)
+
+
+class Ward:
+    """A device whose link to the broker is a network; the cloud is beside the broker.
+
+    Args:
+        rules: of the broker; see `LocalBroker`.
+    """
+
+    def __init__(
+        self, folder: Path, conditions: Conditions = PROFILES["loopback"], rules: str = ""
+    ) -> None:
+        from edgeclin.cloud.ingest import Ingest
+        from edgeclin.cloud.store import Store
+
+        self._broker = LocalBroker(folder, "mosquitto", rules).start()
+        self.network = Network(free_port(), self._broker.port, conditions, seed=7)
+        self.store = Store(folder / "store")
+        self.ingest = Ingest(self.store, MQTTTransport(self._config(self._broker.port), "ingest"))
+        self.queue = OfflineQueue(folder / "queue.sqlite")
+        self._transport = MQTTTransport(self._config(self.network.port), "ward.bed")
+        self.agent = SyncAgent(
+            self.queue,
+            self._transport,
+            wire.Topics("ward", "bed"),
+            SyncConfig(receipt_timeout_s=2.0, receipt_most_s=8.0),
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
+        self.ingest.open()
+        self.agent.open()
+        self._thread.start()
+
+    def _config(self, port: int) -> BrokerConfig:
+        return BrokerConfig(port=port, reconnect_most_s=1.0)
+
+    @property
+    def sessions(self) -> int:
+        """How often the agent connected."""
+        return self._transport.sessions
+
+    def stored(self) -> list[str]:
+        ids: list[str] = self.store.tables()["result"].column("id").to_pylist()
+        return ids
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.agent.close()
+        self.ingest.close()
+        self.network.close()
+        self._broker.stop()
+        self.queue.close()
+        self.store.close()
