@@ -37,13 +37,15 @@ class QueueConfig(Record, frozen=True):
 
 
 class BrokerConfig(Record, frozen=True):
-    """How to reach an MQTT 5 broker. With `ca` the link is TLS, else plain TCP."""
+    """How to reach an MQTT 5 broker. With `ca` the link is TLS, else plain TCP, on this machine or
+    where `plaintext` asks for it."""
 
     host: Host = "127.0.0.1"
     port: UInt16 = 1883
     ca: FileName | None = None
     certificate: FileName | None = None
     key: FileName | None = None
+    plaintext: bool = False
     keepalive_s: UInt16 = 20
     reconnect_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 30.0
     """Upper bound of the exponential backoff between attempts to connect."""
@@ -152,6 +154,10 @@ def load_config(path: Path) -> DeviceConfig:
         )
     if broker.certificate is None and broker.key is not None:
         raise BadFile(path, "broker.key without broker.certificate", "name the certificate")
+    try:
+        require_private(broker)
+    except EdgeclinError as exc:
+        raise BadFile(path, str(exc)) from exc
     if config.http is not None and not (config.http.on_loopback or config.http.beyond_loopback):
         raise BadFile(
             path,
@@ -160,6 +166,19 @@ def load_config(path: Path) -> DeviceConfig:
             "set http.beyond_loopback = true if that is meant",
         )
     return config
+
+
+def require_private(broker: BrokerConfig) -> None:
+    """Refuse a link to another machine that anybody on the way could read and change.
+
+    Raises:
+        EdgeclinError: it would be plain TCP, and nobody asked for that.
+    """
+    if broker.ca is None and not broker.plaintext and not is_loopback(broker.host):
+        raise EdgeclinError(
+            f"the broker {broker.host} is another machine and the link would not be TLS; name the "
+            "CA with ca, or set plaintext if that is meant"
+        )
 
 
 def is_loopback(host: str) -> bool:

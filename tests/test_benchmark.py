@@ -25,13 +25,14 @@ from edgeclin.backends.fake import FakeBackend
 from edgeclin.benchmark import fresh
 from edgeclin.benchmark.comparison import BLOCK, Sides, bare_call, compare, engine_input, in_turn
 from edgeclin.benchmark.inputs import Inputs, load_inputs
-from edgeclin.benchmark.opinions import Asking, broker_of, is_loopback
+from edgeclin.benchmark.opinions import Asking, broker_of
 from edgeclin.benchmark.scenarios import Arrivals, multi_stream, offline, single_stream
 from edgeclin.benchmark.storing import Storing
 from edgeclin.benchmark.taking import Limit
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.cloud.offload import Offload
+from edgeclin.config import is_loopback
 from edgeclin.errors import EdgeclinError, EngineUnavailable, QueueFull
 from edgeclin.golden import write_golden
 from edgeclin.keys import KeyPair, load_signer
@@ -330,7 +331,7 @@ def test_opinions_come_through_a_real_broker(
     slow: tuple[Runtime, Slow], inputs: Inputs, tmp_path: Path
 ) -> None:
     server = LocalBroker(tmp_path, "mosquitto").start()
-    broker = broker_of(f"mqtt://127.0.0.1:{server.port}", None, None, None)
+    broker = broker_of(f"mqtt://127.0.0.1:{server.port}", None, None, None, plaintext=False)
     worker = Offload(slow[0], MQTTTransport(broker, "worker"))
     asking = Asking(MQTTTransport(broker, "asking"), "mqtt://127.0.0.1")
     try:
@@ -352,11 +353,11 @@ def test_opinions_come_through_a_real_broker(
 )
 def test_what_is_no_broker_is_refused(url: str) -> None:
     with pytest.raises(EdgeclinError, match="mqtt://HOST:PORT"):
-        broker_of(url, None, None, None)
+        broker_of(url, None, None, None, plaintext=False)
 
 
 def test_a_broker_on_this_machine_is_known_as_such() -> None:
-    assert broker_of("mqtt://ward.example", None, None, None).port == 1883
+    assert broker_of("mqtt://ward.example", None, None, None, plaintext=False).port == 1883
     assert is_loopback("127.0.0.1")
     assert is_loopback("::1")
     assert is_loopback("localhost")

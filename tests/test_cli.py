@@ -581,7 +581,7 @@ def test_doctor_names_what_it_may_not_read(run: Run, tmp_path: Path) -> None:
     config.write_text(
         f'schema = 1\nsite = "a"\ndevice = "b"\nbundle = "{folder}/b.edgeclin"\n'
         f'trusted_keys = ["{folder}/k.pub"]\n[queue]\npath = "{folder}/queue/q.sqlite"\n'
-        '[broker]\nhost = "a..b"\n'
+        '[broker]\nhost = "a..b"\nplaintext = true\n'
     )
     run("doctor", "--config", config)  # its imports, which may be out of reach later
     with closed(folder):

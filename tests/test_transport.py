@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
-import ipaddress
 import logging
 import shutil
 import socket
@@ -19,16 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from authority import Authority
 from broker import LocalBroker, find_mosquitto, free_port
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from faults.network import Network
 from polling import wait_until
 
 from edgeclin.config import BrokerConfig
-from edgeclin.errors import BadFile, NotConnected
+from edgeclin.errors import BadFile, EdgeclinError, NotConnected
 from edgeclin.transport import MemoryBroker, MemoryTransport, Message, Refusal, Transport
 from edgeclin.transport.memory import topic_matches
 from edgeclin.transport.mqtt import MQTTTransport
@@ -419,6 +414,7 @@ class ScriptedBroker:
         self.proceed.set()
         self.accepted = 0
         self.ended = 0
+        self.names: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -448,6 +444,8 @@ class ScriptedBroker:
             self.proceed.wait()
             if self.tls is not None:
                 connection = self.tls.wrap_socket(connection, server_side=True)
+                subject = (connection.getpeercert() or {}).get("subject", ())
+                self.names += [value for ((_, value),) in subject]
             self._connections.append(connection)
             while True:
                 kind, body = _read_packet(connection)
@@ -600,80 +598,6 @@ def test_closing_before_it_ever_connected_takes_no_time() -> None:
 # -- TLS ----------------------------------------------------------------------------------------
 
 
-class Authority:
-    """A certificate authority made for one test."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            key_cert_sign=True,
-            crl_sign=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        certificate = (
-            self._builder(self._name, self._key)
-            .add_extension(basic, critical=True)
-            .add_extension(usage, critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-        self.certificate = folder / f"{name}.pem"
-        self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, name: str, host: str = "127.0.0.1") -> tuple[Path, Path]:
-        """The paths of a certificate for client and server use, and of its private key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-        address = x509.IPAddress(ipaddress.ip_address(host))
-        certificate = (
-            self._builder(subject, key)
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        paths = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return paths
-
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey
-    ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        day = datetime.timedelta(days=1)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-        )
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "ca")
@@ -787,6 +711,39 @@ def test_tls_files_that_cannot_be_loaded_are_named(tmp_path: Path, authority: Au
     _, other_key = authority.issue("other")
     with pytest.raises(BadFile, match=r"\[broker\]"):
         _tls_client(1, authority.certificate, (certificate, other_key))
+
+
+def test_a_certificate_that_was_renewed_is_used_without_a_restart(
+    tmp_path: Path,
+    authority: Authority,
+    scripted: ScriptedBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("edgeclin.transport.mqtt._LOOK_S", 0.05)
+    scripted.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.certificate)
+    scripted.tls.verify_mode = ssl.CERT_REQUIRED
+    scripted.tls.load_cert_chain(*authority.issue("broker"))
+    pair = authority.issue("old", file="device")
+    transport = _tls_client(scripted.port, authority.certificate, pair)
+    transport.open(("topic",), lambda message: None)
+    wait_until(lambda: transport.sessions == 1, "a session")
+    certificate, key = (file.read_bytes() for file in authority.issue("new"))
+    pair[0].write_bytes(certificate)
+    time.sleep(0.5)
+    assert transport.sessions == 1, "its key is not there yet"
+    assert caplog.text.count("cannot be loaded") == caplog.text.count("the old ones serve on") == 1
+    pair[1].write_bytes(key)
+    wait_until(lambda: transport.sessions == 2, "a session with the new one")
+    wait_until(lambda: scripted.names == ["old", "new"], "both were shown")
+    transport.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "broker.example.org"])
+def test_another_machine_is_reached_without_tls_on_demand_alone(host: str) -> None:
+    with pytest.raises(EdgeclinError, match=f"broker {host} is another machine and the link would"):
+        MQTTTransport(BrokerConfig(host=host), "client")
+    MQTTTransport(BrokerConfig(host=host, plaintext=True), "client")
 
 
 def test_close_ends_a_connection_that_is_still_being_made(

@@ -28,12 +28,12 @@ from edgeclin.benchmark.cost import Cost, cost
 from edgeclin.benchmark.energy import Energy, Meter, energy, open_meter
 from edgeclin.benchmark.inputs import Inputs, load_inputs
 from edgeclin.benchmark.operators import Profiled, profile_operators
-from edgeclin.benchmark.opinions import Asking, RoundTrips, broker_of, is_loopback
+from edgeclin.benchmark.opinions import Asking, RoundTrips, broker_of
 from edgeclin.benchmark.report import Report, Scenario
 from edgeclin.benchmark.storing import Storing
 from edgeclin.benchmark.taking import Limit, Progress, Rate, Taken, collections
 from edgeclin.bundle import Bundle
-from edgeclin.config import BrokerConfig
+from edgeclin.config import BrokerConfig, is_loopback, require_private
 from edgeclin.errors import EngineUnavailable
 from edgeclin.executable import executable
 from edgeclin.priority import short_collections
@@ -71,15 +71,22 @@ class Plan:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    plaintext: bool = False
 
     def brokers(self) -> list[tuple[str, BrokerConfig]]:
         """The broker to ask for opinions, if any.
 
         Raises:
-            EdgeclinError: an `against` is neither `bare` nor the URL of a broker.
+            EdgeclinError: an `against` is neither `bare` nor the URL of a broker, or the link to
+                that would not be TLS.
         """
-        urls = [url for url in self.against if url != "bare"]
-        return [(url, broker_of(url, self.ca, self.certificate, self.key)) for url in urls]
+        files = self.ca, self.certificate, self.key
+        found = [
+            (url, broker_of(url, *files, self.plaintext)) for url in self.against if url != "bare"
+        ]
+        for _, broker in found:
+            require_private(broker)
+        return found
 
 
 @dataclass(slots=True)

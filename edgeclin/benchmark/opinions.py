@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 import uuid
@@ -51,7 +50,9 @@ class RoundTrips(Record, frozen=True):
     loopback: bool
 
 
-def broker_of(url: str, ca: str | None, certificate: str | None, key: str | None) -> BrokerConfig:
+def broker_of(
+    url: str, ca: str | None, certificate: str | None, key: str | None, plaintext: bool
+) -> BrokerConfig:
     """The broker that mqtt://HOST[:PORT] names.
 
     Raises:
@@ -64,15 +65,14 @@ def broker_of(url: str, ca: str | None, certificate: str | None, key: str | None
         raise EdgeclinError(f"{url!r}: {exc}; expected mqtt://HOST:PORT") from exc
     if parts.scheme != "mqtt" or not parts.hostname or parts.path or parts.query or parts.username:
         raise EdgeclinError(f"{url!r} is neither `bare` nor mqtt://HOST:PORT")
-    return BrokerConfig(host=parts.hostname, port=port, ca=ca, certificate=certificate, key=key)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return BrokerConfig(
+        host=parts.hostname,
+        port=port,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+        plaintext=plaintext,
+    )
 
 
 class Asking:

@@ -81,6 +81,7 @@ SCENARIOS: tuple[Name, ...] = ("single-stream", "multi-stream", "offline")
 @click.option("--ca", type=FILE, help="The broker's CA certificate (PEM); makes the link TLS.")
 @click.option("--certificate", type=FILE, help="This client's certificate (PEM).")
 @click.option("--key", type=FILE, help="This client's private key (PEM).")
+@click.option("--plaintext", is_flag=True, help="Reach another machine's broker without TLS.")
 @click.option("-o", "--output", type=FILE, help="Write the report as an HTML page, drawn.")
 @trust_options
 @json_option
@@ -101,6 +102,7 @@ def benchmark(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
+    plaintext: bool,
     output: Path | None,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
@@ -148,6 +150,7 @@ def benchmark(
         ca=None if ca is None else str(ca),
         certificate=None if certificate is None else str(certificate),
         key=None if key is None else str(key),
+        plaintext=plaintext,
     )
     plan.brokers()
     opened = open_bundle(bundle, trust, allow_unsigned)

@@ -25,6 +25,9 @@ def _broker_options(command: Command) -> Command:
         click.option("--certificate", type=FILE, help="This client's certificate (PEM)."),
         click.option("--ca", type=FILE, help="CA certificate (PEM); makes the link TLS."),
         click.option(
+            "--plaintext", is_flag=True, help="Reach another machine's broker without TLS."
+        ),
+        click.option(
             "--broker", default="127.0.0.1:1883", show_default=True, help="HOST:PORT of the broker."
         ),
     ):
@@ -55,6 +58,7 @@ def ingest(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
+    plaintext: bool,
     as_json: bool,
 ) -> None:
     """Store what devices send, each id once, and send receipts."""
@@ -62,7 +66,7 @@ def ingest(
     from edgeclin.cloud.ingest import Ingest
     from edgeclin.cloud.store import Store
 
-    transport = _transport("ingest", broker, ca, certificate, key)
+    transport = _transport("ingest", broker, ca, certificate, key, plaintext)
     opened = Store(store)
     worker = Ingest(opened, transport)
     stop = stop_event()
@@ -90,6 +94,7 @@ def offload(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
+    plaintext: bool,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     as_json: bool,
@@ -101,7 +106,7 @@ def offload(
     from edgeclin.runtime import Runtime
 
     runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
-    worker = Offload(runtime, _transport("offload", broker, ca, certificate, key))
+    worker = Offload(runtime, _transport("offload", broker, ca, certificate, key, plaintext))
     stop = stop_event()
     worker.open()
     stop.wait()
@@ -138,7 +143,12 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
 
 
 def _transport(
-    role: str, broker: str, ca: Path | None, certificate: Path | None, key: Path | None
+    role: str,
+    broker: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    plaintext: bool,
 ) -> MQTTTransport:
     import uuid
 
@@ -154,5 +164,6 @@ def _transport(
         ca=None if ca is None else str(ca),
         certificate=None if certificate is None else str(certificate),
         key=None if key is None else str(key),
+        plaintext=plaintext,
     )
     return MQTTTransport(settings, client_id=f"{role}.{uuid.uuid4()}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +17,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgeclin.config import BrokerConfig
-from edgeclin.errors import BadFile, NotConnected
+from edgeclin.config import BrokerConfig, require_private
+from edgeclin.errors import NotConnected
 from edgeclin.transport.base import Message, OnMessage, OnRefusal, Refusal
+from edgeclin.transport.certificates import Certificates
 from edgeclin.wire import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ _POLL_S = 0.2
 _BLAMES = frozenset({0x81, 0x82, 0x95, 0x99})
 """Ends of a connection that blame what was sent. Paho too takes an answer that is none for a
 protocol error, such as mosquitto's to a message beyond its `message_size_limit`."""
+_LOOK_S = 10.0
+"""Between two looks at whether certificates were renewed."""
 _GOODBYE_S = 2.0
 """A connection that takes no goodbye for so long is cut."""
 
@@ -46,6 +48,7 @@ class MQTTTransport:
 
     Raises:
         BadFile: a certificate or key cannot be loaded.
+        EdgeclinError: it would be another machine's broker, without TLS, and nobody asked for that.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class MQTTTransport:
         self._broker = broker
         self._client_id = client_id
         self._jitter = jitter
-        self._tls = None if broker.ca is None else _tls(broker, broker.ca)
+        require_private(broker)
+        self._tls = None if broker.ca is None else Certificates(broker, broker.ca)
         self._filters: tuple[str, ...] = ()
         self._on_message: OnMessage | None = None
         self._on_refusal: OnRefusal | None = None
@@ -120,7 +124,7 @@ class MQTTTransport:
             reconnect_on_failure=False,
         )
         if self._tls is not None:
-            client.tls_set_context(self._tls)
+            client.tls_set_context(self._tls.context)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
         client.on_socket_open = _at_once
@@ -167,10 +171,15 @@ class MQTTTransport:
         at the same time: packets would mix, and TLS would break the connection.
         """
         client.loop_start()
-        patience = time.monotonic() + _ANSWER_S
+        patience, look = time.monotonic() + _ANSWER_S, 0.0
         while not self._ended.wait(_POLL_S):
             if self._closing.is_set() and not client.is_connected():
                 return
+            if self._tls is not None and time.monotonic() > look:
+                look = time.monotonic() + _LOOK_S
+                if self._tls.renewed():
+                    log.info("the TLS files have changed: connecting anew")
+                    self.renew()
             if self._renewing.is_set():
                 self._part(client)
             elif time.monotonic() > patience and not self._answered:
@@ -266,13 +275,3 @@ def _properties(message: Message) -> Properties:
     if message.expiry_s is not None:
         properties.MessageExpiryInterval = message.expiry_s
     return properties
-
-
-def _tls(broker: BrokerConfig, ca: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if broker.certificate is not None:
-            context.load_cert_chain(broker.certificate, broker.key)
-    except (OSError, ssl.SSLError) as exc:
-        raise BadFile(ca, f"the TLS files of [broker] cannot be loaded ({exc})") from exc
-    return context
