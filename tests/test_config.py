@@ -251,6 +251,6 @@ def test_a_name_that_means_more_than_one_level_or_folder_is_refused(name: str) -
 
 def test_another_machine_s_broker_needs_tls_or_a_word_that_it_does_not(tmp_path: Path) -> None:
     remote = f'{LEAST}\n[broker]\nhost = "broker.example"\n'
-    with pytest.raises(BadFile, match="broker.example is another machine .* set plaintext if"):
+    with pytest.raises(BadFile, match=r"broker\.example is another machine .* set plaintext if"):
         load_config(written(tmp_path, remote))
     assert load_config(written(tmp_path, f"{remote}plaintext = true\n")).broker.plaintext
