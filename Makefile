@@ -18,7 +18,7 @@ export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
 	$(wildcard /usr/bin/python$(v) /usr/local/bin/python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python)))
 
-.PHONY: help demo test toolchain test-core test-pythons bench-convert bench-runtime soak lint types wheel constraints system clean
+.PHONY: help demo test toolchain test-core test-pythons bench-convert bench-runtime bench-sync soak lint types wheel constraints system clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -57,6 +57,9 @@ bench-convert: $(READY)  ## Measure conversion against the bare tools (MODELS="e
 
 bench-runtime: $(READY)  ## Measure runtime and queue, each figure beside its target (PARTS="predict day")
 	$(BIN)/python tests/benchmarks/runtime.py $(PARTS)
+
+bench-sync: $(READY)  ## Measure queue and agent, each figure beside its target (PARTS="put drain")
+	$(BIN)/python tests/benchmarks/sync.py $(PARTS)
 
 soak: $(READY)  ## Kill every process of the whole way at random, 1,000 times (KILLS=1000 SEED=7)
 	EDGECLIN_KILLS=$(or $(KILLS),1000) $(and $(SEED),EDGECLIN_SEED=$(SEED)) \

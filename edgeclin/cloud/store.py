@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from edgeclin import wire
-from edgeclin.cloud.tables import SCHEMAS, Table, flatten
+from edgeclin.cloud.tables import SCHEMAS, Table, flatten, require_record
 from edgeclin.errors import BadFile, MissingExtra, StoreUnusable
 from edgeclin.files import reading, sync_directory, write_atomic
 
@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS statuses (
 """
 _APPLICATION_ID = int.from_bytes(b"ecls", "big")
 """Stands in the head of the index: https://www.sqlite.org/fileformat2.html#application_id"""
+_PARAMETERS = 500
 _HOT = ("number", "id", "site", "device", "epoch", "seq", "kind", "received_at", "body")
 
 
@@ -108,30 +109,32 @@ class Store:
     def add(self, topics: wire.Topics, batch: wire.Batch) -> Added:
         """Store each id of a batch once; durable when this returns."""
         now = self._clock()
-        stored = duplicates = set_aside = 0
+        good: list[tuple[Any, ...]] = []
+        bad: list[tuple[Any, ...]] = []
         with self._transaction() as db:
+            known = _known(db, [item.id for item in batch.items])
             for item in batch.items:
-                if not _is_new(db, item.id):
-                    duplicates += 1
+                if item.id in known:
                     continue
-                where = (item.id, topics.site, topics.device, batch.epoch, item.seq, item.kind)
-                body = bytes(item.body)
+                known.add(item.id)
+                row = (
+                    item.id, topics.site, topics.device, batch.epoch, item.seq, item.kind, now,
+                    bytes(item.body),
+                )  # fmt: skip
                 problem = _problem(item)
                 if problem:
-                    set_aside += 1
-                    db.execute(
-                        "INSERT INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (*where, now, body, problem),
-                    )
-                    continue
-                stored += 1
-                db.execute(
-                    """
-                    INSERT INTO hot (id, site, device, epoch, seq, kind, received_at, body)
-                    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-                    """,
-                    (*where, now, body),
-                )
+                    bad.append((*row, problem))
+                else:
+                    good.append(row)
+            db.executemany("INSERT INTO ids (id) VALUES (?)", [row[:1] for row in (*good, *bad)])
+            db.executemany("INSERT INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", bad)
+            db.executemany(
+                """
+                INSERT INTO hot (id, site, device, epoch, seq, kind, received_at, body)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                good,
+            )
             if batch.items:
                 db.execute(
                     """
@@ -140,7 +143,7 @@ class Store:
                     """,
                     (topics.site, topics.device, batch.epoch, max(i.seq for i in batch.items)),
                 )
-        return Added(stored, duplicates, set_aside)
+        return Added(len(good), len(batch.items) - len(good) - len(bad), len(bad))
 
     def add_status(self, topics: wire.Topics, topic: str, status: wire.Status) -> None:
         """Keep the latest status of a device under its topic."""
@@ -271,13 +274,21 @@ class Store:
                     file.unlink()
 
 
-def _is_new(db: sqlite3.Connection, identity: str) -> bool:
-    return db.execute("INSERT OR IGNORE INTO ids (id) VALUES (?)", (identity,)).rowcount == 1
+def _known(db: sqlite3.Connection, ids: list[str]) -> set[str]:
+    """Which of these were stored before."""
+    found: set[str] = set()
+    for start in range(0, len(ids), _PARAMETERS):
+        some = ids[start : start + _PARAMETERS]
+        marks = ", ".join("?" * len(some))
+        found.update(
+            one for (one,) in db.execute(f"SELECT id FROM ids WHERE id IN ({marks})", some)
+        )
+    return found
 
 
 def _problem(item: wire.Item) -> str | None:
     try:
-        flatten(item.kind, bytes(item.body))
+        require_record(item.kind, bytes(item.body))
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         return str(exc)
     return None

@@ -78,25 +78,37 @@ SCHEMAS = {
     ),
 }
 
-_RECORDS: dict[str, type[Record]] = {"result": Result, "review": Review, "drop": Drop}
+_DECODERS: dict[str, msgspec.json.Decoder[Record]] = {
+    "result": msgspec.json.Decoder(Result),
+    "review": msgspec.json.Decoder(Review),
+    "drop": msgspec.json.Decoder(Drop),
+}
 _INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _NO_LATENCY = dict.fromkeys(Latency.__struct_fields__)
 
 
-def flatten(kind: str, body: bytes) -> dict[str, Any]:
-    """A record's JSON as the columns of its table.
+def require_record(kind: str, body: bytes) -> Record:
+    """A record's JSON, which has to fit into the columns of its table.
 
     Raises:
         msgspec.MsgspecError: the body is not a record of that kind, or a number in it does not
             fit its column.
         UnicodeDecodeError: the body is not UTF-8.
     """
-    record = msgspec.json.decode(body, type=_RECORDS[kind])
-    columns: dict[str, Any] = msgspec.to_builtins(record)
+    record = _DECODERS[kind].decode(body)
     for field in type(record).__struct_fields__:
-        value = columns.setdefault(field, getattr(record, field))
+        value = getattr(record, field)
         if isinstance(value, int) and not _INT64_LEAST <= value <= _INT64_MOST:
             raise msgspec.ValidationError(f"{field} does not fit into 64 bits")
+    return record
+
+
+def flatten(kind: str, body: bytes) -> dict[str, Any]:
+    """A record's JSON as the columns of its table; raises as `require_record`."""
+    record = require_record(kind, body)
+    columns: dict[str, Any] = msgspec.to_builtins(record)
+    for field in type(record).__struct_fields__:
+        columns.setdefault(field, getattr(record, field))
     if kind == "result":
         latency = columns.pop("latency_ms") or _NO_LATENCY
         columns.update({f"{step}_ms": value for step, value in latency.items()})

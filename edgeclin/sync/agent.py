@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-import queue as stdlib_queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,7 +96,8 @@ class SyncAgent:
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        self._inbox: stdlib_queue.SimpleQueue[Message | Refusal] = stdlib_queue.SimpleQueue()
+        self._inbox: deque[Message | Refusal] = deque()
+        self._arrived = threading.Event()
         self._window = SendWindow(
             settings.window_batches, settings.receipt_timeout_s, settings.receipt_most_s
         )
@@ -117,21 +118,23 @@ class SyncAgent:
         will = self._status("lost", self._topics.state)
         self._transport.open(
             (self._topics.receipt, self._topics.opinion),
-            self._inbox.put,
+            self._receive,
             will=will,
-            on_refusal=self._inbox.put,
+            on_refusal=self._receive,
         )
         with suppress(QueueFull):
             if again := self._queue.take_back():
                 log.warning("%d rows that were set aside are sent once more", again)
 
     def run(self, stop: threading.Event, until_empty: bool = False) -> None:
-        """Step until `stop` is set, or until nothing waits any more."""
+        """Step until `stop` is set, or until nothing waits any more: when something arrives, and
+        every `TICK_S` to see what the queue has got."""
         while not stop.is_set():
             self.step()
             if until_empty and self.idle:
                 return
-            stop.wait(TICK_S)
+            self._arrived.wait(TICK_S)
+            self._arrived.clear()
 
     @property
     def idle(self) -> bool:
@@ -356,9 +359,13 @@ class SyncAgent:
         log.error("ALARM: no opinion can be asked about row %d: %s", seq, why)
         self._unaskable.add(seq)
 
+    def _receive(self, message: Message | Refusal) -> None:
+        self._inbox.append(message)
+        self._arrived.set()
+
     def _read_inbox(self) -> None:
-        while not self._inbox.empty():
-            message = self._inbox.get_nowait()
+        while self._inbox:
+            message = self._inbox.popleft()
             if isinstance(message, Refusal):
                 self._take_refusal(message)
                 continue

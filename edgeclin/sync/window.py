@@ -8,6 +8,8 @@ from math import inf
 
 from edgeclin.records import Tier
 
+_MANY = 10_000
+
 
 @dataclass(slots=True)
 class Flight:
@@ -71,12 +73,11 @@ class SendWindow:
         """Free what a receipt covers, whichever batch carried it."""
         self._silent_since = self._receipted_at = now
         for flight in self._flights:
-            flight.seqs = {
-                seq
-                for seq in flight.seqs
-                if not any(first <= seq <= last for first, last in ranges)
-            }
-        for flight in self._flights:
+            for first, last in ranges:
+                if last - first < _MANY:
+                    flight.seqs.difference_update(range(first, last + 1))
+                else:
+                    flight.seqs = {seq for seq in flight.seqs if not first <= seq <= last}
             if not flight.seqs:
                 self._took_s = now - flight.first_sent_at
         self._flights = [flight for flight in self._flights if flight.seqs]
