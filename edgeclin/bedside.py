@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _FULL_S = 5.0
+_KEPT = 64
+"""Answers that nobody waits for any more and that find no room; more are lost, and told."""
 _ENGINE_S = 60.0
 """How long a stream that can wait does so for an engine that is started again."""
 _TELL_AGAIN_S = 10.0
@@ -111,8 +113,13 @@ class Bedside:
     def full(self) -> str:
         """Why no answer can be stored now; empty when they can, or when none was refused of late
         and none waits for room."""
-        late = self._held or time.monotonic() - self._full_at < _FULL_S
+        late = self._no_room or time.monotonic() - self._full_at < _FULL_S
         return self._full if late else ""
+
+    @property
+    def _no_room(self) -> bool:
+        """Whether an answer waits for room; others wait for an engine."""
+        return any(result is not None for _, result in self._held)
 
     @property
     def answer_s(self) -> float:
@@ -180,8 +187,8 @@ class Bedside:
             return
         held, self._held = self._held, []
         for arrival, result in held:
-            if self._answer(arrival, result, on_result):
-                self.inbox.release(arrival)
+            self.inbox.release(arrival)
+            self._answer(arrival, result, on_result)
         self._next_try = time.monotonic() + _RETRY_S
 
     def _answer(self, arrival: Arrival, result: Result | None, on_result: OnResult) -> bool:
@@ -214,8 +221,12 @@ class Bedside:
         if result is not None and arrival.live:
             self.inbox.lose(arrival)
             return
-        if result is not None and arrival.answered is not None and arrival.answered(None, result):
-            return
+        if result is not None and arrival.answered is not None:
+            if arrival.answered(None, result):
+                return
+            if self.inbox.kept >= _KEPT:
+                self.inbox.lose(arrival)
+                return
         self.inbox.hold(arrival)
         self._held.append((arrival, result))
 
@@ -263,6 +274,6 @@ class Bedside:
                 log.error("ALARM: %s", exc)
             self._full, self._full_at = str(exc), now
             return None
-        if result.tier is not Tier.URGENT and not self._held:  # urgent ones have room of their own
+        if result.tier is not Tier.URGENT and not self._no_room:  # urgent ones have their own
             self._full = ""
         return stored

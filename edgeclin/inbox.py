@@ -43,12 +43,14 @@ _QUIET_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """So many samples of a live stream, from number `first` to `last`, since `at`."""
+    """So many samples of a live stream, from number `first` to `last`, since `at`; among them one
+    that was none, such as a camera's outage, for the reason `why`."""
 
     first: int
     last: int
     count: int
     at: float
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Inbox:
     Attributes:
         start: as given; at or after `offline_queue.ENDED` the stream was judged to its end.
         failures: why sources ended before their time.
+        kept: arrivals that are held.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Inbox:
         self._lines: dict[str, Line] = {}
         self._turns: deque[Line] = deque()
         self._feeders = 0
+        self.kept = 0
         self._held: set[Line] = set()
         self._losing: set[Line] = set()
         self.failures: list[BaseException] = []
@@ -167,8 +171,12 @@ class Inbox:
             return arrival
 
     def hold(self, arrival: Arrival) -> None:
-        """Give nothing more of an arrival's line until it is released."""
+        """Keep an arrival that is to be tried again, and give nothing more of its line until it is
+        released; unless somebody waited for it, for what others wait for may be urgent."""
         with self._lock:
+            self.kept += 1
+            if arrival.answered is not None:
+                return
             self._held.add(arrival.line)
             if arrival.line._in_turn:
                 self._turns.remove(arrival.line)
@@ -177,6 +185,7 @@ class Inbox:
     def release(self, arrival: Arrival) -> None:
         """Let the line of an arrival that was held go on."""
         with self._lock:
+            self.kept -= 1
             self._held.discard(arrival.line)
             arrival.line._wait_for_turn()
 
@@ -199,13 +208,13 @@ class Inbox:
     def retries(self) -> bool:
         """Whether something is held, or lost and not told yet, so that it wants to be tried again:
         `take` within a time."""
-        return bool(self._held or self._losing)
+        return bool(self.kept or self._losing)
 
     @property
     def waiting(self) -> int:
         """Samples in all lines, and those that are held."""
         with self._lock:
-            return sum(line.waiting for line in self._lines.values()) + len(self._held)
+            return sum(line.waiting for line in self._lines.values()) + self.kept
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -321,7 +330,8 @@ class Line:
             inbox._arrived.notify()
 
     def _lose(self, arrival: Arrival) -> None:
-        new = arrival.lost or Lost(arrival.position, arrival.position, 1, arrival.at)
+        why = str(arrival.sample) if isinstance(arrival.sample, BadInput) else ""
+        new = arrival.lost or Lost(arrival.position, arrival.position, 1, arrival.at, why)
         old = self._lost
         self._lost = new
         if old is not None:
@@ -330,6 +340,7 @@ class Line:
                 max(old.last, new.last),
                 old.count + new.count,
                 min(old.at, new.at),
+                new.why or old.why,
             )
         self._inbox._losing.add(self)
 
@@ -342,5 +353,6 @@ class Line:
         problem = BadInput(
             f"dropped: {lost.count} samples from number {lost.first} could not be judged and "
             "stored in time, and a live stream cannot wait"
+            + (f"; among them: {lost.why}" if lost.why else "")
         )
         return Arrival(self.stream, lost.last, problem, self, lost.at, live=True, lost=lost)

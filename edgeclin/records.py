@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -109,6 +109,12 @@ class Drop(Record, frozen=True):
     made_at: float
 
 
+DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "result": msgspec.json.Decoder(Result),
+    "review": msgspec.json.Decoder(Review),
+    "drop": msgspec.json.Decoder(Drop),
+}
+"""What reads the JSON of each kind of record that travels."""
 RecordType = TypeVar("RecordType", bound=Record)
 
 

@@ -346,6 +346,86 @@ def test_an_answer_that_nobody_waits_for_any_more_is_held_until_there_is_room(
         assert stored_results(queue)[-1].source == "http"
 
 
+def test_an_answer_that_is_kept_for_nobody_holds_up_no_urgent_one_of_its_stream(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.05)
+    monkeypatch.setattr("edgeclin.bedside._KEPT", 3)
+    told: list[Stored | None] = []
+
+    class Clients:
+        """Some who gave up, then one who waits."""
+
+        def deliver(self, inbox: Inbox) -> None:
+            line = inbox.line("http")
+            for number in range(5):
+                assert line.offer(by_urgency[0][number], lambda *_: False)
+
+            def answered(stored: Stored | None, _: Result) -> bool:
+                told.append(stored)
+                return True
+
+            assert line.offer(by_urgency[1][0], answered)
+
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        full_queue(queue, make_result)
+        bedside = Bedside(Runtime(bundle), queue, 60)
+        loop = threading.Thread(target=bedside.run, args=([Clients()], lambda *_: None))
+        loop.start()
+        wait_until(lambda: told, "the urgent answer")
+        assert told[0] is not None
+        assert bedside.health().waiting >= 3
+        assert bedside.health().dropped == 2, "no more than that are kept"
+        queue._max_bytes = 10**9
+        loop.join(30)
+        assert not loop.is_alive()
+        results = [one for one in stored_results(queue) if one.source == "http"]
+        assert sorted(one.position for one in results if not one.rejected) == [0, 1, 2, 5]
+
+
+def test_what_waits_for_an_engine_does_not_make_the_queue_full(
+    bundle: Bundle,
+    tmp_path: Path,
+    by_urgency: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.01)
+    monkeypatch.setattr("edgeclin.bedside._FULL_S", 0.0)
+    with OfflineQueue(tmp_path / "q") as queue:
+        runtime = Runtime(bundle)
+        predict, put, back = runtime.predict, queue.put, threading.Event()
+        full = iter([True])
+
+        def out(sample: np.ndarray, source: str, position: int, waited_ms: float) -> Result:
+            if source == "out" and not back.is_set():
+                raise EngineOut("out", 1.0)
+            return predict(sample, source, position, waited_ms)
+
+        def full_once(*arguments: Any, **named: Any) -> Stored:
+            if next(full, False):
+                raise QueueFull("no room")
+            return put(*arguments, **named)
+
+        monkeypatch.setattr(runtime, "predict", out)
+        monkeypatch.setattr(queue, "put", full_once)
+        bedside = Bedside(runtime, queue, 60)
+        seen: list[str] = []
+
+        def look(_: Stored, result: Result, __: Sample) -> None:
+            seen.append(bedside.full)
+            if len(seen) == 5:
+                back.set()
+
+        sources = [Bed("out", by_urgency[0][:1]), Bed("other", np.repeat(by_urgency[0], 2, 0))]
+        bedside.run(sources, look)
+        assert len(stored_results(queue)) == 11
+    assert seen[1:] == [""] * 10
+
+
 def test_a_queue_counts_as_full_for_as_long_as_an_answer_was_refused_of_late(
     bundle: Bundle,
     tmp_path: Path,

@@ -258,6 +258,12 @@ def test_what_is_lost_shows_also_where_a_step_is_what_times_are_rounded_to(
         read_sample(written(tmp_path, timed(name, times)))
 
 
+@pytest.mark.parametrize("hz", [999.5, 1000.5])
+def test_whole_milliseconds_may_be_written_as_floats(tmp_path: Path, hz: float) -> None:
+    times = np.round(np.arange(30_000) * 1000 / hz)
+    assert len(read_sample(written(tmp_path, timed("time_ms", times)))) == 30_000
+
+
 @pytest.mark.parametrize("hz", [1, 100, 1000])
 @pytest.mark.parametrize("start", [0, 1_700_000_000])
 def test_one_sample_lost_or_doubled_shows_where_times_are_written_finer_than_a_step(

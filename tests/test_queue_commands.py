@@ -199,6 +199,24 @@ def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
     assert [row["body"] is None for row in rows] == [False, True, False, False]
 
 
+@pytest.mark.parametrize("body", ["[1]", "1e5", '{"made_bt": 1}', '{"made_at": 1e300}', "null"])
+def test_a_damaged_record_that_is_still_json_is_listed_as_damaged(
+    ward: Ward, make_result: MakeResult, tmp_path: Path, body: str
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result())
+        sound = json.loads(queue.pending(Tier.ROUTINE)[0].body)
+    changed = json.dumps({**sound, "made_at": 1e300}) if "1e300" in body else body
+    with closing(sqlite3.connect(ward.path)) as connection, connection:
+        connection.execute("UPDATE rows SET body = ?", (changed.encode(),))
+    listed = ward("list")
+    assert listed.exit_code == 0
+    assert "unknown  damaged" in listed.output
+    ward("export", "-o", tmp_path / "rows")
+    (row,) = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert base64.b64decode(row["damaged"]).decode() == changed
+
+
 def test_what_is_not_sent_is_listed_with_its_reason_and_an_alarm(
     ward: Ward, make_result: MakeResult, tmp_path: Path
 ) -> None:

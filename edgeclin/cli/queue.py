@@ -18,7 +18,7 @@ from edgeclin.cli.output import FILE, Number, json_option, print_facts, print_js
 
 if TYPE_CHECKING:
     from edgeclin.health import RunHealth, SyncHealth
-    from edgeclin.offline_queue import Told
+    from edgeclin.offline_queue import Row, Told
 
 
 @click.group()
@@ -181,17 +181,20 @@ def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, An
         row = one.row
         yield {
             "epoch": epoch, "seq": row.seq, "tier": one.tier.value, "id": row.id,
-            "kind": row.kind, **_body(row.body),
+            "kind": row.kind, **_body(row),
             **({"set_aside": one.set_aside} if one.set_aside else {}),
         }  # fmt: skip
 
 
-def _body(body: bytes) -> dict[str, Any]:
-    """As JSON, or the bytes of what is none since the disk was damaged."""
+def _body(row: Row) -> dict[str, Any]:
+    """The record as JSON, or the bytes of what is none since the disk was damaged."""
     try:
-        return {"body": json.loads(body)}
-    except ValueError:
-        return {"body": None, "damaged": base64.b64encode(body).decode()}
+        record = row.record
+        datetime.fromtimestamp(record.made_at, timezone.utc)
+        return {"body": json.loads(row.body)}
+    except (ValueError, OverflowError, OSError, RecursionError):
+        raw = row.body if isinstance(row.body, bytes) else str(row.body).encode()
+        return {"body": None, "damaged": base64.b64encode(raw).decode()}
 
 
 def _moment(row: dict[str, Any]) -> str:

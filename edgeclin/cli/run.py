@@ -153,9 +153,14 @@ def run(
             endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
             sources.append(endpoint)
             listeners.append(endpoint.show)
-        bedside.run(sources, show)
+        try:
+            bedside.run(sources, show)
+        except BaseException:
+            tally.close(lambda: True)
+            raise
+        printed = tally.close(bedside.inbox.stopped.is_set)
     bedside.runtime.close()
-    printed = tally.print()
+    tally.print()
     if beside is not None:
         tell(f"shadow: {beside.health()}")
     if not printed:

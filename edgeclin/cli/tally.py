@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -41,14 +42,23 @@ class Tally:
         if result.latency_ms is not None:
             self._latencies.append(result.latency_ms.total)
 
-    def print(self) -> bool:
-        """Say what came of all, and how long the newest took; or whether the last line of JSON was
-        taken."""
+    def close(self, stopped: Callable[[], bool]) -> bool:
+        """Write the lines of JSON that are left; whether all were taken.
+
+        Args:
+            stopped: whether the command is to end, and so not for long.
+        """
+        if self._lines is None:
+            return True
+        self._lines.close(stopped)
+        return not self._lines.unread
+
+    def print(self) -> None:
+        """Say what came of all, and how long the newest took."""
         import numpy as np
 
         if self._lines is not None:
-            self._lines.close()
-            return not self._lines.unread
+            return
         facts = {"results": sum(self._states.values()), **self._states}
         facts["urgent"] = self._tiers["urgent"]
         print_facts(facts)
@@ -58,4 +68,3 @@ class Tally:
             click.echo(
                 f"latency p50 {p50:.3f} ms, p95 {p95:.3f} ms, n = {newest}{len(self._latencies)}"
             )
-        return True

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from edgeclin.errors import MissingExtra
-from edgeclin.records import Drop, Latency, Record, Result, Review
+from edgeclin.records import DECODERS, Latency, Record
 
 try:
     import pyarrow as pa
@@ -78,11 +78,6 @@ SCHEMAS = {
     ),
 }
 
-_DECODERS: dict[str, msgspec.json.Decoder[Record]] = {
-    "result": msgspec.json.Decoder(Result),
-    "review": msgspec.json.Decoder(Review),
-    "drop": msgspec.json.Decoder(Drop),
-}
 _INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _NO_LATENCY = dict.fromkeys(Latency.__struct_fields__)
 
@@ -95,7 +90,7 @@ def require_record(kind: str, body: bytes) -> Record:
             fit its column.
         UnicodeDecodeError: the body is not UTF-8.
     """
-    record = _DECODERS[kind].decode(body)
+    record: Record = DECODERS[kind].decode(body)
     for field in type(record).__struct_fields__:
         value = getattr(record, field)
         if isinstance(value, int) and not _INT64_LEAST <= value <= _INT64_MOST:

@@ -197,8 +197,9 @@ def _unit(names: _Names, times: np.ndarray, rows: list[str]) -> float:
 def _last_place(names: _Names, rows: list[str]) -> float:
     """To which place times are written, such as 0.001 where one is 0.010; at least 1e-9, for what
     arithmetic leaves is longer and says nothing, as exponents do."""
-    cells = (_DECIMALS.fullmatch(_first(names, row)) for row in rows)
-    places = max((len(cell[1]) for cell in cells if cell), default=0)
+    cells = [_DECIMALS.fullmatch(_first(names, row)) for row in rows]
+    decimals = {cell[1] for cell in cells if cell} - {"0"}  # which every float is written with
+    places = max(map(len, decimals), default=0)
     return float(10.0**-places) if places <= _MOST_DECIMALS else 1.0
 
 

@@ -75,7 +75,7 @@ class _Facts(Collector):
             (
                 "link_up",
                 "Whether `edgeclin sync` said of late that it has a session with the broker.",
-                health.link.state == "connected",
+                health.link.state in ("connected", "unanswered"),
             ),
             ("waiting_samples", "Samples that wait to be judged.", run.waiting),
             ("busy_seconds", "How long the sample in hand has been in hand.", run.busy_s),

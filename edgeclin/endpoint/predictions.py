@@ -55,7 +55,7 @@ class Predictions:
         self._at_once = 0
         self._decoding = asyncio.Lock()  # decoded, a body may take many times its size
         self._streams: set[str] = set()
-        self._waiters: set[asyncio.Future[Answer | None]] = set()
+        self._waiters: set[asyncio.Future[Answer | str]] = set()
 
     def stop(self) -> None:
         """Tell all who wait that no answer will come."""
@@ -115,17 +115,15 @@ class Predictions:
 
     async def _judged(self, name: str, sample: Sample) -> Response:
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Answer | None] = loop.create_future()
+        waiter: asyncio.Future[Answer | str] = loop.create_future()
 
         def answered(stored: Stored | None, result: Result) -> bool:
-            told: ThreadFuture[bool] = ThreadFuture()
             try:
-                if stored is None:  # whether anybody learns of that must be known
-                    loop.call_soon_threadsafe(lambda: told.set_result(_settle(waiter, None)))
-                    return told.result(_LOOP_S)
+                if stored is None:
+                    return _refused(loop, waiter, self._bedside.full)
                 answer = Answer(stored.seq, stored.id, result)
                 loop.call_soon_threadsafe(_settle, waiter, answer)
-            except (RuntimeError, ThreadTimeoutError):  # the endpoint has closed
+            except RuntimeError:  # the endpoint has closed
                 return False
             return True
 
@@ -150,8 +148,8 @@ class Predictions:
             return _stopped()
         finally:
             self._waiters.discard(waiter)
-        if answer is None:
-            return _busy(f"its answer cannot be stored: {self._bedside.full}")
+        if isinstance(answer, str):
+            return _busy(f"its answer cannot be stored: {answer}")
         return json(answer, 422 if answer.result.rejected else 200)
 
 
@@ -167,7 +165,27 @@ async def _read(request: Request, most: int) -> bytes | None:
     return bytes(body)
 
 
-def _settle(waiter: asyncio.Future[Answer | None], answer: Answer | None) -> bool:
+def _refused(
+    loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[Answer | str], why: str
+) -> bool:
+    """Tell who waits that no answer can be stored, from another thread; whether somebody was told.
+
+    Where the loop does not say so in time, nobody will be: the answer is kept instead.
+    """
+    told: ThreadFuture[bool] = ThreadFuture()
+
+    def tell() -> None:
+        if told.set_running_or_notify_cancel():
+            told.set_result(_settle(waiter, why))
+
+    loop.call_soon_threadsafe(tell)
+    try:
+        return told.result(_LOOP_S)
+    except ThreadTimeoutError:
+        return not told.cancel() and told.result()
+
+
+def _settle(waiter: asyncio.Future[Answer | str], answer: Answer | str) -> bool:
     """Tell who waits; returns whether somebody does."""
     if waiter.done():
         return False

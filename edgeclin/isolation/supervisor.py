@@ -257,8 +257,8 @@ class Supervisor:
 
     def _fail(self, why: str) -> None:
         if self.ready:
-            self.why, self.ready = why, False
             self._out_at = time.monotonic()
+            self.why, self.ready = why, False
             self._moved.set()
 
     def _end(self) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from edgeclin.records import Tier
+from edgeclin.records import DECODERS, Drop, Result, Review, Tier
 
 Kind: TypeAlias = Literal["result", "review", "drop"]
-_KINDS = get_args(Kind)
 
 TIERS = tuple(Tier)
 """A tier's index here is its number in the database."""
@@ -27,6 +26,19 @@ class Row:
     body: bytes
 
     @property
+    def record(self) -> Result | Review | Drop:
+        """What its body says.
+
+        Raises:
+            ValueError: it is none of its kind, since a disk damaged it.
+        """
+        try:
+            record: Result | Review | Drop = DECODERS[self.kind].decode(self.body)
+            return record
+        except (KeyError, TypeError, msgspec.MsgspecError) as exc:
+            raise ValueError(f"row {self.seq} is damaged ({exc})") from exc
+
+    @property
     def sound(self) -> bool:
         """Whether it can travel: one that a disk damaged would spoil the batch that it is in."""
         try:
@@ -34,7 +46,7 @@ class Row:
             msgspec.json.decode(self.body, type=msgspec.Raw)
         except (AttributeError, UnicodeDecodeError, msgspec.DecodeError):
             return False
-        return self.kind in _KINDS and isinstance(self.id, str)
+        return self.kind in DECODERS and isinstance(self.id, str)
 
 
 def stored_at(identity: str) -> float | None:

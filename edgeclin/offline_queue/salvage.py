@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from edgeclin.offline_queue.damaged import DamagedDatabase, Record
 from edgeclin.offline_queue.rows import TIERS
-from edgeclin.records import Drop, Result, Review, State, Tier
+from edgeclin.records import DECODERS, Drop, Result, Review, State, Tier
 
 _Row: TypeAlias = "tuple[str, str, int, bytes]"
 """Id, kind, tier and body."""
-_KINDS: dict[Any, type[Result | Review | Drop]] = {"result": Result, "review": Review, "drop": Drop}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 """What positions are kept by; see `Preprocess.cut` too."""
@@ -117,7 +116,7 @@ def _take_over(
     for record in records:
         if row := _row(record):
             try:
-                content = msgspec.json.decode(row[-1], type=_KINDS[row[1]])
+                content = DECODERS[row[1]].decode(row[-1])
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 found.unreadable += 1
                 continue
@@ -209,7 +208,7 @@ def _row(record: Record) -> _Row | None:
     if record.rowid is None or len(record.values) != 5:
         return None
     _, identity, kind, tier, body = record.values
-    if not isinstance(identity, str) or not _UUID.fullmatch(identity) or kind not in _KINDS:
+    if not isinstance(identity, str) or not _UUID.fullmatch(identity) or kind not in DECODERS:
         return None
     if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
         return None

@@ -74,7 +74,7 @@ def open_source(
         return Camera(rest, preprocess, rate_hz)
     if kind == "video":
         return VideoFile(Path(rest), preprocess, rate_hz)
-    if rest and kind.isalpha() and not Path(address).exists():
+    if rest and kind.isalpha() and not os.path.lexists(address):
         known = "watch:, camera:, video:, rtsp://, rtsps://, http:// and https://"
         raise EdgeclinError(f"{address!r} is no file, and no source is of that kind: {known} are")
     dataset = open_dataset(Path(address))

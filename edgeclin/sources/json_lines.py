@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,8 +16,6 @@ from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
 MAX_STREAMS = 1024
-_NAME = re.compile(rb'"stream"\s*:\s*"([A-Za-z0-9._-]{1,64})"')
-"""Also in a line that is broken elsewhere."""
 
 
 class JsonLinesSource:
@@ -69,13 +67,14 @@ class JsonLinesSource:
             return self._add(problem, inbox.line(stream))
 
     def _restart(self, text: bytes) -> None:
-        """Let no window span what a broken line held: of its stream, or of all where it names none,
-        or several, as when the next line was written into it."""
-        names = _NAME.findall(text)
-        broken = (
-            [names[0].decode()] if len(names) == text.count(b'"stream"') == 1 else self._signals
-        )
-        for name in broken:
+        """Let no window span what a broken line held: of its stream, or of all where it does not
+        say whose it is, as when the next line was written into it."""
+        try:
+            value = json.loads(text) if len(text) <= MAX_LINE else None
+        except (ValueError, RecursionError):
+            value = None
+        named = value.get("stream") if isinstance(value, dict) else None
+        for name in [named] if isinstance(named, str) else self._signals:
             if signal := self._signals.get(name):
                 signal.restart()
 
