@@ -41,6 +41,8 @@ def test_frames_come_in_the_colours_of_the_description(network: NetworkCamera) -
     inbox = Inbox()
     inbox.feed(Camera(network.address, PLAIN))
     arrival = inbox.take()
+    while arrival is not None and isinstance(arrival.sample, BadInput):  # of frames that went
+        arrival = inbox.take()
     assert arrival is not None
     assert isinstance(arrival.sample, np.ndarray)
     assert arrival.sample.shape == (48, 64, 3)

@@ -185,10 +185,13 @@ def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
         for at in range(3):
             queue.put(make_result(at))
     with closing(sqlite3.connect(ward.path)) as connection, connection:
-        connection.execute("UPDATE rows SET id = 'p' || substr(id, 2) WHERE seq = 1")
+        connection.execute(
+            "UPDATE rows SET id = CAST(x'f0' || substr(id, 2) AS TEXT) WHERE seq = 1"
+        )
         connection.execute("UPDATE rows SET body = CAST('{' || body AS BLOB) WHERE seq = 2")
     with OfflineQueue(ward.path) as queue:
         queue.put(make_result(3))
+        assert [row.sound for row in queue.pending(Tier.ROUTINE)] == [False, False, True, True]
     assert "routine" in ward("status").output
     listed = ward("list").output.splitlines()
     assert "damaged" in listed[2]

@@ -296,6 +296,18 @@ def test_clients_come_back_after_the_broker_lost_its_memory(bench: Bench) -> Non
     subscriber.wait_for(b"after")
 
 
+def test_a_device_that_is_gone_before_it_is_back_is_told_as_lost(bench: Bench) -> None:
+    watcher = bench.client("watcher").join("state")
+    gone = bench.client("gone").join(will=Message("state", b"lost"))
+    gone.transport.publish(Message("state", b"online"))
+    watcher.wait_for(b"online")
+    gone.strand()
+    if isinstance(bench, MemoryBench):
+        return  # it is back at once
+    gone.transport.renew()
+    watcher.wait_for(b"online", b"lost")
+
+
 @pytest.mark.parametrize("stuffed", [False, True], ids=["quiet", "stuffed"])
 def test_a_connection_that_is_half_open_is_made_anew_on_demand(bench: Bench, stuffed: bool) -> None:
     subscriber = bench.client("subscriber").join("topic")
@@ -495,7 +507,11 @@ def test_the_wait_between_attempts_doubles_up_to_its_bound() -> None:
     assert bounds[:6] == [1.0, 2.0, 3.0, 3.0, 3.0, 3.0]
 
 
-def test_the_wait_is_short_again_after_a_session(scripted: ScriptedBroker) -> None:
+@pytest.mark.parametrize("lasted", [True, False])
+def test_the_wait_is_short_again_after_a_session_that_lasted(
+    scripted: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, lasted: bool
+) -> None:
+    monkeypatch.setattr("edgeclin.transport.mqtt._LASTED_S", 0.0 if lasted else 1000.0)
     bounds: list[float] = []
 
     def note(bound: float) -> float:
@@ -513,7 +529,7 @@ def test_the_wait_is_short_again_after_a_session(scripted: ScriptedBroker) -> No
     scripted.cut()
     wait_until(lambda: len(bounds) > refused, "the session ended")
     transport.close()
-    assert bounds[refused] == 0.5
+    assert (bounds[refused] == 0.5) == lasted
 
 
 def test_by_default_the_wait_is_drawn_from_all_of_the_bound() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue import schema
+from edgeclin.offline_queue.rows import damaged_text
 from edgeclin.records import Tier
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Database:
             self.connection = sqlite3.connect(
                 path, isolation_level=None, timeout=0.0, check_same_thread=False
             )
+            self.connection.text_factory = damaged_text
             self._inode = path.stat().st_ino
             self._execute("PRAGMA journal_mode = WAL")
         except QueueUnusable:

@@ -47,7 +47,8 @@ def left_behind(path: Path) -> bool:
 
 def damaged_queues(path: Path) -> list[Path]:
     """The folders of those that were set aside for the queue at `path`, oldest first."""
-    return [Path(f"{path}.corrupt-{number}") for number in sorted(_numbers(path))]
+    places = [Path(f"{path}.corrupt-{number}") for number in sorted(_numbers(path))]
+    return [place for place in places if place.is_dir()]
 
 
 def take_over(folder: Path, path: Path) -> Salvaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -12,6 +13,8 @@ from edgeclin.records import DECODERS, Drop, Result, Review, Tier
 
 Kind: TypeAlias = Literal["result", "review", "drop"]
 
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Of a row: a UUID."""
 TIERS = tuple(Tier)
 """A tier's index here is its number in the database."""
 
@@ -46,7 +49,13 @@ class Row:
             msgspec.json.decode(self.body, type=msgspec.Raw)
         except (AttributeError, UnicodeDecodeError, msgspec.DecodeError):
             return False
-        return self.kind in DECODERS and isinstance(self.id, str)
+        return self.kind in DECODERS and ID.fullmatch(str(self.id)) is not None
+
+
+def damaged_text(data: bytes) -> str:
+    """Text as SQLite gives it, also where a damaged disk left bytes that are none: whoever reads
+    one row sees that, and can read the others."""
+    return data.decode(errors="replace")
 
 
 def stored_at(identity: str) -> float | None:

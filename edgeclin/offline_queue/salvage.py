@@ -16,12 +16,11 @@ from typing import TypeAlias
 import msgspec
 
 from edgeclin.offline_queue.damaged import DamagedDatabase, Record
-from edgeclin.offline_queue.rows import TIERS
+from edgeclin.offline_queue.rows import ID, TIERS
 from edgeclin.records import DECODERS, Drop, Result, Review, State, Tier
 
 _Row: TypeAlias = "tuple[str, str, int, bytes]"
 """Id, kind, tier and body."""
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 """What positions are kept by; see `Preprocess.cut` too."""
 _TOGETHER = 500
@@ -208,7 +207,7 @@ def _row(record: Record) -> _Row | None:
     if record.rowid is None or len(record.values) != 5:
         return None
     _, identity, kind, tier, body = record.values
-    if not isinstance(identity, str) or not _UUID.fullmatch(identity) or kind not in DECODERS:
+    if not isinstance(identity, str) or not ID.fullmatch(identity) or kind not in DECODERS:
         return None
     if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
         return None
@@ -230,7 +229,7 @@ def _question(record: Record) -> tuple[str, str | None] | None:
     if record.rowid is None or len(record.values) != 10:
         return None
     _, result, label, state, *_, size = record.values
-    if not isinstance(result, str) or not _UUID.fullmatch(result) or not size:
+    if not isinstance(result, str) or not ID.fullmatch(result) or not size:
         return None
     if state != State.PROVISIONAL.value or not isinstance(label, str | None):
         return None

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import schema
-from edgeclin.offline_queue.rows import TIERS, Row, stored_at
+from edgeclin.offline_queue.rows import TIERS, Row, damaged_text, stored_at
 from edgeclin.records import Tier
 
 Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
@@ -143,6 +143,7 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
             raise BadFile(path, "no queue there yet", "`edgeclin run` makes it")
         name = f"file:{quote(str(path))}?{_mode(path)}"
         with closing(sqlite3.connect(name, uri=True, timeout=10)) as connection:
+            connection.text_factory = damaged_text
             connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
             (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -8,63 +8,42 @@ the cloud stores each id once.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import msgspec
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import BadMessage, NotConnected, QueueFull
-from edgeclin.health import RunHealth, SyncHealth
+from edgeclin.health import SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Row
 from edgeclin.records import Review, Tier
+from edgeclin.sync.asking import Asking
+from edgeclin.sync.progress import Progress
+from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
+from edgeclin.sync.trials import Suspects, Trials
 from edgeclin.sync.window import Flight, SendWindow
-from edgeclin.transport import Message, Refusal, Transport
-from edgeclin.version import VERSION
+from edgeclin.transport import Message, Refusal, Transport, fits
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 HEALTH_S = 5.0
 _FULL_S = 0.5
-_ASKS = 16
 _PASSED_OVER = 3
-_AROUND = 256
-"""Bytes of a message beside its payload, at most: topics of 64 and properties."""
+RETRY_S = 3600.0
+"""What was set aside is tried again."""
+_ALONE_S = 5.0
+"""A connection that stands for so long after a message did not end for it."""
 _UNFIT = frozenset({0x95, 0x99})
 """Reason codes of MQTT 5 (2.4) that blame the message: packet too large, payload format invalid.
 Others say that nothing is taken now, such as a quota or what the broker's rules do not allow."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far each tier was handed over in this session.
-
-    Rows up to `mark` are the backlog that was there when the session began; later ones are live
-    and go first, so that a backlog never holds up what happens now.
-    """
-
-    mark: int = 0
-    backlog: dict[Tier, int] = field(default_factory=lambda: dict.fromkeys(Tier, 0))
-    live: dict[Tier, int] = field(default_factory=lambda: dict.fromkeys(Tier, 0))
-    asked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question on its way: about which result, since when, in which message."""
-
-    result: str
-    at: float
-    token: int
 
 
 class SyncAgent:
@@ -101,12 +80,13 @@ class SyncAgent:
         self._window = SendWindow(
             settings.window_batches, settings.receipt_timeout_s, settings.receipt_most_s
         )
-        self._progress = _Progress()
+        self._progress = Progress()
         self._stops = Stops(settings.receipt_most_s, jitter)
         self._stopped: list[Flight] = []
-        self._outstanding: dict[int, _Asked] = {}
-        self._unaskable: set[int] = set()
-        self._careful = 0
+        self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s)
+        self._statuses = Statuses(queue, transport, topics, clock)
+        self._trials = Trials()
+        self._next_retry = monotonic() + RETRY_S
         self._session = 0
         self._next_health = self._next_expiry = 0.0
         self.delivered = 0
@@ -115,7 +95,7 @@ class SyncAgent:
 
     def open(self) -> None:
         """Begin to connect; nothing is sent before `step`."""
-        will = self._status("lost", self._topics.state)
+        will = self._statuses.status("lost", self._topics.state)
         self._transport.open(
             (self._topics.receipt, self._topics.opinion),
             self._receive,
@@ -123,8 +103,7 @@ class SyncAgent:
             on_refusal=self._receive,
         )
         with suppress(QueueFull):
-            if again := self._queue.take_back():
-                log.warning("%d rows that were set aside are sent once more", again)
+            self._take_back()
 
     def run(self, stop: threading.Event, until_empty: bool = False) -> None:
         """Step until `stop` is set, or until nothing waits any more: when something arrives, and
@@ -162,32 +141,37 @@ class SyncAgent:
             if now >= self._next_expiry:
                 for review in self._queue.expire():
                     _log_review(review)
+            if now >= self._next_retry:
+                self._next_retry = now + RETRY_S
+                self._take_back()
         except QueueFull as exc:
             # What could not be written down comes again: receipts and opinions when their rows
             # and questions are sent again, expiry at its next turn.
             self._next_expiry = now + _FULL_S
             log.error("ALARM: %s", exc)
+        except NotConnected as exc:  # in answer to a refusal; the next session sends all again
+            log.info("%s", exc)
         if not self._transport.connected:
             return
         try:
             self._begin_session(now)
-            if self._window.missed(now):
-                log.warning("connected, but the cloud says nothing: connecting anew")
-                self._transport.renew()
+            if misses := self._window.missed(now):
+                self._begin_anew(misses, now)
                 return
             self._resend(now)
+            self._try_suspects(now)
             self._send(now)
             self._ask(now)
-            if now >= self._next_health:
+            if now >= self._next_health and not self._alone:
                 self._next_health = now + HEALTH_S
-                self._transport.publish(self._status("online", self._topics.health))
+                self._statuses.say("online", self._topics.health)
         except NotConnected as exc:
             log.info("%s", exc)
 
     def close(self) -> None:
         """Say goodbye, so that the broker does not report the device as lost."""
         with suppress(NotConnected):
-            self._transport.publish(self._status("offline", self._topics.state))
+            self._statuses.say("offline", self._topics.state)
         self._transport.close()
 
     def _begin_session(self, now: float) -> None:
@@ -195,20 +179,37 @@ class SyncAgent:
             return
         self._session = self._transport.sessions
         self._window.clear()
+        self._trials.put_off(now)
         self._stopped.clear()
-        self._outstanding.clear()
-        mark = self._queue.last_seq()
-        self._progress = _Progress(mark=mark, live=dict.fromkeys(Tier, mark))
+        self._asking.clear()
+        self._progress = Progress.of(self._queue.last_seq())
         self._next_health = now
-        self._transport.publish(self._status("online", self._topics.birth))
-        self._transport.publish(self._status("online", self._topics.state))
+        self._statuses.say("online", self._topics.birth)
+        self._statuses.say("online", self._topics.state)
         waiting = {name: usage.count for name, usage in self._queue.usage().items()}
         log.info("connected; waiting: %s", waiting)
 
+    def _begin_anew(self, misses: int, now: float) -> None:
+        """Make the connection anew over which nothing is heard. Where that did not help before,
+        what was sent may be what the cloud cannot read."""
+        log.warning("connected, but the cloud says nothing: connecting anew")
+        gone = self._window.clear()
+        self._trials.put_off(now, apart=misses > 1)
+        if misses > 1:
+            self._trials.suspect(gone, (), ends=False)
+        self._transport.renew()
+
     def _resend(self, now: float) -> None:
         for flight in self._window.overdue(now):
+            if self._trials.current is not None and flight in self._trials.current.flights:
+                self._end_trial(flight, now)
+                continue
             log.warning("no receipt in time for %d rows: sending them again", len(flight.seqs))
-            if flight.passed_over < _PASSED_OVER:
+            if self._too_long(flight, now) and self._window.receipted_at <= flight.first_sent_at:
+                if self._trials.suspect([flight], (), ends=False):
+                    self._progress = Progress.of(self._queue.last_seq())
+                continue
+            if flight.passed_over < _PASSED_OVER or not self._too_long(flight, now):
                 self._publish(flight.tier, self._rows_of(flight), now, flight)
             else:
                 why = f"no receipt {flight.passed_over} times, while others got theirs"
@@ -221,12 +222,16 @@ class SyncAgent:
                 self._publish(flight.tier, self._rows_of(flight), now, flight)
 
     def _rows_of(self, flight: Flight) -> list[Row]:
-        """What of a batch still waits. By ranges: it may hold the oldest rows and the newest."""
+        """What of a batch still waits."""
+        return self._rows_in(flight.tier, list(flight.seqs))
+
+    def _rows_in(self, tier: Tier, seqs: list[int]) -> list[Row]:
+        """Those that still wait. By ranges: they may be the oldest rows and the newest."""
         return [
             row
-            for first, last in wire.ranges(list(flight.seqs))
+            for first, last in wire.ranges(seqs)
             for row in self._queue.pending(
-                flight.tier, after=first - 1, through=last, limit=last - first + 1
+                tier, after=first - 1, through=last, limit=last - first + 1
             )
         ]
 
@@ -246,24 +251,77 @@ class SyncAgent:
         except QueueFull as exc:
             log.error("ALARM: %s", exc)
 
+    def _try_suspects(self, now: float) -> None:
+        """Send the next group of suspects; one that may end the connection when nothing else is on
+        its way, and nothing goes beside it until it has had the time to."""
+        trial = self._trials.current
+        if trial is not None:
+            arrived = not any(flight.seqs for flight in trial.flights)
+            if trial.tier is None:
+                arrived = trial.seqs[0] not in self._asking.outstanding
+            survived = trial.ends and now - trial.sent_at >= _ALONE_S
+            if arrived or (survived and trial.tier is None):
+                self._trials.pass_(now)
+            elif survived:
+                trial.ends = False
+            return
+        group = self._trials.waiting(now)
+        if group is None or (group.ends and (self._window.busy or self._asking.outstanding)):
+            return
+        trial = self._trials.begin(now)
+        if trial.tier is None:
+            self._asking.ask_about(trial.seqs[0], now)
+            return
+        rows = self._rows_in(trial.tier, trial.seqs)
+        trial.flights = self._publish(trial.tier, rows, now)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether nothing is to be sent beside a trial, or before it."""
+        group = self._trials.current or self._trials.waiting(self.last_step)
+        return group is not None and group.ends
+
+    def _end_trial(self, flight: Flight, now: float) -> None:
+        """Where suspects got no receipt: blame them if others got theirs meanwhile."""
+        trial = self._trials.current
+        assert trial is not None
+        if trial.ends or self._window.receipted_at <= flight.sent_at:
+            trial.ends = False
+            self._trials.put_off(now, apart=True)
+        elif not self._too_long(flight, now):
+            trial.flights = self._publish(flight.tier, self._rows_of(flight), now, flight)
+        elif blamed := self._trials.fail(now):
+            self._give_up(blamed, f"no receipt {blamed.strikes} times, while others got theirs")
+
+    def _too_long(self, flight: Flight, now: float) -> bool:
+        """Whether a receipt has not come for longer than that of any cloud may take."""
+        return now - flight.first_sent_at >= self._settings.receipt_most_s
+
+    def _give_up(self, blamed: Suspects, why: str) -> None:
+        """Keep what is to blame from being sent."""
+        if blamed.tier is None:
+            self._asking.give_up(blamed.seqs[0], why)
+            return
+        for row in self._rows_in(blamed.tier, blamed.seqs):
+            self._set_aside(row, why)
+
     def _send(self, now: float) -> None:
+        suspected = self._trials.rows
         for tier in Tier:
-            while self._room and not self._stops.stopped(self._topics.up(tier), now):
+            while self._has_room(tier) and not self._stops.stopped(self._topics.up(tier), now):
                 rows = self._next_rows(tier)
                 if not rows:
                     break
-                self._publish(tier, rows, now)
-                self._advance(tier, rows)
+                self._publish(tier, [row for row in rows if row.seq not in suspected], now)
+                self._progress.advance(tier, rows)
 
-    @property
-    def _room(self) -> bool:
-        """Whether one more batch may be sent now; to find what ended connections, one by one."""
-        if self._careful:
-            return not self._window.busy and not self._outstanding
-        return self._window.room > 0
+    def _has_room(self, tier: Tier) -> bool:
+        """Whether one more batch of a tier may be sent now; the last place is for urgent ones."""
+        kept = tier is not Tier.URGENT and self._settings.window_batches > 1
+        return self._window.room > kept and not self._alone
 
     def _next_rows(self, tier: Tier) -> list[Row]:
-        progress, most = self._progress, self._careful or self._settings.batch_results
+        progress, most = self._progress, self._settings.batch_results
         rows = self._queue.pending(tier, after=progress.live[tier], limit=most)
         if len(rows) < most and progress.backlog[tier] < progress.mark:
             rows += self._queue.pending(
@@ -280,15 +338,9 @@ class SyncAgent:
             taken += 1
         return rows[:taken]
 
-    def _advance(self, tier: Tier, rows: list[Row]) -> None:
-        progress = self._progress
-        for row in rows:
-            handed = progress.live if row.seq > progress.mark else progress.backlog
-            handed[tier] = max(handed[tier], row.seq)
-
     def _publish(
         self, tier: Tier, rows: list[Row], now: float, before: Flight | None = None
-    ) -> None:
+    ) -> list[Flight]:
         """Send rows in one message, or in several where the broker takes none so large.
 
         Args:
@@ -301,63 +353,31 @@ class SyncAgent:
             else:
                 self._set_aside(row, "it is damaged: no record as they travel")
         if not sound:
-            return
+            return []
         items = tuple(
             wire.Item(seq=row.seq, id=row.id, kind=row.kind, body=msgspec.Raw(row.body))
             for row in sound
         )
         payload = wire.encode(wire.Batch(epoch=self._queue.epoch, items=items))
         message = Message(self._topics.up(tier), payload)
-        if self._too_large(message):
+        if not fits(message, self._transport):
             if len(sound) == 1:
                 most = self._transport.most_bytes
                 why = f"its message of {len(payload)} bytes is too large: the broker takes {most}"
                 self._set_aside(sound[0], why)
-                return
-            for half in (sound[: len(sound) // 2], sound[len(sound) // 2 :]):
-                self._publish(tier, half, now, before)
-            return
+                return []
+            halves = sound[: len(sound) // 2], sound[len(sound) // 2 :]
+            return [flight for half in halves for flight in self._publish(tier, half, now, before)]
         token = self._transport.publish(message)
         flight = Flight(tier, {row.seq for row in sound}, now, token, now)
         if before is not None:
             flight.passed_over, flight.first_sent_at = before.passed_over, before.first_sent_at
         self._window.send(flight)
-
-    def _too_large(self, message: Message) -> bool:
-        most = self._transport.most_bytes
-        return most is not None and len(message.payload) + _AROUND > most
+        return [flight]
 
     def _ask(self, now: float) -> None:
-        patience = self._settings.receipt_timeout_s
-        late = [seq for seq, one in self._outstanding.items() if now - one.at >= patience]
-        for seq in late:
-            del self._outstanding[seq]
-            self._progress.asked = min(self._progress.asked, seq - 1)
-        room = _ASKS - len(self._outstanding) if not self._careful else int(self._room)
-        if room <= 0 or self._stops.stopped(self._topics.ask, now):
-            return
-        for question in self._queue.questions(after=self._progress.asked, limit=room):
-            self._progress.asked = question.seq
-            if question.seq in self._outstanding or question.seq in self._unaskable:
-                continue
-            message = Message(
-                self._topics.ask,
-                question.ask,
-                correlation=question.result.encode(),
-                response_topic=self._topics.opinion,
-                expiry_s=max(1, math.ceil(question.remaining_s)),
-            )
-            if self._too_large(message):
-                self._give_up_asking(question.seq, f"{len(question.ask)} bytes are too large")
-                continue
-            token = self._transport.publish(message)
-            self._outstanding[question.seq] = _Asked(question.result, now, token)
-
-    def _give_up_asking(self, seq: int, why: str) -> None:
-        """Leave an answer to a person, at its deadline: the broker does not take the question, nor
-        will it in this process's time."""
-        log.error("ALARM: no opinion can be asked about row %d: %s", seq, why)
-        self._unaskable.add(seq)
+        if not self._alone and not self._stops.stopped(self._topics.ask, now):
+            self._asking.ask(now, self._trials.questions)
 
     def _receive(self, message: Message | Refusal) -> None:
         self._inbox.append(message)
@@ -381,79 +401,65 @@ class SyncAgent:
     def _take_receipt(self, receipt: wire.Receipt) -> None:
         self.delivered += self._queue.remove(receipt)
         if receipt.epoch == self._queue.epoch:
-            self._window.receipt(receipt.ranges, self._monotonic())
-            for tier in Tier:
+            for tier in self._window.receipt(receipt.ranges, self._monotonic()):
                 self._stops.taken(self._topics.up(tier))
-            self._less_careful()
 
-    def _less_careful(self) -> None:
-        """Send more at a time again, for what was sent alone has arrived."""
-        self._careful *= 2
-        if self._careful >= self._settings.batch_results:
-            self._careful = 0
-
-    def _take_blame(self, why: str) -> None:
-        """Send half as many rows in the next session, where a connection ended for what was sent;
-        what was alone on its way is to blame."""
-        flights, self._outstanding, asked = self._window.clear(), {}, list(self._outstanding)
-        rows = [(flight.tier, seq) for flight in flights for seq in flight.seqs]
-        if len(rows) == 1 and not asked:
-            for row in self._rows_of(flights[0]):
-                self._set_aside(row, why)
-        elif len(asked) == 1 and not rows:
-            self._give_up_asking(asked[0], why)
-        self._careful = max(1, len(rows) // 2)
+    def _take_blame(self, why: str, now: float) -> None:
+        """Suspect all that was on its way as a connection ended for what was sent; what was alone
+        is to blame. Where nothing was, a status message is, which is shorter from now on."""
+        gone, asked = self._window.clear(), self._asking.outstanding
+        self._asking.clear()
+        trial = self._trials.current
+        if trial is not None and trial.ends:
+            if blamed := self._trials.fail(now):
+                self._give_up(blamed, why)
+        elif gone or asked:
+            self._trials.put_off(now)
+            self._trials.suspect(gone, asked, ends=True)
+        else:
+            self._statuses.short = True
 
     def _take_refusal(self, refusal: Refusal) -> None:
         """Stop, send in parts, or set aside, as the broker's reason is."""
         now, why = self._monotonic(), f"the broker refuses it: {refusal.reason}"
         if refusal.token is None:
-            self._take_blame(why)
+            self._take_blame(why, now)
             return
         flight = self._window.refused(refusal.token)
-        asked = [seq for seq, one in self._outstanding.items() if one.token == refusal.token]
+        asked = self._asking.refused(refusal.token)
         topic = self._topics.ask if flight is None else self._topics.up(flight.tier)
+        trial = self._trials.current
+        tried = trial is not None and flight in trial.flights
         if flight is None and not asked:
             log.warning("the broker refuses a status message: %s", refusal.reason)
         elif refusal.code not in _UNFIT:
             if not self._stops.stopped(topic, now):
                 log.error("ALARM: the broker refuses what is sent on %s: %s", topic, refusal.reason)
             self._stops.stop(topic, refusal.reason, now)
-            if flight is not None:
+            if tried:
+                self._trials.put_off(now)
+            elif flight is not None:
                 self._stopped.append(flight)
         elif flight is not None:
+            if tried:
+                self._trials.pass_(now)
             self._divide(flight, why, now)
-        for seq in asked:
-            del self._outstanding[seq]
-            if refusal.code in _UNFIT:
-                self._give_up_asking(seq, why)
-            self._progress.asked = min(self._progress.asked, seq - 1)
+        for seq in asked if refusal.code in _UNFIT else ():
+            self._asking.give_up(seq, why)
 
     def _take_opinion(self, opinion: wire.Opinion) -> None:
-        self._outstanding = {
-            seq: one for seq, one in self._outstanding.items() if one.result != opinion.result
-        }
+        self._asking.answered(opinion.result)
         self._stops.taken(self._topics.ask)
-        self._less_careful()
         review = self._queue.settle(opinion)
         if review is not None:
             self.opinions += 1
             _log_review(review)
 
-    def _status(self, state: wire.Presence, topic: str) -> Message:
-        usage = self._queue.usage()
-        run = self._queue.notices.told(RunHealth) if topic == self._topics.health else None
-        status = wire.Status(
-            state=state,
-            made_at=self._clock(),
-            version=VERSION,
-            epoch=self._queue.epoch,
-            pending={tier.value: usage[tier.value].count for tier in Tier},
-            open_questions=usage["questions"].count,
-            run=None if run is None else run.health,
-            run_age_s=None if run is None else run.age_s,
-        )
-        return Message(topic, wire.encode(status), retain=True)
+    def _take_back(self) -> None:
+        """Try once more what was set aside: a broker's rules change, and a cloud is mended."""
+        if again := self._queue.take_back():
+            log.warning("%d rows that were set aside are sent once more", again)
+            self._progress = Progress.of(self._queue.last_seq())
 
 
 def _log_review(review: Review) -> None:

@@ -49,4 +49,4 @@ class Stops:
     @property
     def whys(self) -> tuple[str, ...]:
         """What is refused, and why."""
-        return tuple(f"{topic}: {stop.why}" for topic, stop in self._stops.items())
+        return tuple(f"{topic}: {stop.why}" for topic, stop in list(self._stops.items()))

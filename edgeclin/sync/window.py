@@ -46,7 +46,7 @@ class SendWindow:
         self._flights: list[Flight] = []
         self._misses = 0
         self._listening_since = self._silent_since = 0.0
-        self._receipted_at = -inf
+        self.receipted_at = -inf
         self._took_s = 0.0
         self._settled = True
 
@@ -69,19 +69,24 @@ class SendWindow:
             self._silent_since, self._settled = now, False
         self._flights.append(flight)
 
-    def receipt(self, ranges: Collection[tuple[int, int]], now: float) -> None:
-        """Free what a receipt covers, whichever batch carried it."""
-        self._silent_since = self._receipted_at = now
+    def receipt(self, ranges: Collection[tuple[int, int]], now: float) -> set[Tier]:
+        """Free what a receipt covers, whichever batch carried it; returns the tiers of that."""
+        self._silent_since = self.receipted_at = now
+        tiers = set()
         for flight in self._flights:
+            before = len(flight.seqs)
             for first, last in ranges:
                 if last - first < _MANY:
                     flight.seqs.difference_update(range(first, last + 1))
                 else:
                     flight.seqs = {seq for seq in flight.seqs if not first <= seq <= last}
+            if len(flight.seqs) < before:
+                tiers.add(flight.tier)
             if not flight.seqs:
                 self._took_s = now - flight.first_sent_at
         self._flights = [flight for flight in self._flights if flight.seqs]
         self._settled = not self._flights
+        return tiers
 
     def heard(self, now: float) -> None:
         """Note that the cloud said something, a receipt or not: the connection carries."""
@@ -93,7 +98,7 @@ class SendWindow:
         late = [flight for flight in self._flights if now - flight.sent_at >= self._patience]
         self._flights = [flight for flight in self._flights if flight not in late]
         for flight in late:
-            flight.passed_over += self._receipted_at > flight.sent_at
+            flight.passed_over += self.receipted_at > flight.sent_at
         return late
 
     def refused(self, token: int) -> Flight | None:
@@ -101,17 +106,18 @@ class SendWindow:
         for flight in self._flights:
             if flight.token == token:
                 self._flights.remove(flight)
+                self._settled = self._settled or not self._flights
                 return flight
         return None
 
-    def missed(self, now: float) -> bool:
-        """Whether all that is on its way has waited too long and nothing was heard meanwhile; it is
-        said once, and the next time it takes twice as long."""
+    def missed(self, now: float) -> int:
+        """How often in a row all that was on its way waited too long while nothing was heard, where
+        that has just happened once more, else 0; the next time it takes twice as long."""
         if not self._flights or now - self._listening_since < self._patience:
-            return False
-        self._flights.clear()
+            return 0
         self._misses += 1
-        return True
+        self._listening_since = now
+        return self._misses
 
     def silent_s(self, now: float) -> float:
         """How long something has been on its way and no receipt came; 0 before that is too long."""

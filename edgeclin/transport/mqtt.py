@@ -15,6 +15,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeclin.config import BrokerConfig, require_private
@@ -32,6 +33,8 @@ _POLL_S = 0.2
 _BLAMES = frozenset({0x81, 0x82, 0x95, 0x99})
 """Ends of a connection that blame what was sent. Paho too takes an answer that is none for a
 protocol error, such as mosquitto's to a message beyond its `message_size_limit`."""
+_LASTED_S = 1.0
+"""After a session that was shorter the wait goes on growing."""
 _LOOK_S = 10.0
 """Between two looks at whether certificates were renewed."""
 _GOODBYE_S = 2.0
@@ -138,7 +141,7 @@ class MQTTTransport:
     def _stay_connected(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            before = self.sessions
+            before, began = self.sessions, time.monotonic()
             # A client of its own for each session: paho would resend what it still has in memory,
             # and what is to be sent again is for the layer above to say.
             self._client = self._new_client()
@@ -160,7 +163,8 @@ class MQTTTransport:
                 where = f"{self._broker.host}:{self._broker.port}"
                 log.log(level, "cannot reach %s: %s; it is tried again", where, exc)
             self._ready.clear()
-            failures = 0 if self.sessions > before else failures + 1
+            lasted = self.sessions > before and time.monotonic() - began >= _LASTED_S
+            failures = 0 if lasted else failures + 1
             bound = min(self._broker.reconnect_most_s, BACKOFF_FIRST_S * 2 ** min(failures, 16))
             self._closing.wait(self._jitter(bound))
 
@@ -186,7 +190,8 @@ class MQTTTransport:
                 client.disconnect()
 
     def _part(self, client: mqtt.Client) -> None:
-        client.disconnect()
+        # With the will, for this device may be gone before it is back.
+        client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=0x04))
         connection = client.socket()
         if not self._ended.wait(_GOODBYE_S) and isinstance(connection, socket.socket):
             with suppress(OSError):

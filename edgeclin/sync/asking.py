@@ -1,0 +1,116 @@
+"""Questions for a second opinion that are on their way."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Set
+from dataclasses import dataclass
+
+from edgeclin import wire
+from edgeclin.offline_queue import OfflineQueue, Question
+from edgeclin.transport import Message, Transport, fits
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 16
+_UNASKABLE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """About which result, since when, in which message."""
+
+    result: str
+    at: float
+    token: int
+
+
+class Asking:
+    """Asks the oldest questions, and again those that nobody answered in time.
+
+    Args:
+        timeout_s: how long an opinion may take.
+    """
+
+    def __init__(
+        self, queue: OfflineQueue, transport: Transport, topics: wire.Topics, timeout_s: float
+    ) -> None:
+        self._queue, self._transport, self._topics = queue, transport, topics
+        self._timeout_s = timeout_s
+        self._outstanding: dict[int, _Asked] = {}
+        self._unaskable: set[int] = set()
+        self._after = 0
+
+    @property
+    def outstanding(self) -> set[int]:
+        """The rows that are asked about now."""
+        return set(self._outstanding)
+
+    def clear(self) -> None:
+        """Forget what is on its way, and begin with the oldest again."""
+        self._outstanding.clear()
+        self._after = 0
+
+    def ask(self, now: float, but: Set[int]) -> None:
+        """Ask as many as there is room for.
+
+        Args:
+            but: rows that are not to be asked about.
+        """
+        for seq, one in list(self._outstanding.items()):
+            if now - one.at >= self._timeout_s:
+                self._forget(seq)
+        room = _AT_ONCE - len(self._outstanding)
+        if room <= 0:
+            return
+        away = self._unaskable | but | self._outstanding.keys()
+        for question in self._queue.questions(after=self._after, limit=room):
+            self._after = question.seq
+            if question.seq not in away:
+                self._ask(question, now)
+
+    def ask_about(self, seq: int, now: float) -> None:
+        """Ask about one row, if that is still asked."""
+        for question in self._queue.questions(after=seq - 1, limit=1):
+            if question.seq == seq:
+                self._ask(question, now)
+
+    def answered(self, result: str) -> None:
+        """Forget the question about a result."""
+        self._outstanding = {
+            seq: one for seq, one in self._outstanding.items() if one.result != result
+        }
+
+    def refused(self, token: int) -> list[int]:
+        """Forget the question of a message that the broker did not take, to ask it later; returns
+        its row, if it was one."""
+        found = [seq for seq, one in self._outstanding.items() if one.token == token]
+        for seq in found:
+            self._forget(seq)
+        return found
+
+    def give_up(self, seq: int, why: str) -> None:
+        """Leave an answer to a person, at its deadline: the broker does not take the question, nor
+        will it in this process's time."""
+        log.error("ALARM: no opinion can be asked about row %d: %s", seq, why)
+        still = {question.seq for question in self._queue.questions(limit=_UNASKABLE)}
+        self._unaskable = {seq, *(self._unaskable & still)}
+
+    def _forget(self, seq: int) -> None:
+        del self._outstanding[seq]
+        self._after = min(self._after, seq - 1)
+
+    def _ask(self, question: Question, now: float) -> None:
+        message = Message(
+            self._topics.ask,
+            question.ask,
+            correlation=question.result.encode(),
+            response_topic=self._topics.opinion,
+            expiry_s=max(1, math.ceil(question.remaining_s)),
+        )
+        if not fits(message, self._transport):
+            self.give_up(question.seq, f"{len(question.ask)} bytes are too large")
+            return
+        token = self._transport.publish(message)
+        self._outstanding[question.seq] = _Asked(question.result, now, token)
