@@ -414,6 +414,8 @@ class SyncAgent:
             if blamed := self._trials.fail(now):
                 self._give_up(blamed, why)
         elif gone or asked:
+            if trial is not None:
+                trial.ends = True
             self._trials.put_off(now)
             self._trials.suspect(gone, asked, ends=True)
         else:
