@@ -15,21 +15,19 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-
 from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import BadMessage, NotConnected, QueueFull
 from edgeclin.health import SyncHealth
-from edgeclin.offline_queue import OfflineQueue, Row
+from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
 from edgeclin.sync.asking import Asking
-from edgeclin.sync.progress import Progress
+from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
 from edgeclin.sync.trials import Suspects, Trials
-from edgeclin.sync.window import Flight, SendWindow
-from edgeclin.transport import Message, Refusal, Transport, fits
+from edgeclin.sync.window import Flight
+from edgeclin.transport import Message, Refusal, Transport
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +75,8 @@ class SyncAgent:
         self._monotonic = monotonic
         self._inbox: deque[Message | Refusal] = deque()
         self._arrived = threading.Event()
-        self._window = SendWindow(
-            settings.window_batches, settings.receipt_timeout_s, settings.receipt_most_s
-        )
-        self._progress = Progress()
+        self._delivery = Delivery(queue, transport, topics, settings)
+        self._window = self._delivery.window
         self._stops = Stops(settings.receipt_most_s, jitter)
         self._stopped: list[Flight] = []
         self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s)
@@ -182,7 +178,7 @@ class SyncAgent:
         self._trials.put_off(now)
         self._stopped.clear()
         self._asking.clear()
-        self._progress = Progress.of(self._queue.last_seq())
+        self._delivery.begin()
         self._next_health = now
         self._statuses.say("online", self._topics.birth)
         self._statuses.say("online", self._topics.state)
@@ -207,49 +203,19 @@ class SyncAgent:
             log.warning("no receipt in time for %d rows: sending them again", len(flight.seqs))
             if self._too_long(flight, now) and self._window.receipted_at <= flight.first_sent_at:
                 if self._trials.suspect([flight], (), ends=False):
-                    self._progress = Progress.of(self._queue.last_seq())
+                    self._delivery.begin()
                 continue
             if flight.passed_over < _PASSED_OVER or not self._too_long(flight, now):
-                self._publish(flight.tier, self._rows_of(flight), now, flight)
+                self._delivery.send_again(flight, now)
             else:
                 why = f"no receipt {flight.passed_over} times, while others got theirs"
-                self._divide(flight, why, now)
+                self._delivery.divide(flight, why, now)
         stopped, self._stopped = self._stopped, []
         for flight in stopped:
             if self._stops.stopped(self._topics.up(flight.tier), now):
                 self._stopped.append(flight)
             else:
-                self._publish(flight.tier, self._rows_of(flight), now, flight)
-
-    def _rows_of(self, flight: Flight) -> list[Row]:
-        """What of a batch still waits."""
-        return self._rows_in(flight.tier, list(flight.seqs))
-
-    def _rows_in(self, tier: Tier, seqs: list[int]) -> list[Row]:
-        """Those that still wait. By ranges: they may be the oldest rows and the newest."""
-        return [
-            row
-            for first, last in wire.ranges(seqs)
-            for row in self._queue.pending(
-                tier, after=first - 1, through=last, limit=last - first + 1
-            )
-        ]
-
-    def _divide(self, flight: Flight, why: str, now: float) -> None:
-        """Send a batch that was not taken in halves, to find the row that is to blame."""
-        rows = self._rows_of(flight)
-        if len(rows) == 1:
-            self._set_aside(rows[0], why)
-            return
-        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            self._publish(flight.tier, half, now, flight)
-
-    def _set_aside(self, row: Row, why: str) -> None:
-        log.error("ALARM: row %d cannot be delivered and is set aside: %s", row.seq, why)
-        try:
-            self._queue.set_aside(row.seq, why)
-        except QueueFull as exc:
-            log.error("ALARM: %s", exc)
+                self._delivery.send_again(flight, now)
 
     def _try_suspects(self, now: float) -> None:
         """Send the next group of suspects; one that may end the connection when nothing else is on
@@ -272,8 +238,8 @@ class SyncAgent:
         if trial.tier is None:
             self._asking.ask_about(trial.seqs[0], now)
             return
-        rows = self._rows_in(trial.tier, trial.seqs)
-        trial.flights = self._publish(trial.tier, rows, now)
+        rows = self._delivery.rows(trial.tier, trial.seqs)
+        trial.flights = self._delivery.publish(trial.tier, rows, now)
 
     @property
     def _alone(self) -> bool:
@@ -289,7 +255,7 @@ class SyncAgent:
             trial.ends = False
             self._trials.put_off(now, apart=True)
         elif not self._too_long(flight, now):
-            trial.flights = self._publish(flight.tier, self._rows_of(flight), now, flight)
+            trial.flights = self._delivery.send_again(flight, now)
         elif blamed := self._trials.fail(now):
             self._give_up(blamed, f"no receipt {blamed.strikes} times, while others got theirs")
 
@@ -302,78 +268,19 @@ class SyncAgent:
         if blamed.tier is None:
             self._asking.give_up(blamed.seqs[0], why)
             return
-        for row in self._rows_in(blamed.tier, blamed.seqs):
-            self._set_aside(row, why)
+        for row in self._delivery.rows(blamed.tier, blamed.seqs):
+            self._delivery.set_aside(row, why)
 
     def _send(self, now: float) -> None:
         suspected = self._trials.rows
         for tier in Tier:
-            while self._has_room(tier) and not self._stops.stopped(self._topics.up(tier), now):
-                rows = self._next_rows(tier)
-                if not rows:
-                    break
-                self._publish(tier, [row for row in rows if row.seq not in suspected], now)
-                self._progress.advance(tier, rows)
-
-    def _has_room(self, tier: Tier) -> bool:
-        """Whether one more batch of a tier may be sent now; the last place is for urgent ones."""
-        kept = tier is not Tier.URGENT and self._settings.window_batches > 1
-        return self._window.room > kept and not self._alone
-
-    def _next_rows(self, tier: Tier) -> list[Row]:
-        progress, most = self._progress, self._settings.batch_results
-        rows = self._queue.pending(tier, after=progress.live[tier], limit=most)
-        if len(rows) < most and progress.backlog[tier] < progress.mark:
-            rows += self._queue.pending(
-                tier,
-                after=progress.backlog[tier],
-                through=progress.mark,
-                limit=most - len(rows),
-            )
-        size, taken = 0, 0
-        for row in rows:
-            size += len(row.body)
-            if taken and size > self._settings.batch_bytes:
-                break
-            taken += 1
-        return rows[:taken]
-
-    def _publish(
-        self, tier: Tier, rows: list[Row], now: float, before: Flight | None = None
-    ) -> list[Flight]:
-        """Send rows in one message, or in several where the broker takes none so large.
-
-        Args:
-            before: the batch in which they went before.
-        """
-        sound = []
-        for row in sorted(rows, key=lambda row: row.seq):
-            if row.sound:
-                sound.append(row)
-            else:
-                self._set_aside(row, "it is damaged: no record as they travel")
-        if not sound:
-            return []
-        items = tuple(
-            wire.Item(seq=row.seq, id=row.id, kind=row.kind, body=msgspec.Raw(row.body))
-            for row in sound
-        )
-        payload = wire.encode(wire.Batch(epoch=self._queue.epoch, items=items))
-        message = Message(self._topics.up(tier), payload)
-        if not fits(message, self._transport):
-            if len(sound) == 1:
-                most = self._transport.most_bytes
-                why = f"its message of {len(payload)} bytes is too large: the broker takes {most}"
-                self._set_aside(sound[0], why)
-                return []
-            halves = sound[: len(sound) // 2], sound[len(sound) // 2 :]
-            return [flight for half in halves for flight in self._publish(tier, half, now, before)]
-        token = self._transport.publish(message)
-        flight = Flight(tier, {row.seq for row in sound}, now, token, now)
-        if before is not None:
-            flight.passed_over, flight.first_sent_at = before.passed_over, before.first_sent_at
-        self._window.send(flight)
-        return [flight]
+            while (
+                self._delivery.has_room(tier)
+                and not self._alone
+                and not self._stops.stopped(self._topics.up(tier), now)
+                and self._delivery.send(tier, now, but=suspected)
+            ):
+                pass
 
     def _ask(self, now: float) -> None:
         if not self._alone and not self._stops.stopped(self._topics.ask, now):
@@ -445,7 +352,7 @@ class SyncAgent:
         elif flight is not None:
             if tried:
                 self._trials.pass_(now)
-            self._divide(flight, why, now)
+            self._delivery.divide(flight, why, now)
         for seq in asked if refusal.code in _UNFIT else ():
             self._asking.give_up(seq, why)
 
@@ -461,7 +368,7 @@ class SyncAgent:
         """Try once more what was set aside: a broker's rules change, and a cloud is mended."""
         if again := self._queue.take_back():
             log.warning("%d rows that were set aside are sent once more", again)
-            self._progress = Progress.of(self._queue.last_seq())
+            self._delivery.begin()
 
 
 def _log_review(review: Review) -> None:
