@@ -61,10 +61,10 @@ class OpinionConfig(Record, frozen=True):
 class SyncConfig(Record, frozen=True):
     """The send window of the agent."""
 
-    batch_results: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    batch_results: Annotated[int, Meta(ge=1, le=10_000)] = 256
     batch_bytes: Annotated[int, Meta(ge=1, le=(1 << 28) - 1)] = 120 * 1024
     """At most what MQTT 5 can say of a message's length (2.1.4)."""
-    window_batches: UInt16 = 8
+    window_batches: UInt16 = 16
     receipt_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 10.0
     receipt_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0
     """Upper bound of that timeout, which doubles while the cloud says nothing at all."""

@@ -150,6 +150,10 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
         silent_s: how long something has been on its way and no receipt came; 0 before that is
             longer than a receipt may take.
         refused: topics on which the broker took nothing of late, and why.
+        sent: bytes of payload that were handed over.
+        goodput: bytes a second that the link carries, by what the broker acknowledged; 0 before
+            that is known.
+        round_trip_s: the least of late from a message to its acknowledgement.
     """
 
     made_at: float
@@ -159,6 +163,9 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     reviews: int = 0
     silent_s: float = 0.0
     refused: tuple[str, ...] = ()
+    sent: int = 0
+    goodput: float = 0.0
+    round_trip_s: float = 0.0
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -232,7 +232,10 @@ def _link(health: SyncHealth) -> str:
         return f"connected, but the broker refuses what is sent ({'; '.join(health.refused)})"
     if health.silent_s:
         return f"connected, but no receipt for {health.silent_s:.0f} s"
-    return "connected"
+    if not health.goodput:
+        return "connected"
+    kilobytes, milliseconds = health.goodput / 1000, 1000 * health.round_trip_s
+    return f"connected, {kilobytes:.1f} kB/s and {milliseconds:.0f} ms there and back"
 
 
 def _facts_of_run(health: RunHealth) -> dict[str, str]:

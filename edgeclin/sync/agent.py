@@ -23,6 +23,7 @@ from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
 from edgeclin.sync.asking import Asking
 from edgeclin.sync.delivery import Delivery
+from edgeclin.sync.link import Link
 from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
 from edgeclin.sync.trials import Suspects, Trials
@@ -35,6 +36,7 @@ TICK_S = 0.05
 HEALTH_S = 5.0
 _FULL_S = 0.5
 _PASSED_OVER = 3
+_OTHERS = (Tier.ROUTINE, Tier.BULK)
 RETRY_S = 3600.0
 """What was set aside is tried again."""
 _ALONE_S = 5.0
@@ -75,11 +77,14 @@ class SyncAgent:
         self._monotonic = monotonic
         self._inbox: deque[Message | Refusal] = deque()
         self._arrived = threading.Event()
-        self._delivery = Delivery(queue, transport, topics, settings)
+        self._link = Link(monotonic)
+        self._delivery = Delivery(queue, transport, topics, settings, self._link)
         self._window = self._delivery.window
         self._stops = Stops(settings.receipt_most_s, jitter)
         self._stopped: list[Flight] = []
-        self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s)
+        self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s, self._link)
+        self._turn = False
+        self._full = False
         self._statuses = Statuses(queue, transport, topics, clock)
         self._trials = Trials()
         self._next_retry = monotonic() + RETRY_S
@@ -97,6 +102,7 @@ class SyncAgent:
             self._receive,
             will=will,
             on_refusal=self._receive,
+            on_acknowledged=self._acknowledged,
         )
         with suppress(QueueFull):
             self._take_back()
@@ -127,6 +133,9 @@ class SyncAgent:
             reviews=self.opinions,
             silent_s=self._window.silent_s(self._monotonic()),
             refused=self._stops.whys,
+            sent=self._link.sent,
+            goodput=round(self._link.goodput, 1),
+            round_trip_s=round(self._link.round_trip_s, 4),
         )
 
     def step(self) -> None:
@@ -134,6 +143,7 @@ class SyncAgent:
         now = self.last_step = self._monotonic()
         try:
             self._read_inbox()
+            self._link.measure()
             if now >= self._next_expiry:
                 for review in self._queue.expire():
                     _log_review(review)
@@ -157,7 +167,6 @@ class SyncAgent:
             self._resend(now)
             self._try_suspects(now)
             self._send(now)
-            self._ask(now)
             if now >= self._next_health and not self._alone:
                 self._next_health = now + HEALTH_S
                 self._statuses.say("online", self._topics.health)
@@ -175,6 +184,7 @@ class SyncAgent:
             return
         self._session = self._transport.sessions
         self._window.clear()
+        self._link.clear()
         self._trials.put_off(now)
         self._stopped.clear()
         self._asking.clear()
@@ -272,19 +282,38 @@ class SyncAgent:
             self._delivery.set_aside(row, why)
 
     def _send(self, now: float) -> None:
-        suspected = self._trials.rows
-        for tier in Tier:
-            while (
-                self._delivery.has_room(tier)
-                and not self._alone
-                and not self._stops.stopped(self._topics.up(tier), now)
-                and self._delivery.send(tier, now, but=suspected)
-            ):
-                pass
+        """Urgent rows first; then questions and the other rows in turns, each of which waits for
+        the other's room on the link, or neither would ever have enough for a large one."""
+        self._full = False
+        while not self._alone and self._send_rows((Tier.URGENT,), now):
+            pass
+        waits = 0
+        while waits < 2 and not self._full:
+            self._turn = not self._turn
+            went = self._ask(now) if self._turn else self._send_rows(_OTHERS, now)
+            if went is None:
+                self._full, self._turn = True, not self._turn
+            waits = 0 if went else waits + 1
 
-    def _ask(self, now: float) -> None:
-        if not self._alone and not self._stops.stopped(self._topics.ask, now):
-            self._asking.ask(now, self._trials.questions)
+    def _send_rows(self, tiers: tuple[Tier, ...], now: float) -> int | None:
+        """Send a batch of the first tier that has one; see `Delivery.send`."""
+        for tier in tiers:
+            if self._alone or self._stops.stopped(self._topics.up(tier), now):
+                continue
+            went = self._delivery.send(tier, now, but=self._trials.rows)
+            if went != 0:
+                return went
+        return 0
+
+    def _ask(self, now: float) -> int | None:
+        if self._alone or self._stops.stopped(self._topics.ask, now):
+            return 0
+        return self._asking.ask(now, self._trials.questions)
+
+    def _acknowledged(self, token: int) -> None:
+        self._link.acknowledged(token)
+        if self._full:
+            self._arrived.set()
 
     def _receive(self, message: Message | Refusal) -> None:
         self._inbox.append(message)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgeclin import wire
 from edgeclin.offline_queue import OfflineQueue, Question
+from edgeclin.sync.link import Link
 from edgeclin.transport import Message, Transport, fits
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,15 @@ class Asking:
     """
 
     def __init__(
-        self, queue: OfflineQueue, transport: Transport, topics: wire.Topics, timeout_s: float
+        self,
+        queue: OfflineQueue,
+        transport: Transport,
+        topics: wire.Topics,
+        timeout_s: float,
+        link: Link,
     ) -> None:
         self._queue, self._transport, self._topics = queue, transport, topics
-        self._timeout_s = timeout_s
+        self._timeout_s, self._link = timeout_s, link
         self._outstanding: dict[int, _Asked] = {}
         self._unaskable: set[int] = set()
         self._after = 0
@@ -52,23 +58,30 @@ class Asking:
         self._outstanding.clear()
         self._after = 0
 
-    def ask(self, now: float, but: Set[int]) -> None:
-        """Ask as many as there is room for.
+    def ask(self, now: float, but: Set[int]) -> int | None:
+        """Ask the next question.
 
         Args:
             but: rows that are not to be asked about.
+
+        Returns:
+            how many questions were handled; 0 when none may be asked, None when the link has no
+            room for it yet.
         """
         for seq, one in list(self._outstanding.items()):
             if now - one.at >= self._timeout_s:
                 self._forget(seq)
-        room = _AT_ONCE - len(self._outstanding)
-        if room <= 0:
-            return
+        if len(self._outstanding) >= _AT_ONCE:
+            return 0
         away = self._unaskable | but | self._outstanding.keys()
-        for question in self._queue.questions(after=self._after, limit=room):
-            self._after = question.seq
+        for question in self._queue.questions(after=self._after, limit=1):
             if question.seq not in away:
+                if not self._link.has_room(len(question.ask)):
+                    return None
                 self._ask(question, now)
+            self._after = question.seq
+            return 1
+        return 0
 
     def ask_about(self, seq: int, now: float) -> None:
         """Ask about one row, if that is still asked."""
@@ -113,4 +126,5 @@ class Asking:
             self.give_up(question.seq, f"{len(question.ask)} bytes are too large")
             return
         token = self._transport.publish(message)
+        self._link.carries(token, len(question.ask))
         self._outstanding[question.seq] = _Asked(question.result, now, token)

@@ -12,6 +12,7 @@ from edgeclin.config import SyncConfig
 from edgeclin.errors import QueueFull
 from edgeclin.offline_queue import OfflineQueue, Row
 from edgeclin.records import Tier
+from edgeclin.sync.link import Link
 from edgeclin.sync.progress import Progress
 from edgeclin.sync.window import Flight, SendWindow
 from edgeclin.transport import Message, Transport, fits
@@ -32,9 +33,11 @@ class Delivery:
         transport: Transport,
         topics: wire.Topics,
         settings: SyncConfig,
+        link: Link,
     ) -> None:
         self._queue, self._transport, self._topics = queue, transport, topics
-        self._settings = settings
+        self._settings, self._link = settings, link
+        self._packed = dict.fromkeys(Tier, 1.0)
         self.window = SendWindow(
             settings.window_batches, settings.receipt_timeout_s, settings.receipt_most_s
         )
@@ -44,21 +47,25 @@ class Delivery:
         """Begin with the oldest rows again, but send those first that are put from now on."""
         self._progress = Progress.of(self._queue.last_seq())
 
-    def has_room(self, tier: Tier) -> bool:
-        """Whether one more batch of a tier may be sent now; the last place is for urgent ones."""
-        kept = tier is not Tier.URGENT and self._settings.window_batches > 1
-        return self.window.room > kept
-
-    def send(self, tier: Tier, now: float, but: Set[int]) -> bool:
-        """Send the next batch of a tier; whether there was one.
+    def send(self, tier: Tier, now: float, but: Set[int]) -> int | None:
+        """Send the next batch of a tier, urgent ones whatever the link carries.
 
         Args:
             but: rows that are not to be sent.
+
+        Returns:
+            how many rows were handled; 0 when none may go, None when the link has no room yet.
         """
+        kept = tier is not Tier.URGENT and self._settings.window_batches > 1
+        if self.window.room <= kept:
+            return 0
         rows = self._next_rows(tier)
-        self.publish(tier, [row for row in rows if row.seq not in but], now)
+        going = [row for row in rows if row.seq not in but]
+        if tier is not Tier.URGENT and not self._link.has_room(self._packed_size(tier, going)):
+            return None
+        self.publish(tier, going, now)
         self._progress.advance(tier, rows)
-        return bool(rows)
+        return len(rows)
 
     def send_again(self, flight: Flight, now: float) -> list[Flight]:
         """Send what of a batch still waits."""
@@ -122,6 +129,8 @@ class Delivery:
             halves = sound[: len(sound) // 2], sound[len(sound) // 2 :]
             return [flight for half in halves for flight in self.publish(tier, half, now, before)]
         token = self._transport.publish(message)
+        self._link.carries(token, len(payload))
+        self._packed[tier] = len(payload) / sum(len(row.body) for row in sound)
         flight = Flight(tier, {row.seq for row in sound}, now, token, now)
         if before is not None:
             flight.passed_over, flight.first_sent_at = before.passed_over, before.first_sent_at
@@ -141,10 +150,15 @@ class Delivery:
                 through=progress.mark,
                 limit=most - len(rows),
             )
+        most_bytes = min(self._settings.batch_bytes, self._link.allowance / 2 / self._packed[tier])
         size, taken = 0, 0
         for row in rows:
             size += len(row.body)
-            if taken and size > self._settings.batch_bytes:
+            if taken and size > most_bytes:
                 break
             taken += 1
         return rows[:taken]
+
+    def _packed_size(self, tier: Tier, rows: list[Row]) -> int:
+        """What rows will be on the wire, if they can be packed as well as those before them."""
+        return int(self._packed[tier] * sum(len(row.body) for row in rows))

@@ -37,6 +37,7 @@ class Refusal:
 
 OnMessage: TypeAlias = Callable[[Message], None]
 OnRefusal: TypeAlias = Callable[[Refusal], None]
+OnAcknowledged: TypeAlias = Callable[[int], None]
 
 
 class Transport(Protocol):
@@ -53,12 +54,14 @@ class Transport(Protocol):
         on_message: OnMessage,
         will: Message | None = None,
         on_refusal: OnRefusal | None = None,
+        on_acknowledged: OnAcknowledged | None = None,
     ) -> None:
         """Begin to connect, and return at once.
 
         `on_message` runs on the transport's own thread and must not block for long. An exception
         from it is logged, and the message counts as not handled. `on_refusal` runs there too,
-        perhaps before `publish` has returned.
+        perhaps before `publish` has returned, and so does `on_acknowledged`, with the token of a
+        message that the broker has received, whether it takes it or not.
         """
 
     def publish(self, message: Message) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgeclin.errors import NotConnected
-from edgeclin.transport.base import Message, OnMessage, OnRefusal, Refusal
+from edgeclin.transport.base import Message, OnAcknowledged, OnMessage, OnRefusal, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class MemoryTransport:
         self._broker = broker
         self._on_message: OnMessage | None = None
         self._on_refusal: OnRefusal | None = None
+        self._on_acknowledged: OnAcknowledged | None = None
         self._token = 0
         self.refuses: Callable[[Message], int] = lambda message: 0
         self.ends: Callable[[Message], bool] = lambda message: False
@@ -98,9 +99,10 @@ class MemoryTransport:
         on_message: OnMessage,
         will: Message | None = None,
         on_refusal: OnRefusal | None = None,
+        on_acknowledged: OnAcknowledged | None = None,
     ) -> None:
         self.filters, self._on_message, self._will = tuple(filters), on_message, will
-        self._on_refusal = on_refusal
+        self._on_refusal, self._on_acknowledged = on_refusal, on_acknowledged
         self.mend()
 
     def publish(self, message: Message) -> int:
@@ -113,6 +115,8 @@ class MemoryTransport:
             if self._on_refusal is not None:
                 self._on_refusal(Refusal(None, 0x82, "Protocol error"))
             return self._token
+        if self._on_acknowledged is not None:
+            self._on_acknowledged(self._token)
         code = self.refuses(message)
         if not code:
             self._broker.route(message)

@@ -20,7 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeclin.config import BrokerConfig, require_private
 from edgeclin.errors import NotConnected
-from edgeclin.transport.base import Message, OnMessage, OnRefusal, Refusal
+from edgeclin.transport.base import Message, OnAcknowledged, OnMessage, OnRefusal, Refusal
 from edgeclin.transport.certificates import Certificates
 from edgeclin.wire import CONTENT_TYPE
 
@@ -68,6 +68,7 @@ class MQTTTransport:
         self._filters: tuple[str, ...] = ()
         self._on_message: OnMessage | None = None
         self._on_refusal: OnRefusal | None = None
+        self._on_acknowledged: OnAcknowledged | None = None
         self.most_bytes: int | None = None
         self._will: Message | None = None
         self._client = self._new_client()
@@ -89,9 +90,10 @@ class MQTTTransport:
         on_message: OnMessage,
         will: Message | None = None,
         on_refusal: OnRefusal | None = None,
+        on_acknowledged: OnAcknowledged | None = None,
     ) -> None:
         self._filters, self._on_message, self._will = tuple(filters), on_message, will
-        self._on_refusal = on_refusal
+        self._on_refusal, self._on_acknowledged = on_refusal, on_acknowledged
         self._thread.start()
 
     def publish(self, message: Message) -> int:
@@ -242,6 +244,8 @@ class MQTTTransport:
         return self.sessions << 16 | number
 
     def _answered_for(self, _: Any, __: Any, number: int, reason: Any, ___: Any) -> None:
+        if self._on_acknowledged is not None:
+            self._on_acknowledged(self._token(number))
         if reason.is_failure and self._on_refusal is not None:
             self._on_refusal(Refusal(self._token(number), reason.value, str(reason)))
 

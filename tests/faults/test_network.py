@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import socket
 import threading
@@ -36,6 +37,28 @@ def test_over_every_network_each_result_is_stored_once(
     wait_until(lambda: troubled() and len(issued) >= 200, "its troubles were met", 60)
     wait_until(lambda: here.agent.idle, "everything is receipted", 60)
     assert sorted(here.stored()) == sorted(issued)
+
+
+@needs_mosquitto
+def test_an_urgent_result_does_not_wait_behind_a_bulk_upload(
+    ward: Callable[..., Ward], make_result: Make
+) -> None:
+    """2 MB of bulk that no packing makes smaller: a minute of this link."""
+    here, noise = ward(PROFILES["slow"]), random.Random(3)
+    for position in range(100):
+        reason = base64.b64encode(noise.randbytes(15_000)).decode()
+        here.queue.put(make_result(position, tier=Tier.BULK, reason=reason))
+    wait_until(lambda: here.agent.delivered >= 10, "the upload is running", 30)
+    took = []
+    for position in range(100, 105):
+        stored, began = here.queue.put(make_result(position, tier=Tier.URGENT)), time.monotonic()
+        wait_until(
+            lambda seq=stored.seq: not here.queue.pending(Tier.URGENT, after=seq - 1, limit=1),
+            "an urgent result is receipted",
+        )
+        took.append(time.monotonic() - began)
+    assert here.queue.usage()[Tier.BULK.value].count > 0, "the upload is still running"
+    assert sorted(took)[2] < 1.5, "it waited for 15 kB, and not for a window of them"
 
 
 @needs_mosquitto
