@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeclin.confidence import error_bound, is_sure, scipy_part
+from edgeclin.gates.bootstrap import Bootstrap, mean_of, wider
 from edgeclin.manifest import Confidence
 from edgeclin.records import Record
 
@@ -18,7 +19,8 @@ NOTHING = -1
 
 
 class Share(Record, frozen=True):
-    """A share of n samples, with its two-sided 95 % Clopper-Pearson interval."""
+    """A share of n samples, with its two-sided 95 % Clopper-Pearson interval; where they are of
+    several patients or subjects, at least as wide as that of drawing these again (bootstrap)."""
 
     value: float
     low: float
@@ -118,10 +120,10 @@ class Answers:
         found = np.isin(self.decision, self.positive)
         return Part(
             name=name,
-            coverage=share_of(sure, members),
-            error=share_of(wrong, members & sure),
-            sensitivity=share_of(found, finding) if finding.any() else None,
-            missed=share_of(sure & ~found, finding) if finding.any() else None,
+            coverage=share_of(sure, members, self.group),
+            error=share_of(wrong, members & sure, self.group),
+            sensitivity=share_of(found, finding, self.group) if finding.any() else None,
+            missed=share_of(sure & ~found, finding, self.group) if finding.any() else None,
         )
 
     def by_label(self) -> Iterator[Answered]:
@@ -131,18 +133,28 @@ class Answers:
             members = self.decision == index
             yield Answered(
                 label=own.label,
-                coverage=share_of(self.sure, members),
-                error=share_of(wrong, members & self.sure),
+                coverage=share_of(self.sure, members, self.group),
+                error=share_of(wrong, members & self.sure, self.group),
                 curve=tuple(self.curve(members)),
             )
 
 
-def share_of(what: NDArray[np.bool_], among: NDArray[np.bool_]) -> Share:
-    """The share of `what` among some, both bool [n]."""
+def share_of(
+    what: NDArray[np.bool_], among: NDArray[np.bool_], whose: NDArray[np.str_] | None = None
+) -> Share:
+    """The share of `what` among some, both bool [n].
+
+    Args:
+        whose: the patient or subject of each, str [n]: the answers about one have in common what
+            those about others do not, so that their number says too much.
+    """
     n, hits = int(among.sum()), int((what & among).sum())
     if not n:
         return Share(value=0.0, low=0.0, high=1.0, n=0)
     ppf = scipy_part("stats").beta.ppf
     low = float(ppf(0.025, hits, n - hits + 1)) if hits else 0.0
     high = float(ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
+    if whose is not None and len(set(whose[among])) > 1:
+        drawn = Bootstrap(n, tuple(whose[among].tolist())).interval(mean_of(what[among]))
+        low, high = wider((low, high), drawn)
     return Share(value=hits / n, low=low, high=high, n=n)

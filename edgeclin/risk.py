@@ -198,9 +198,9 @@ def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt
     labels = range(len(answers.confidence.by_label))
     worst = max(range(len(names)), key=lambda index: errors[index].value)
     return LeftOut(
-        coverage=share_of(sure, everyone),
-        error=share_of(wrong, sure),
-        labels=tuple(share_of(wrong, sure & (decision == label)) for label in labels),
+        coverage=share_of(sure, everyone, answers.group),
+        error=share_of(wrong, sure, answers.group),
+        labels=tuple(share_of(wrong, sure & (decision == at), answers.group) for at in labels),
         worst=str(names[worst]),
         worst_error=errors[worst],
     )
@@ -233,11 +233,12 @@ def _warnings(confidence: Confidence, groups: int, left_out: LeftOut | None) -> 
             f"the samples are of {groups} patients or subjects: what is promised holds for samples "
             f"like these, and of other people it takes {_FEW_GROUPS} and more to tell"
         )
-    if left_out is not None and _broken(confidence, left_out):
+    if left_out is not None and (expected := _of_others(confidence, left_out)):
         yield (
-            f"chosen without each of them, thresholds err in {left_out.error.value:.2%} of the "
-            f"confident answers about them, and in {left_out.worst_error.value:.2%} about "
-            f"{left_out.worst}; {_allowed(confidence)} is allowed: expect more errors of others"
+            f"chosen without each of them, thresholds err in {left_out.error.value:.2%} "
+            f"[{left_out.error.low:.2%}, {left_out.error.high:.2%}] of the confident answers about "
+            f"them, and in {left_out.worst_error.value:.2%} about {left_out.worst}; "
+            f"{_allowed(confidence)} is allowed: {expected}"
         )
     for own in confidence.by_label:
         if not own.coverage:
@@ -247,11 +248,19 @@ def _warnings(confidence: Confidence, groups: int, left_out: LeftOut | None) -> 
             )
 
 
-def _broken(confidence: Confidence, left_out: LeftOut) -> bool:
-    if not confidence.by_label:
-        return left_out.error.value > confidence.max_error
-    pairs = zip(left_out.labels, confidence.by_label, strict=True)
-    return any(share.n and share.value > own.max_error for share, own in pairs)
+def _of_others(confidence: Confidence, left_out: LeftOut) -> str:
+    """What is to be expected of other people; empty where no more errors than are allowed."""
+    pairs = [(left_out.error, confidence.max_error)]
+    if confidence.by_label:
+        allowed = [own.max_error for own in confidence.by_label]
+        pairs = [
+            (share, most) for share, most in zip(left_out.labels, allowed, strict=True) if share.n
+        ]
+    if any(share.value > most for share, most in pairs):
+        return "expect more errors of others"
+    if any(share.high > most for share, most in pairs):
+        return "these people are too few, or differ too much, to promise that of others"
+    return ""
 
 
 def rewritten(bundle: Bundle, risk: Risk) -> tuple[Manifest, dict[str, bytes]]:

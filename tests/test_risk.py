@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from edgeclin import drift
+from edgeclin.answered import share_of
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
@@ -57,7 +58,12 @@ def test_figures_are_those_of_a_plain_count(bundle: Bundle, judged: Dataset) -> 
     assert risk.overall.missed is not None
     assert risk.overall.missed.value == pytest.approx((sure & ~found)[ill].mean())
     known = stats.binomtest(int(wrong[sure].sum()), int(sure.sum())).proportion_ci(method="exact")
-    assert (risk.overall.error.low, risk.overall.error.high) == pytest.approx(tuple(known))
+    assert risk.overall.error.low <= known.low
+    assert risk.overall.error.high >= known.high
+    first = np.array(judged.groups) == "p0"
+    alone = stats.binomtest(int(wrong[sure & first].sum()), int((sure & first).sum()))
+    around = risk.groups[0].error
+    assert (around.low, around.high) == pytest.approx(tuple(alone.proportion_ci(method="exact")))
     assert [part.name for part in risk.groups] == ["p0", "p1", "p2"]
     assert sum(part.coverage.n for part in risk.groups) == 300
 
@@ -242,6 +248,9 @@ def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Datase
     assert (left.worst, left.worst_error.value, left.worst_error.n) == ("p2", 0.25, 100)
     assert left.coverage.n == 300
     assert left.error.value == pytest.approx(25 / left.error.n)
+    (said,) = [warning for warning in risk.warnings if "chosen without each" in warning]
+    assert "these people are too few, or differ too much" in said
+    risk = measure_risk(runtime, data, Doubt(max_error=0.3))
     assert not any("chosen without each" in warning for warning in risk.warnings)
     strict = measure_risk(runtime, data, Doubt(max_error=0.05))
     assert strict.confidence.coverage < 0.6
@@ -251,6 +260,22 @@ def test_who_was_left_out_is_judged_by_the_others(bundle: Bundle, judged: Datase
     assert sum(share.n for share in own.labels) == own.error.n
     alone = Dataset(judged.path, judged.samples, tuple(truth))
     assert measure_risk(runtime, alone, Doubt(max_error=0.1)).left_out is None
+
+
+def test_an_interval_is_as_wide_as_people_differ() -> None:
+    """40 people, of whom each has 30 answers and an own share of wrong ones, 5 % of all."""
+    chance = np.random.default_rng(4)
+    whose = np.repeat(np.array([f"p{index}" for index in range(40)]), 30)
+    everyone = np.ones(len(whose), bool)
+    held = {"people": 0, "samples": 0}
+    for _ in range(100):
+        own = np.repeat(chance.beta(0.25, 4.75, 40), 30)
+        wrong = chance.random(len(whose)) < own
+        people, samples = share_of(wrong, everyone, whose), share_of(wrong, everyone)
+        held["people"] += people.low <= 0.05 <= people.high
+        held["samples"] += samples.low <= 0.05 <= samples.high
+    assert held["people"] >= 85
+    assert held["samples"] <= 70
 
 
 def test_drift_is_held_against_confidence_by_the_new_temperature(

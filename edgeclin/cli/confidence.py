@@ -150,9 +150,9 @@ def _print(risk: Risk, output: Output) -> None:
         _print_labels(risk, output)
     elif found.coverage:
         click.echo(
-            f"threshold {found.threshold:.4f} at temperature {found.temperature:.3f}: at most "
-            f"{found.error_bound:.2%} of the confident answers are wrong (95 %, allowed "
-            f"{found.max_error:.2%})"
+            f"threshold {found.threshold:.4f} at temperature {found.temperature:.3f}: of the "
+            f"confident answers about samples like these at most {found.error_bound:.2%} are wrong "
+            f"(95 %, allowed {found.max_error:.2%})"
         )
 
 
