@@ -230,6 +230,10 @@ def test_predict_loses_no_sample_to_another_one_s_shape(
     states = [result["state"] for result in json.loads(done.stdout)]
     assert states[1] == "unreviewed"
     assert len(states) == 3
+    files = [result["file"] for result in json.loads(done.stdout)]
+    assert files == ["0.txt", "1.txt", "2.txt"]
+    shown = run("predict", bundle_path, folder).stdout.splitlines()
+    assert [line.split()[1] for line in shown[1:]] == files
 
 
 def test_predict_loses_no_sample_to_a_file_that_cannot_be_read(

@@ -163,10 +163,11 @@ def predict(
         raise BadFile(data, f"has no sample {position}", f"it has {len(dataset)}, from 0")
     positions = range(len(dataset)) if position is None else [position]
     results = [_judge(runtime, dataset, position) for position in positions]
+    files = [dataset.files[position] for position in positions] if dataset.files else []
     if as_json:
-        print_json(results)
+        print_json(_with_files(results, files) if files else results)
     else:
-        _print_results(results)
+        _print_results(results, files)
     rejected = sum(result.label is None for result in results)
     if rejected:
         raise EdgeclinError(f"{rejected} of {len(results)} samples could not be judged")
@@ -190,19 +191,31 @@ def _judge(runtime: Runtime, dataset: Dataset, position: int) -> Result:
         return runtime.reject(problem, dataset.name, position)
 
 
-def _print_results(results: list[Result]) -> None:
+def _with_files(results: list[Result], files: list[str]) -> list[dict[str, object]]:
+    import msgspec
+
+    return [
+        msgspec.to_builtins(result) | {"file": file}
+        for result, file in zip(results, files, strict=True)
+    ]
+
+
+def _print_results(results: list[Result], files: list[str]) -> None:
+    """One a line, with its file where there are several."""
     rows = [
         (
             result.position,
-            result.label or "none",
+            *files[at : at + 1],
+            result.label or "-",
             f"{result.confidence:.3f}",
             result.state.value,
             result.tier.value,
             result.reason,
         )
-        for result in results
+        for at, result in enumerate(results)
     ]
-    print_table(("sample", "label", "confidence", "state", "tier", "reason"), rows)
+    file = ("file",) if files else ()
+    print_table(("sample", *file, "label", "confidence", "state", "tier", "reason"), rows)
     if results and results[0].unsigned_bundle:
         click.echo("warning: the bundle is not signed by a trusted key")
 
