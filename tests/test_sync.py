@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polling import wait_until
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
@@ -993,3 +995,26 @@ def test_a_result_whose_question_ends_connections_is_delivered(
             device.transport.mend()
     assert device.waiting() == 0
     assert device.transport.sessions < 20
+
+
+def test_an_agent_with_nothing_to_do_looks_seldom_and_still_sends_at_once(
+    device: Device, make_result: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that stands still only a change makes it step."""
+    steps, stop = [], threading.Event()
+    take_in(device)
+    step = device.agent.step
+    monkeypatch.setattr(device.agent, "step", lambda: (steps.append(1), step()))
+    running = threading.Thread(target=device.agent.run, args=(stop,), daemon=True)
+    running.start()
+    time.sleep(1.0)
+    assert len(steps) <= 3
+    with OfflineQueue(device.queue.path) as other:
+        other.put(make_result(0))
+    wait_until(lambda: device.waiting() == 0, "another process's result went")
+    device.transport.cut()
+    device.queue.put(make_result(1))
+    device.transport.mend()
+    wait_until(lambda: device.waiting() == 0, "it went in the next session")
+    stop.set()
+    running.join()

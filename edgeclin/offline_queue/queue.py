@@ -284,6 +284,12 @@ class OfflineQueue:
         """What waits, by tier, and under `questions` what still waits for an opinion."""
         return self.standing().waiting
 
+    def version(self) -> tuple[int, int]:
+        """Another one than before when this or another process has changed something."""
+        row = self._database.one("PRAGMA data_version")
+        assert row is not None
+        return int(row[0]), self._database.connection.total_changes
+
     def last_seq(self) -> int:
         """The newest sequence number ever given in this epoch."""
         row = self._database.one("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 HEALTH_S = 5.0
+_REST_S = 0.5
+"""While nothing happens, what depends on time alone is looked at so often."""
 _FULL_S = 0.5
 _PASSED_OVER = 3
 _OTHERS = (Tier.ROUTINE, Tier.BULK)
@@ -109,13 +111,35 @@ class SyncAgent:
 
     def run(self, stop: threading.Event, until_empty: bool = False) -> None:
         """Step until `stop` is set, or until nothing waits any more: when something arrives, and
-        every `TICK_S` to see what the queue has got."""
+        every `TICK_S` if something is on its way or the queue has changed."""
         while not stop.is_set():
+            known = self._queue.version()
             self.step()
             if until_empty and self.idle:
                 return
-            self._arrived.wait(TICK_S)
+            rested = self.last_step + _REST_S
+            while not self._arrived.wait(TICK_S):
+                if (
+                    stop.is_set()
+                    or self._busy
+                    or self._session != self._transport.sessions
+                    or self._monotonic() >= rested
+                    or self._queue.version() != known
+                ):
+                    break
             self._arrived.clear()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether something is on its way, or held back."""
+        return bool(
+            self._window.busy
+            or self._asking.outstanding
+            or self._trials.rows
+            or self._trials.questions
+            or self._stops.whys
+            or self._full
+        )
 
     @property
     def idle(self) -> bool:
