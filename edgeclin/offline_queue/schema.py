@@ -23,8 +23,9 @@ APPLICATION_ID = int.from_bytes(b"eclq", "big")
 _MAGIC = b"SQLite format 3\0"
 _NEWEST_VERSION = 100
 """What says that it is newer is damaged."""
-_IN_SCHEMA, _HEAD = b"rows_by_tier", 1 << 16
-"""Stands in the first pages of every queue, for there its tables are described."""
+_IN_SCHEMA = b"rows_by_tier"
+"""Stands in every queue where its tables are described, mostly in one of the first pages."""
+_STRETCH = 1 << 20
 
 _INITIAL = """
 CREATE TABLE meta (
@@ -176,17 +177,28 @@ def require_queue(path: Path) -> None:
         raise BadFile(path, "not a regular file", "name another one in queue.path")
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(100)
     except OSError as exc:
         if exc.errno != errno.EIO:
             raise
         head = b""
     database = head.startswith(_MAGIC) and len(head) >= 100
     ours = database and head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    if not head or ours:
+        return
     # Its lock tells that a file whose head is damaged was a queue once.
-    damaged = _lock_file(path).exists() and (not database or _IN_SCHEMA in head)
-    if head and not ours and not damaged:
+    if not _lock_file(path).exists() or (database and not _describes_queue(path)):
         raise BadFile(path, "not an edgeclin queue", "name another file in queue.path")
+
+
+def _describes_queue(path: Path) -> bool:
+    before = b""
+    with path.open("rb") as file:
+        while stretch := file.read(_STRETCH):
+            if _IN_SCHEMA in before + stretch:
+                return True
+            before = stretch[-len(_IN_SCHEMA) :]
+    return False
 
 
 def _lock_file(path: Path) -> Path:
