@@ -29,6 +29,8 @@ class QueueConfig(Record, frozen=True):
     """Where results wait, and how much room they may take."""
 
     path: FileName
+    key: FileName | None = None
+    """A file of keys that seal what waits, or `credential:NAME`; without it all is plain."""
     max_mb: Annotated[int, Meta(ge=1, le=1 << 24)] = 512
     urgent_alarm_s: Annotated[float, Meta(ge=0)] = 600.0
     """An urgent result that has waited so long for the cloud is an alarm; 0: it never is."""

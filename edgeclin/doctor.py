@@ -23,6 +23,7 @@ from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable, MissingEx
 from edgeclin.executable import TENSORRT, load_executable, state_here
 from edgeclin.files import reading
 from edgeclin.keys import default_folder, trusted_keys
+from edgeclin.offline_queue import handed_by_systemd, load_keyring
 from edgeclin.records import Record
 from edgeclin.toolchains import installed, known, load_toolchain
 from edgeclin.version import VERSION
@@ -71,6 +72,7 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     yield _disk(Path(config.queue.path).parent if config else Path())
     yield _keys(config)
     if config is not None:
+        yield _encryption(config.queue.key)
         yield _broker(config.broker.host, config.broker.port)
         yield _bundle(config.bundle)
 
@@ -188,6 +190,20 @@ def _keys(config: DeviceConfig | None) -> Finding:
         return Finding("keys", "missing", f"none in {folder}", "edgeclin keys new")
     where = ", ".join(map(str, named)) or str(folder)
     return Finding("keys", "ok", f"{len(found)} trusted: {where}")
+
+
+def _encryption(named: str | None) -> Finding:
+    what = "queue encryption"
+    if named is None:
+        return Finding(what, "missing", "what waits is stored in plain", "name a key in queue.key")
+    if handed_by_systemd(named):
+        only = "systemd hands its keys to the services alone"
+        return Finding(what, "missing", only, "see `edgeclin queue status` there")
+    try:
+        keyring = load_keyring(named)
+    except BadFile as exc:
+        return _wrong(what, exc)
+    return Finding(what, "ok", f"sealed with key {keyring.first} of {named}")
 
 
 def _wrong(what: str, problem: BadFile) -> Finding:

@@ -135,6 +135,18 @@ class QueueUnusable(EdgeclinError, OSError):
     exit_code = 4
 
 
+class KeyAbsent(EdgeclinError, LookupError):
+    """Something in the queue is sealed with a key that the keyring lacks."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"sealed with the key {key}, which is not there; put it back in queue.key")
+
+
+class BadSeal(EdgeclinError, ValueError):
+    """Something sealed is damaged, or stands where it was not sealed for."""
+
+
 class StoreUnusable(EdgeclinError, OSError):
     """The cloud's store cannot be opened, read or written: damaged, locked, or the disk is full."""
 

@@ -11,7 +11,7 @@ import sys
 import msgspec
 import numpy as np
 
-from edgeclin.offline_queue import OfflineQueue
+from edgeclin.offline_queue import NO_KEYS, OfflineQueue, load_keyring
 from edgeclin.records import Result, State, Tier
 
 LARGE = 100_000
@@ -23,10 +23,11 @@ def mark(text: str) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-def put_without_end(result: Result, path: str) -> None:
+def put_without_end(result: Result, path: str, keys: str | None = None) -> None:
     """Go on where the queue says; after each put its sequence number, id and position."""
     generator = np.random.default_rng(os.getpid())
-    with OfflineQueue(path) as queue:
+    keyring = NO_KEYS if keys is None else load_keyring(keys)
+    with OfflineQueue(path, keyring=keyring) as queue:
         position = queue.next_position(result.source, result.bundle)
         while True:
             tier = tuple(Tier)[position % 3]
@@ -63,6 +64,13 @@ def put_with_marks(result: Result, path: str) -> None:
         mark("end payload")
 
 
+def rekey(path: str, keys: str) -> None:
+    """Seal all anew; after some rows each the share that is done."""
+    with OfflineQueue(path, keyring=load_keyring(keys)) as queue:
+        queue.rekey(lambda share: mark(f"{share}"))
+    mark("done")
+
+
 def die_while_migrating(path: str, statement: int) -> None:
     """Be killed just before a statement of the first migration."""
     from edgeclin.offline_queue import schema
@@ -92,5 +100,7 @@ if __name__ == "__main__":
         open_each(made)
     elif work == "marks":
         put_with_marks(made, *rest)
+    elif work == "rekey":
+        rekey(*rest)
     elif work == "die":
         die_while_migrating(rest[0], int(rest[1]))

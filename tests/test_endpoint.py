@@ -38,7 +38,7 @@ from edgeclin.endpoint.predictions import Predictions
 from edgeclin.errors import EdgeclinError
 from edgeclin.failover import NO_ENGINE, Answering
 from edgeclin.health import RunHealth, SyncHealth
-from edgeclin.offline_queue import OfflineQueue
+from edgeclin.offline_queue import Keyring, OfflineQueue
 from edgeclin.records import Result, Tier
 from edgeclin.runtime import Runtime
 
@@ -212,6 +212,15 @@ def test_what_cannot_be_delivered_is_an_alarm(
     assert served.get("/health").json["alarms"] == [
         "1 rows cannot be delivered: `edgeclin queue list` says why",
         "the broker refuses what is sent on ec/v1/s/d/up/routine: Not authorized",
+    ]
+
+
+def test_what_lacks_its_key_is_an_alarm(served: Served, make_result: Callable[..., Result]) -> None:
+    with OfflineQueue(served.queue.path, keyring=Keyring([bytes(32)])) as other:
+        other.put(make_result())
+    wait_until(lambda: served.get("/health").json["alarms"], "an alarm")
+    assert served.get("/health").json["alarms"] == [
+        "1 rows wait for a key that is not there: put it back in queue.key"
     ]
 
 

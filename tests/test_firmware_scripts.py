@@ -195,6 +195,15 @@ def test_run_unit_passes_systemd_verify_with_a_drop_in(verifiable: Path, what: s
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_units_pass_systemd_verify_with_a_key_for_the_queue(verifiable: Path, name: str) -> None:
+    folder = verifiable / f"{name}.d"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(SCRIPTS / "edgeclin-queue-key.conf", folder / "queue-key.conf")
+    done = run(tool("systemd-analyze"), "verify", verifiable / name)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
 def test_verify_would_see_a_misspelt_setting(verifiable: Path) -> None:
     add_coral(verifiable)
     for path in (verifiable / UNITS[1], verifiable / CORAL):

@@ -32,7 +32,7 @@ from polling import wait_until
 
 from edgeclin import wire
 from edgeclin.errors import QueueFull
-from edgeclin.offline_queue import Expiring, OfflineQueue, Stored, Usage
+from edgeclin.offline_queue import NO_KEYS, Expiring, Keyring, OfflineQueue, Stored, Usage
 from edgeclin.offline_queue import database as database_module
 from edgeclin.offline_queue import questions as questions_module
 from edgeclin.offline_queue.database import FREE_PAGES
@@ -137,6 +137,8 @@ SOURCES = st.sampled_from(["a", "b"])
 class QueueMachine(RuleBasedStateMachine):
     """Random actions on a queue and on the model; after each, both must look the same."""
 
+    keyring = NO_KEYS
+
     @initialize()
     def open_first(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edgeclin-queue-"))
@@ -149,10 +151,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = OfflineQueue(
             self.folder / "queue.db",
             routine_sync_s=NEVER_S,
+            keyring=self.keyring,
             clock=lambda: self.wall,
             uptime=self.clock,
             boot=f"boot {self.boot}",
         )
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that sealing adds to a value."""
+        return len(self.keyring.seal(b"", "drop", ""))
 
     def teardown(self) -> None:
         if hasattr(self, "queue"):
@@ -202,7 +210,7 @@ class QueueMachine(RuleBasedStateMachine):
         model.positions[source] = max(known, position + 1)
         if sample is not None:
             ask = wire.Ask(result=stored.id, model=BUNDLE, input=wire.to_array(sample))
-            length = len(wire.encode(ask))
+            length = len(wire.encode(ask)) + self.overhead
             now = self.clock.now
             model.questions[stored.seq] = ModelQuestion(
                 stored.seq,
@@ -330,7 +338,8 @@ class QueueMachine(RuleBasedStateMachine):
                 assert {key: body.get(key) for key in expected.facts} == expected.facts
                 if expected.id is not None:
                     assert row.id == expected.id
-            assert usage[tier.value] == Usage(len(rows), sum(len(row.body) for row in rows))
+            size = sum(len(row.body) + self.overhead for row in rows)
+            assert usage[tier.value] == Usage(len(rows), size)
         asked = [question for question in model.questions.values() if question.size]
         assert usage["questions"] == Usage(len(asked), sum(q.size for q in asked))
         for source in ("a", "b", "never seen"):
@@ -356,13 +365,39 @@ class QueueMachine(RuleBasedStateMachine):
         assert files == {q.result for q in self.model.questions.values() if q.file}
 
 
+class SealedQueueMachine(QueueMachine):
+    """The same of a queue that is sealed, and gets another key now and then."""
+
+    keys: tuple[bytes, ...] = (bytes(32),)
+    keyring = Keyring(keys)
+
+    @rule(key=st.binary(min_size=32, max_size=32), keep=st.booleans())
+    def rekey(self, key: bytes, keep: bool) -> None:
+        self.queue.close()
+        self.keys = tuple(dict.fromkeys((key, *self.keys)))
+        self.keyring = Keyring(self.keys)
+        self.open()
+        found = self.queue.rekey(lambda _: None)
+        assert (found.absent, found.damaged, found.rebuilt) == (0, 0, True)
+        if not keep:
+            self.queue.close()
+            self.keys = (key,)
+            self.keyring = Keyring(self.keys)
+            self.open()
+        rows = len(self.model.rows)
+        assert self.queue.standing().sealed == ({self.keyring.first: rows} if rows else {})
+        assert self.queue.standing().absent == 0
+
+
 TestQueueAgainstItsModel = QueueMachine.TestCase
-TestQueueAgainstItsModel.settings = settings(
-    max_examples=25,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestSealedQueueAgainstItsModel = SealedQueueMachine.TestCase
+for case in (TestQueueAgainstItsModel, TestSealedQueueAgainstItsModel):
+    case.settings = settings(
+        max_examples=25,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 # -- identity and order -------------------------------------------------------------------------
@@ -659,7 +694,7 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_then_told_as_what_m
         assert queue.put(make_result()).seq == 1
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
     tmp_path: Path, schema: int
 ) -> None:
@@ -679,7 +714,7 @@ def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
         assert queue.reviews() == {question.seq: review}
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -650,7 +650,7 @@ def test_a_database_of_a_newer_edgeclin_is_left_as_it_is(
     with pytest.raises(QueueUnusable) as caught:
         OfflineQueue(path)
     assert str(caught.value) == (
-        f"{path}: schema 99 was written by a newer edgeclin; this one reads up to 4: "
+        f"{path}: schema 99 was written by a newer edgeclin; this one reads up to 5: "
         "upgrade edgeclin"
     )
     assert path.read_bytes() == before
@@ -772,5 +772,5 @@ def test_looking_at_a_queue_of_a_newer_edgeclin_says_so(tmp_path: Path) -> None:
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(QueueUnusable, match="schema 99, this edgeclin reads 4"):
+    with pytest.raises(QueueUnusable, match="schema 99, this edgeclin reads 5"):
         look(path)

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Done
+from test_keyring import write_keys
 
 from edgeclin import wire
 from edgeclin.cli import main
-from edgeclin.offline_queue import OfflineQueue, waiting
+from edgeclin.offline_queue import Keyring, OfflineQueue, waiting
 from edgeclin.records import Drop, Result, State, Tier
 
 MakeResult = Callable[..., Result]
@@ -298,3 +299,131 @@ def test_a_review_is_listed_with_what_it_is_about(ward: Ward, make_result: MakeR
         asked = queue.put(make_result(state=State.PROVISIONAL), np.zeros(3))
         queue.settle(wire.Opinion(asked.id, "m", "flutter", 0.9))
     assert f"amended: flutter ({asked.id})" in ward("list").output
+
+
+# -- sealed queues --------------------------------------------------------------------------------
+
+ONE, TWO = bytes(32), bytes(31) + b"\1"
+
+
+def name_key(ward: Ward, named: object) -> None:
+    ward.config.write_text(f'{ward.config.read_text()}key = "{named}"\n')
+
+
+def test_status_says_whether_the_queue_is_encrypted(ward: Ward, make_result: MakeResult) -> None:
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result())
+    assert "encrypted             no (no rows sealed, 1 plain)" in ward("status").output
+    name_key(ward, write_keys(ward.path.parent / "keys", ONE))
+    with OfflineQueue(ward.path, keyring=Keyring([ONE])) as queue:
+        queue.put(make_result())
+    first = Keyring([ONE]).first
+    assert f"yes, with key {first} (1 rows with {first}, 1 plain)" in ward("status").output
+    facts = json.loads(ward("status", "--json").output)
+    assert (facts["sealed"], facts["absent"]) == ({first: 1}, 0)
+    write_keys(ward.path.parent / "keys", TWO)
+    assert "alarm  1 rows wait for a key that is not there" in ward("status").output
+    assert json.loads(ward("status", "--json").output)["absent"] == 1
+
+
+def test_rows_are_shown_with_their_key_and_as_sealed_without(
+    ward: Ward, make_result: MakeResult, tmp_path: Path
+) -> None:
+    keyring = Keyring([ONE])
+    with OfflineQueue(ward.path, keyring=keyring) as queue:
+        queue.put(make_result())
+    assert f"sealed with the key {keyring.first}, which is not here" in ward("list").output
+    assert ward("export", "-o", tmp_path / "one").exit_code == 0
+    row = json.loads((tmp_path / "one").read_text())
+    assert (row["body"], row["sealed"]) == (None, keyring.first)
+    name_key(ward, write_keys(tmp_path / "keys", TWO, ONE))
+    assert "final: normal (test.npz 0)" in ward("list").output
+    assert ward("export", "-o", tmp_path / "two").exit_code == 0
+    row = json.loads((tmp_path / "two").read_text())
+    assert msgspec.convert(row["body"], Result) == make_result()
+    assert "sealed" not in row
+
+
+def test_who_has_not_the_keys_that_systemd_hands_out_looks_all_the_same(
+    ward: Ward, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with OfflineQueue(ward.path, keyring=Keyring([ONE])) as queue:
+        queue.put(make_result())
+    name_key(ward, "credential:queue-key")
+    shown = ward("status")
+    assert "yes, with keys that only the services have (1 rows with" in shown.output
+    assert "alarm" not in shown.output, "nobody knows whether it is absent"
+    assert json.loads(ward("status", "--json").output)["absent"] is None
+    assert "sealed with the key" in ward("list").output
+    for command in (["salvage"], ["purge", "--older-than", 1, "--yes"], ["rekey"]):
+        refused = ward(*command)
+        assert refused.exit_code == 1
+        assert "systemd hands no credentials to this process" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "problem"),
+    [
+        (0o604, "", "others than its owner and group may use it (mode 0604); chmod o= "),
+        (0o600, "nonsense", "line 1 is no key"),
+        (None, "", "no such file"),
+    ],
+)
+def test_a_file_of_keys_that_is_none_ends_every_command_with_one_line(
+    ward: Ward, mode: int | None, text: str, problem: str
+) -> None:
+    OfflineQueue(ward.path).close()
+    keys = ward.path.parent / "keys"
+    name_key(ward, keys)
+    if mode is not None:
+        keys.write_text(text)
+        keys.chmod(mode)
+    for command in ("status", "list", "salvage", "rekey"):
+        done = ward(command)
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert problem in done.stderr
+    done = CliRunner().invoke(main, ["sync", "--config", str(ward.config), "--until-empty"])
+    assert (done.exit_code, problem in done.stderr) == (1, True)
+    done = CliRunner().invoke(main, ["doctor", "--config", str(ward.config)])
+    assert (done.exit_code, problem.split(";")[0] in done.output) == (4, True)
+
+
+def test_doctor_says_whether_the_queue_is_encrypted(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> dict[str, str]:
+        done = CliRunner().invoke(main, ["doctor", "--config", str(ward.config), "--json"])
+        (finding,) = [one for one in json.loads(done.stdout) if one["what"] == "queue encryption"]
+        return dict(finding)
+
+    assert (found()["status"], found()["detail"]) == ("missing", "what waits is stored in plain")
+    plain = ward.config.read_text()
+    name_key(ward, write_keys(ward.path.parent / "keys", ONE))
+    assert found()["status"] == "ok"
+    assert Keyring([ONE]).first in found()["detail"]
+    ward.config.write_text(plain)
+    name_key(ward, "credential:queue-key")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert (found()["status"], "systemd" in found()["detail"]) == ("missing", True)
+
+
+def test_rekey_seals_what_is_plain_and_says_what_it_did(
+    ward: Ward, make_result: MakeResult
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for position in range(70):
+            queue.put(make_result(position))
+    refused = ward("rekey")
+    assert (refused.exit_code, "names no queue.key" in refused.stderr) == (1, True)
+    name_key(ward, write_keys(ward.path.parent / "keys", ONE))
+    with OfflineQueue(ward.path, keyring=Keyring([ONE])) as queue, queue.claim("run"):
+        done = ward("rekey")
+    assert done.exit_code == 0, done.output
+    first = Keyring([ONE]).first
+    assert "rows sealed anew       70" in done.output
+    assert f"rows under key {first}  70" in done.output
+    assert "end `run`, `sync` and whatever else uses it, and do it once more" in done.output
+    again = ward("rekey", "--json")
+    facts = json.loads(again.stdout)
+    assert (facts["rows"], facts["rebuilt"], facts["sealed"]) == (0, True, {first: 70})

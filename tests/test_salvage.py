@@ -208,8 +208,8 @@ def taken_over_late(path: Path, monkeypatch: pytest.MonkeyPatch) -> OfflineQueue
     """A new queue in the place of a spoilt one, of which nothing was taken over yet."""
     spoil(path)
     with monkeypatch.context() as patch:
-        patch.setattr(quarantine, "take_over_all", lambda _: None)
-        patch.setattr(schema, "take_over_all", lambda _: None)
+        patch.setattr(quarantine, "take_over_all", lambda *_: None)
+        patch.setattr(schema, "take_over_all", lambda *_: None)
         return OfflineQueue(path)
 
 

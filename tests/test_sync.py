@@ -23,7 +23,7 @@ from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import QueueFull
 from edgeclin.health import RunHealth
-from edgeclin.offline_queue import OfflineQueue, Row, waiting
+from edgeclin.offline_queue import NO_KEYS, Keyring, OfflineQueue, Row, waiting
 from edgeclin.records import Result, Review, State, Tier
 from edgeclin.sync import SyncAgent
 from edgeclin.sync.window import Flight, SendWindow
@@ -43,11 +43,17 @@ Make = Callable[..., Result]
 class Device:
     """An agent with its queue, whose clocks a test moves."""
 
-    def __init__(self, folder: Path, settings: SyncConfig = SETTINGS) -> None:
+    def __init__(
+        self, folder: Path, settings: SyncConfig = SETTINGS, keyring: Keyring = NO_KEYS
+    ) -> None:
         self.now = 100.0
         self.broker = MemoryBroker()
         self.queue = OfflineQueue(
-            folder / "queue.sqlite", uptime=lambda: self.now, boot="this", clock=lambda: 1e9
+            folder / "queue.sqlite",
+            uptime=lambda: self.now,
+            boot="this",
+            clock=lambda: 1e9,
+            keyring=keyring,
         )
         self.transport = self.broker.transport()
         self.agent = SyncAgent(
@@ -1018,3 +1024,81 @@ def test_an_agent_with_nothing_to_do_looks_seldom_and_still_sends_at_once(
     wait_until(lambda: device.waiting() == 0, "it went in the next session")
     stop.set()
     running.join()
+
+
+# -- sealed queues --------------------------------------------------------------------------------
+
+
+def test_what_lacks_its_key_is_kept_unsent_and_goes_once_that_is_back(
+    tmp_path: Path, make_result: Make
+) -> None:
+    one, two = bytes(32), bytes(31) + b"\1"
+    with OfflineQueue(tmp_path / "queue.sqlite", keyring=Keyring([one])) as queue:
+        for position in range(20):
+            queue.put(make_result(position))
+        queue.put(make_result(20, tier=Tier.URGENT))
+    lost = Device(tmp_path, keyring=Keyring([two]))
+    lost.queue.put(make_result(21))
+    lost.queue.put(make_result(22, tier=Tier.URGENT))
+    for _ in range(5):
+        lost.step(0.05)
+    sent = {item.seq for _, batch in lost.batches() for item in batch.items}
+    assert sent == {22, 23}, "behind all of those that are sealed"
+    lost.receipt((22, 23))
+    lost.step()
+    assert lost.agent.idle
+    assert lost.waiting() == lost.queue.standing().absent == 21
+    assert lost.queue.standing().set_aside == 0, "it is not damaged"
+    lost.queue.close()
+    back = Device(tmp_path, keyring=Keyring([two, one]))
+    assert not back.agent.idle
+    for _ in range(5):
+        back.step(0.05)
+        items = [item for _, batch in back.batches() for item in batch.items]
+        back.receipt(*((item.seq, item.seq) for item in items))
+    assert sorted(item.seq for item in items) == list(range(1, 22))
+    assert all(msgspec.json.decode(item.body, type=Result).label == "normal" for item in items)
+    assert back.waiting() == 0
+    back.queue.close()
+
+
+def test_a_sealed_row_that_is_damaged_is_set_aside_and_spoils_no_batch(
+    tmp_path: Path, make_result: Make
+) -> None:
+    device = Device(tmp_path, keyring=Keyring([bytes(32)]))
+    for position in range(3):
+        device.queue.put(make_result(position))
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite")) as connection, connection:
+        connection.execute(
+            "UPDATE rows SET body = (SELECT body FROM rows WHERE seq = 1) WHERE seq = 2"
+        )
+    device.step()
+    assert [item.seq for _, batch in device.batches() for item in batch.items] == [1, 3]
+    (aside,) = [one for one in waiting(device.queue.path) if one.set_aside]
+    assert (aside.row.seq, "damaged" in aside.set_aside) == (2, True)
+    device.queue.close()
+
+
+def test_a_backlog_without_its_key_is_passed_over_a_part_at_a_step(
+    tmp_path: Path, make_result: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that read all of it would be taken for a hang."""
+    with OfflineQueue(tmp_path / "queue.sqlite", keyring=Keyring([bytes(32)])) as queue:
+        for position in range(100):
+            queue.put(make_result(position))
+    device = Device(tmp_path, keyring=Keyring([b"\1" * 32]))
+    pending, read = device.queue.pending, 0
+
+    def counted(tier: Tier, **bounds: Any) -> list[Row]:
+        nonlocal read
+        rows = pending(tier, **bounds)
+        read += len(rows)
+        return rows
+
+    monkeypatch.setattr(device.queue, "pending", counted)
+    device.step()
+    assert read == SETTINGS.batch_results
+    for _ in range(50):
+        device.step(0.05)
+    assert read == 100, "each once"
+    device.queue.close()

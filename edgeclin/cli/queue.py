@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeclin.cli.device import config_option, open_queue
+from edgeclin.cli.device import config_option, keyring_at_hand, open_queue
 from edgeclin.cli.output import FILE, Number, json_option, print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from edgeclin.health import RunHealth, SyncHealth
-    from edgeclin.offline_queue import Row, Told
+    from edgeclin.offline_queue import Keyring, Row, Standing, Told
 
 
 @click.group()
@@ -35,18 +35,28 @@ def status(config_path: Path, as_json: bool) -> None:
 
     from edgeclin.config import load_config
     from edgeclin.health import RunHealth, SyncHealth
-    from edgeclin.offline_queue import Notices, look
+    from edgeclin.offline_queue import NO_KEYS, Notices, look
 
     config = load_config(config_path)
     path = Path(config.queue.path)
-    standing, now = look(path), time.time()
+    keyring = keyring_at_hand(config)
+    standing, now = look(path, keyring or NO_KEYS), time.time()
     alarms = [standing.urgent_alarm(config.queue.urgent_alarm_s, now), standing.refusal_alarm()]
+    if keyring is not None:
+        alarms.append(standing.absent_alarm())
     notices = Notices(path)
     run, sync = notices.told(RunHealth), notices.told(SyncHealth)
     if as_json:
-        print_json({**dataclasses.asdict(standing), "run": run, "sync": sync})
+        facts = {**dataclasses.asdict(standing), "run": run, "sync": sync}
+        print_json(facts if keyring is not None else {**facts, "absent": None})
         return
-    print_facts({"epoch": standing.epoch, "last sequence number": standing.last_seq})
+    print_facts(
+        {
+            "epoch": standing.epoch,
+            "last sequence number": standing.last_seq,
+            "encrypted": _encrypted(standing, keyring),
+        }
+    )
     ages = standing.oldest_s(now)
     rows = [
         (name, usage.count, usage.bytes, f"{ages[name]:.0f} s" if name in ages else "")
@@ -169,15 +179,63 @@ def salvage(config_path: Path) -> None:
         click.echo("no damaged queue was set aside here")
 
 
+@queue.command()
+@config_option
+@json_option
+def rekey(config_path: Path, as_json: bool) -> None:
+    """Seal all that waits with the first key of queue.key: what is plain, and after a new key.
+
+    `run` and `sync` may go on meanwhile; killed, it goes on where it was when called again.
+    """
+    import dataclasses
+
+    from edgeclin.cli.progress import Parts
+    from edgeclin.config import load_config
+    from edgeclin.errors import BadFile
+
+    config = load_config(config_path)
+    if config.queue.key is None:
+        raise BadFile(config_path, "names no queue.key", "name a file of keys there")
+    with open_queue(config) as opened:
+        parts = Parts(quiet=as_json)
+        found = opened.rekey(parts.begin("sealing"))
+        parts.end()
+        standing = opened.standing()
+    if as_json:
+        print_json({**dataclasses.asdict(found), "sealed": standing.sealed})
+        return
+    names = ("rows", "questions", "payloads", "reviews")
+    print_facts({f"{name} sealed anew": getattr(found, name) for name in names})
+    print_facts({f"rows under key {key}": count for key, count in standing.sealed.items()})
+    if found.absent or found.damaged:
+        print_facts({"left as they are": f"{found.absent} lack their key, {found.damaged} damaged"})
+    if not found.rebuilt:
+        click.echo(
+            "what was deleted before may still stand in the file: end `run`, `sync` and whatever "
+            "else uses it, and do it once more"
+        )
+
+
+def _encrypted(standing: Standing, keyring: Keyring | None) -> str:
+    sealed = sum(standing.sealed.values())
+    rows = sum(usage.count for tier, usage in standing.waiting.items() if tier != "questions")
+    with_ = ", ".join(f"{count} rows with {key}" for key, count in standing.sealed.items())
+    found = f"{with_ or 'no rows sealed'}, {rows - sealed} plain"
+    if keyring is None:
+        return f"yes, with keys that only the services have ({found})"
+    return f"yes, with key {keyring.first} ({found})" if keyring.first else f"no ({found})"
+
+
 def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What waits, as JSON has it."""
     from edgeclin.config import load_config
-    from edgeclin.offline_queue import look, waiting
+    from edgeclin.offline_queue import NO_KEYS, look, waiting
     from edgeclin.records import Tier
 
-    path = Path(load_config(config_path).queue.path)
+    config = load_config(config_path)
+    path, keyring = Path(config.queue.path), keyring_at_hand(config) or NO_KEYS
     epoch = look(path).epoch
-    for one in waiting(path, [Tier(tier) for tier in tiers] or list(Tier)):
+    for one in waiting(path, [Tier(tier) for tier in tiers] or list(Tier), keyring):
         row = one.row
         yield {
             "epoch": epoch, "seq": row.seq, "tier": one.tier.value, "id": row.id,
@@ -187,7 +245,10 @@ def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, An
 
 
 def _body(row: Row) -> dict[str, Any]:
-    """The record as JSON, or the bytes of what is none since the disk was damaged."""
+    """The record as JSON, the id of the key that it lacks, or the bytes of what is none since the
+    disk was damaged."""
+    if row.absent_key:
+        return {"body": None, "sealed": row.absent_key}
     try:
         record = row.record
         datetime.fromtimestamp(record.made_at, timezone.utc)
@@ -207,6 +268,8 @@ def _moment(row: dict[str, Any]) -> str:
 def _what(row: dict[str, Any]) -> str:
     if "set_aside" in row:
         return f"NOT SENT: {row['set_aside']}"
+    if "sealed" in row:
+        return f"sealed with the key {row['sealed']}, which is not here"
     body = row["body"]
     if not body:
         return "damaged"

@@ -128,7 +128,8 @@ class Watch:
                 standing.oldest_s(now),
             )
             late = standing.urgent_alarm(self._config.queue.urgent_alarm_s, now)
-            self._alarms = [one for one in (late, standing.refusal_alarm()) if one]
+            alarms = (late, standing.refusal_alarm(), standing.absent_alarm())
+            self._alarms = [one for one in alarms if one]
             self._problem = ""
         sync = self._queue.notices.told(SyncHealth)
         self._link = _link(sync)

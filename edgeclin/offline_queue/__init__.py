@@ -1,6 +1,7 @@
 """The durable queue between the process that judges and the process that delivers."""
 
 from edgeclin.offline_queue.expiring import Expiring
+from edgeclin.offline_queue.keyring import NO_KEYS, Keyring, handed_by_systemd, load_keyring
 from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.quarantine import damaged_queues
 from edgeclin.offline_queue.questions import Question
@@ -10,7 +11,9 @@ from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, w
 
 __all__ = [
     "ENDED",
+    "NO_KEYS",
     "Expiring",
+    "Keyring",
     "Notices",
     "OfflineQueue",
     "Question",
@@ -22,6 +25,8 @@ __all__ = [
     "Usage",
     "WaitingRow",
     "damaged_queues",
+    "handed_by_systemd",
+    "load_keyring",
     "look",
     "waiting",
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue import schema
+from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.rows import damaged_text
 from edgeclin.records import Tier
 
@@ -38,13 +39,14 @@ class Database:
     Args:
         path: the SQLite file; made, checked or migrated first.
         routine_sync_s: the most that a power cut may take of routine commits, in seconds.
+        keyring: opens what is taken over of a damaged one.
 
     Raises:
         BadFile: something that is not a queue stands at `path`.
         QueueUnusable: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, routine_sync_s: float) -> None:
+    def __init__(self, path: Path, routine_sync_s: float, keyring: Keyring) -> None:
         self.path, self._name = path, str(path)
         self._routine_sync_s = routine_sync_s
         self._lock = threading.RLock()
@@ -52,7 +54,7 @@ class Database:
         self._level = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            schema.prepare(path)
+            schema.prepare(path, keyring)
             self.connection = sqlite3.connect(
                 path, isolation_level=None, timeout=0.0, check_same_thread=False
             )
@@ -122,6 +124,20 @@ class Database:
                 for _ in range(min(free - FREE_PAGES, _SHRINK_PAGES)):
                     # Of more pages `execute` would give back the first alone.
                     db.execute("PRAGMA incremental_vacuum(1)")
+
+    def rebuild(self) -> bool:
+        """Write the file anew, with nothing left in it of what was deleted; others wait meanwhile.
+
+        Returns:
+            whether it is; not while another process still reads the old one.
+
+        Raises:
+            QueueFull: the disk has no room for a second one; nothing was changed.
+        """
+        with self._lock, self._translated():
+            self._execute("VACUUM")
+            busy, _, _ = self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
 
     def flush(self) -> None:
         """Make every commit survive a power cut.

@@ -21,7 +21,7 @@ class PayloadFolder:
         sync_directory(folder.parent)
 
     def write(self, name: str, data: bytes) -> None:
-        """Make a payload durable under a name that is new."""
+        """Make a payload durable under a name, which may have another one until then."""
         write_atomic(self._folder / name, data, mode=0o600)
 
     def read(self, name: str) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from edgeclin.files import sync_directory, write_atomic
+from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.salvage import Salvaged, salvage
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def damaged_queues(path: Path) -> list[Path]:
     return [place for place in places if place.is_dir()]
 
 
-def take_over(folder: Path, path: Path) -> Salvaged:
+def take_over(folder: Path, path: Path, keyring: Keyring) -> Salvaged:
     """Take over what the damaged queue in a folder still holds into the one at `path`, and write
     down there what that was.
 
@@ -59,12 +60,12 @@ def take_over(folder: Path, path: Path) -> Salvaged:
         sqlite3.Error, OSError: it ends there; what was taken over before is kept.
     """
     with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
-        found = salvage(folder / path.name, db, time.time())
+        found = salvage(folder / path.name, db, time.time(), keyring)
     _write_down(folder, attempts=0, taken_over=found)
     return found
 
 
-def take_over_all(path: Path) -> None:
+def take_over_all(path: Path, keyring: Keyring) -> None:
     """Take over what was not taken over yet; where that fails the device starts all the same. A
     process that is killed meanwhile tries again at its next start, `_ATTEMPTS` times in all."""
     for folder in damaged_queues(path):
@@ -77,7 +78,7 @@ def take_over_all(path: Path) -> None:
                 log.error("ALARM: %s was not taken over: `edgeclin queue salvage` does it", folder)
                 continue
             _write_down(folder, attempts=attempts + 1, taken_over=None)
-            found = take_over(folder, path)
+            found = take_over(folder, path, keyring)
         except Exception as exc:  # of memory too: the device must start
             log.error("ALARM: %s was not taken over, or not all: %r", folder, exc)
         else:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 import uuid6
 
 from edgeclin import states, wire
-from edgeclin.errors import QueueFull, QueueUnusable
+from edgeclin.errors import BadSeal, KeyAbsent, QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.payloads import INLINE_LIMIT, PayloadFolder
 from edgeclin.offline_queue.rows import insert_row
 from edgeclin.records import Result, Review, State, Tier
@@ -47,6 +49,7 @@ class Questions:
     """The questions of one queue.
 
     Args:
+        keyring: seals samples, labels and reviews.
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
         boot: this boot's id.
@@ -56,12 +59,14 @@ class Questions:
         self,
         database: Database,
         payloads: PayloadFolder,
+        keyring: Keyring,
         clock: Callable[[], float],
         uptime: Uptime,
         boot: str,
     ) -> None:
         self._database = database
         self._payloads = payloads
+        self._keyring = keyring
         self._clock = clock
         self._uptime = uptime
         self._boot = boot
@@ -75,7 +80,11 @@ class Questions:
         ask: bytes,
         deadline_s: float,
     ) -> None:
-        """Ask about a result, in the transaction that stores it; see `undo`."""
+        """Ask about a result, in the transaction that stores it; see `undo`.
+
+        Args:
+            ask: the message, sealed.
+        """
         file = None
         if len(ask) > INLINE_LIMIT:
             file = identity
@@ -90,7 +99,7 @@ class Questions:
             (
                 seq,
                 identity,
-                result.label,
+                self._keyring.seal_text(result.label, "label", identity),
                 result.state.value,
                 self._boot,
                 now,
@@ -124,7 +133,7 @@ class Questions:
     def open(self, after: int, limit: int) -> list[Question]:
         """Questions to ask, oldest first, whose deadline has not passed.
 
-        One whose payload is gone cannot be asked: it expires.
+        One whose payload is gone or damaged, or whose key is absent, cannot be asked: it expires.
         """
         found: list[Question] = []
         while len(found) < limit:
@@ -139,14 +148,24 @@ class Questions:
             if not rows:
                 break
             for seq, result, ask, file, deadline in rows:
-                message = self._payloads.read(file) if file else ask
+                message = self._message(result, self._payloads.read(file) if file else ask)
                 if message is not None:
                     found.append(Question(seq, result, message, deadline - self._uptime()))
                 after = seq
         return found
 
+    def _message(self, result: str, sealed: bytes | None) -> bytes | None:
+        try:
+            return None if sealed is None else self._keyring.open(sealed, "ask", result)
+        except KeyAbsent:
+            return None
+        except BadSeal as exc:
+            log.error("ALARM: the question about %s cannot be asked: %s", result, exc)
+            return None
+
     def settle(self, opinion: wire.Opinion) -> Review | None:
-        """Reconcile an opinion with the answer it is about, and queue the review."""
+        """Reconcile an opinion with the answer it is about, and queue the review. Where that answer
+        cannot be opened it is left to a person, at its deadline."""
         with self._database.transaction(Tier.ROUTINE) as db:
             row = db.execute(
                 "SELECT seq, label, state, asked_at, boot, file FROM questions WHERE result = ?",
@@ -154,7 +173,12 @@ class Questions:
             ).fetchone()
             if row is None:
                 return None
-            seq, label, before, asked_at, boot, file = row
+            seq, sealed, before, asked_at, boot, file = row
+            try:
+                label = self._keyring.open_text(sealed, "label", opinion.result)
+            except (KeyAbsent, BadSeal) as exc:
+                log.error("ALARM: an opinion about %s cannot be used: %s", opinion.result, exc)
+                return None
             state = states.review(State(before), label, opinion.label)
             if state.value == before:
                 return None
@@ -170,7 +194,7 @@ class Questions:
                 confidence=opinion.confidence,
                 waited_s=None if waited is None else round(waited, 3),
             )
-            _insert_review(db, seq, review)
+            self._insert_review(db, seq, review)
             if state is State.UNREVIEWED:
                 _withdraw(db, seq)
                 _forget_oldest(db)
@@ -182,7 +206,12 @@ class Questions:
     def reviews(self, first: int) -> dict[int, Review]:
         """The last review of each result from number `first` on, of the newest `KEPT_REVIEWS`."""
         rows = self._database.all("SELECT seq, body FROM reviews WHERE seq >= ?", (first,))
-        return {seq: msgspec.json.decode(body, type=Review) for seq, body in rows}
+        found = {}
+        for seq, body in rows:
+            with suppress(KeyAbsent, BadSeal):
+                opened = self._keyring.open(body, "kept review", str(seq))
+                found[seq] = msgspec.json.decode(opened, type=Review)
+        return found
 
     def expire(self) -> list[Review]:
         """Turn the first few provisional answers whose deadline has passed into unreviewed ones."""
@@ -210,7 +239,7 @@ class Questions:
         now: float,
         seq: int,
         result: str,
-        label: str,
+        sealed: str | bytes | None,
         state: str,
         boot: str,
         asked_at: float,
@@ -220,6 +249,7 @@ class Questions:
             db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
             return None
         here = boot == self._boot
+        label = self._keyring.legible(sealed, "label", result)
         review = Review(
             result=result,
             state=states.advance(State(state), State.UNREVIEWED),
@@ -231,23 +261,24 @@ class Questions:
             made_at=self._clock(),
             waited_s=round(now - asked_at, 3) if here else None,
         )
-        _insert_review(db, seq, review)
+        self._insert_review(db, seq, review)
         _withdraw(db, seq)
         return review
 
-
-def _insert_review(db: sqlite3.Connection, seq: int, review: Review) -> None:
-    """Queue what became of a result, and remember it while the result is among the newest."""
-    body = msgspec.json.encode(review)
-    insert_row(db, str(uuid6.uuid7()), "review", Tier.ROUTINE, body)
-    db.execute("INSERT OR REPLACE INTO reviews (seq, body) VALUES (?, ?)", (seq, body))
-    db.execute(
-        """
-        DELETE FROM reviews
-        WHERE seq <= (SELECT seq FROM reviews ORDER BY seq DESC LIMIT 1 OFFSET ?)
-        """,
-        (KEPT_REVIEWS,),
-    )
+    def _insert_review(self, db: sqlite3.Connection, seq: int, review: Review) -> None:
+        """Queue what became of a result, and remember it while the result is among the newest."""
+        body, identity = msgspec.json.encode(review), str(uuid6.uuid7())
+        sealed = self._keyring.seal(body, "review", identity)
+        insert_row(db, identity, "review", Tier.ROUTINE, sealed)
+        kept = self._keyring.seal(body, "kept review", str(seq))
+        db.execute("INSERT OR REPLACE INTO reviews (seq, body) VALUES (?, ?)", (seq, kept))
+        db.execute(
+            """
+            DELETE FROM reviews
+            WHERE seq <= (SELECT seq FROM reviews ORDER BY seq DESC LIMIT 1 OFFSET ?)
+            """,
+            (KEPT_REVIEWS,),
+        )
 
 
 def _withdraw(db: sqlite3.Connection, seq: int) -> None:

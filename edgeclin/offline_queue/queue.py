@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,12 @@ import uuid6
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
 from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.quarantine import damaged_queues, take_over
 from edgeclin.offline_queue.questions import Question, Questions
+from edgeclin.offline_queue.rekeying import Rekeyed, Rekeying
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
 from edgeclin.offline_queue.salvage import Salvaged
 from edgeclin.offline_queue.schema import real_path
@@ -62,6 +64,7 @@ class OfflineQueue:
         max_bytes: bound on the results and questions that wait; urgent results have a reserve
             within it. The file itself is larger by what SQLite adds to a row, and by free pages.
         routine_sync_s: the most that a power cut may take of routine results, in seconds.
+        keyring: seals what is stored and opens what waits; what it cannot open waits for its key.
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
 
@@ -81,6 +84,7 @@ class OfflineQueue:
         *,
         max_bytes: int = 512 << 20,
         routine_sync_s: float = 0.2,
+        keyring: Keyring = NO_KEYS,
         clock: Callable[[], float] = time.time,
         uptime: Uptime = uptime,
         boot: str | None = None,
@@ -90,17 +94,23 @@ class OfflineQueue:
         self.notices = Notices(self.path, uptime, boot)
         self._max_bytes = max_bytes
         self._clock = clock
-        self._database = Database(self.path, routine_sync_s)
+        self._keyring = keyring
+        self._database = Database(self.path, routine_sync_s, keyring)
         try:
-            payloads = PayloadFolder(Path(f"{self.path}.payloads"))
-            self._questions = Questions(self._database, payloads, clock, uptime, boot)
+            self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
+            self._questions = Questions(
+                self._database, self._payloads, keyring, clock, uptime, boot
+            )
             self._questions.sweep()
-            self.epoch = self.standing().epoch
+            standing = self.standing()
         except OSError as exc:
             self._database.close()
             if isinstance(exc, QueueUnusable):
                 raise
             raise QueueUnusable(f"{path}: the queue cannot be opened ({exc})") from exc
+        self.epoch = standing.epoch
+        if alarm := standing.absent_alarm():
+            log.error("ALARM: %s: %s", path, alarm)
 
     # -- the process that judges ---------------------------------------------------------------
 
@@ -129,13 +139,13 @@ class OfflineQueue:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
         identity = str(uuid6.uuid7())
-        body = msgspec.json.encode(result)
+        body = self._keyring.seal(msgspec.json.encode(result), "result", identity)
         bundle = _ANY if last else cut or result.bundle
         after = ENDED if last else result.position + 1
         ask = None
         if sample is not None:
             question = wire.Ask(result=identity, model=result.bundle, input=wire.to_array(sample))
-            ask = wire.encode(question)
+            ask = self._keyring.seal(wire.encode(question), "ask", identity)
         try:
             with self._database.transaction(result.tier) as db:
                 self._make_room(db, result.tier, len(body) + len(ask or b""))
@@ -187,7 +197,8 @@ class OfflineQueue:
     def pending(
         self, tier: Tier, *, after: int = 0, through: int | None = None, limit: int = 64
     ) -> list[Row]:
-        """The oldest rows of a tier with after < seq <= through that are to be sent, in order."""
+        """The oldest rows of a tier with after < seq <= through that are to be sent, in order; also
+        those whose key is absent, which cannot be."""
         rows = self._database.all(
             """
             SELECT seq, id, kind, body FROM rows
@@ -196,7 +207,7 @@ class OfflineQueue:
             """,
             (TIERS.index(tier), after, 2**62 if through is None else through, limit),
         )
-        return [Row(*row) for row in rows]
+        return [Row.opened(self._keyring, *row) for row in rows]
 
     def remove(self, receipt: wire.Receipt) -> int:
         """Delete what the cloud has stored; a receipt for another epoch deletes nothing.
@@ -278,7 +289,7 @@ class OfflineQueue:
 
     def standing(self) -> Standing:
         """What waits now."""
-        return standing(self._database.all)
+        return standing(self._database.all, self._keyring)
 
     def usage(self) -> dict[str, Usage]:
         """What waits, by tier, and under `questions` what still waits for an opinion."""
@@ -333,10 +344,31 @@ class OfflineQueue:
         found = {}
         try:
             for folder in damaged_queues(self.path):
-                found[folder] = take_over(folder, self.path)
+                found[folder] = take_over(folder, self.path, self._keyring)
         except (OSError, sqlite3.Error) as exc:
             raise QueueUnusable(f"{self.path}: {exc}") from exc
         return found
+
+    def rekey(self, tell: Callable[[float], None]) -> Rekeyed:
+        """Seal all that waits with the first key, while other processes use the queue. Where
+        neither `run` nor `sync` does, nothing is left of what was stored before and deleted.
+
+        Args:
+            tell: is told the share that is done, from time to time.
+
+        Raises:
+            QueueFull: the disk is full; what was done before is kept.
+            QueueUnusable: another process does the same, or the disk fails.
+        """
+        with self.claim("rekey"), ExitStack() as stack:
+            found = Rekeying(self._database, self._payloads, self._keyring).run(tell)
+            try:
+                for role in ("run", "sync"):
+                    stack.enter_context(self.claim(role))
+            except QueueUnusable:  # they are at work, and would wait too long
+                return found
+            found.rebuilt = self._database.rebuild()
+            return found
 
     def flush(self) -> None:
         """Make everything that `put` has returned for survive a power cut.
@@ -393,7 +425,9 @@ class OfflineQueue:
             count=len(rows),
             made_at=self._clock(),
         )
-        insert_row(db, str(uuid6.uuid7()), "drop", Tier.ROUTINE, msgspec.json.encode(drop))
+        identity = str(uuid6.uuid7())
+        body = self._keyring.seal(msgspec.json.encode(drop), "drop", identity)
+        insert_row(db, identity, "drop", Tier.ROUTINE, body)
         return drop
 
 

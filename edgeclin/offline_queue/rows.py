@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from edgeclin.errors import BadSeal, KeyAbsent
+from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.records import DECODERS, Drop, Result, Review, Tier
 
 Kind: TypeAlias = Literal["result", "review", "drop"]
@@ -21,12 +23,28 @@ TIERS = tuple(Tier)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row that waits for its receipt; `body` is JSON."""
+    """One row that waits for its receipt.
+
+    Attributes:
+        body: JSON; as it lies on the disk where that cannot be opened.
+        absent_key: the id of the key that would open it and is not there; empty for all others.
+    """
 
     seq: int
     id: str
     kind: Kind
     body: bytes
+    absent_key: str = ""
+
+    @classmethod
+    def opened(cls, keyring: Keyring, seq: int, identity: str, kind: Kind, body: bytes) -> Row:
+        """A row of the database; one that is damaged has no sound body."""
+        try:
+            return cls(seq, identity, kind, keyring.open(body, kind, identity))
+        except KeyAbsent as exc:
+            return cls(seq, identity, kind, body, exc.key)
+        except BadSeal:
+            return cls(seq, identity, kind, body)
 
     @property
     def record(self) -> Result | Review | Drop:

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
+from edgeclin.errors import BadSeal, KeyAbsent
 from edgeclin.offline_queue.damaged import DamagedDatabase, Record
-from edgeclin.offline_queue.rows import ID, TIERS
+from edgeclin.offline_queue.keyring import Keyring
+from edgeclin.offline_queue.rows import ID, TIERS, Kind
 from edgeclin.records import DECODERS, Drop, Result, Review, State, Tier
 
-_Row: TypeAlias = "tuple[str, str, int, bytes]"
+_Row: TypeAlias = "tuple[str, Kind, int, bytes]"
 """Id, kind, tier and body."""
 _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 """What positions are kept by; see `Preprocess.cut` too."""
@@ -66,7 +68,7 @@ class Salvaged:
         )
 
 
-def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
+def salvage(aside: Path, db: sqlite3.Connection, now: float, keyring: Keyring) -> Salvaged:
     """Take over what the damaged database at `aside` and its log still hold, a few rows at a time.
 
     Ids stay what they are, so that the cloud stores nothing twice; sequence numbers too, where the
@@ -75,6 +77,8 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
     Args:
         db: in no transaction, and of no other use meanwhile.
         now: seconds since 1970, of the reviews that are made.
+        keyring: tells what is sound of what is sealed. A row whose key is absent is taken over as
+            it is, and says nothing of others until it is done again with the key.
 
     Raises:
         sqlite3.Error, OSError: it ends there; what was taken over before is kept.
@@ -90,15 +94,16 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
             for record in damaged.records():
                 waiting.append(record)
                 if len(waiting) == _TOGETHER:
-                    _take_over(db, waiting, numbered, found)
+                    _take_over(db, waiting, numbered, found, keyring)
                     waiting.clear()
-            _take_over(db, waiting, numbered, found)
+            _take_over(db, waiting, numbered, found, keyring)
             found.unreadable += damaged.unreadable
         db.execute("BEGIN IMMEDIATE")
         for result, label in db.execute(
             "SELECT result, label FROM asked WHERE result NOT IN (SELECT result FROM reviewed)"
         ):
-            found.unreviewed += _insert(db, None, _unreviewed(result, label, now), found)
+            row = _unreviewed(result, label, now, keyring)
+            found.unreviewed += _insert(db, None, row, found)
         db.execute("COMMIT")
         (found.positions,) = db.execute("SELECT COUNT(*) FROM went_on").fetchone()
     except BaseException:
@@ -109,19 +114,27 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float) -> Salvaged:
 
 
 def _take_over(
-    db: sqlite3.Connection, records: list[Record], numbered: bool, found: Salvaged
+    db: sqlite3.Connection,
+    records: list[Record],
+    numbered: bool,
+    found: Salvaged,
+    keyring: Keyring,
 ) -> None:
     db.execute("BEGIN IMMEDIATE")
     for record in records:
         if row := _row(record):
+            identity, kind, _, body = row
+            content = None
             try:
-                content = DECODERS[row[1]].decode(row[-1])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                content = DECODERS[kind].decode(keyring.open(body, kind, identity))
+            except KeyAbsent:
+                pass
+            except (BadSeal, msgspec.MsgspecError, UnicodeDecodeError):
                 found.unreadable += 1
                 continue
             _insert(db, record.rowid if numbered else None, row, found)
-            _note(db, row[0], content)
-        elif review := _review(record):
+            _note(db, identity, content, keyring)
+        elif review := _review(record, keyring):
             db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (review.result,))
         elif question := _question(record):
             db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
@@ -142,14 +155,20 @@ def _insert(db: sqlite3.Connection, seq: int | None, row: _Row, found: Salvaged)
     return True
 
 
-def _note(db: sqlite3.Connection, identity: str, content: Result | Review | Drop) -> None:
+def _note(
+    db: sqlite3.Connection,
+    identity: str,
+    content: Result | Review | Drop | None,
+    keyring: Keyring,
+) -> None:
     """What a row says of others, which the damage may have taken elsewhere: a result where its
     source goes on and that it waits for an opinion, and a review that its result has one."""
     if isinstance(content, Result):
         if not content.shadow_of:
             _go_on(db, content.source, content.bundle, content.position + 1)
         if content.state is State.PROVISIONAL:
-            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", (identity, content.label))
+            label = keyring.seal_text(content.label, "label", identity)
+            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", (identity, label))
     elif isinstance(content, Review):
         db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (content.result,))
 
@@ -211,27 +230,28 @@ def _row(record: Record) -> _Row | None:
         return None
     if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
         return None
-    return identity, str(kind), tier, body
+    return identity, cast("Kind", kind), tier, body
 
 
-def _review(record: Record) -> Review | None:
+def _review(record: Record, keyring: Keyring) -> Review | None:
     """One that is kept for the bedside; the row with it may have been delivered."""
     if record.rowid is None or len(record.values) != 2 or not isinstance(record.values[1], bytes):
         return None
     try:
-        return msgspec.json.decode(record.values[1], type=Review)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        body = keyring.open(record.values[1], "kept review", str(record.rowid))
+        return msgspec.json.decode(body, type=Review)
+    except (KeyAbsent, BadSeal, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def _question(record: Record) -> tuple[str, str | None] | None:
-    """The result that is still asked about, provisional, and its label."""
+def _question(record: Record) -> tuple[str, str | bytes | None] | None:
+    """The result that is still asked about, provisional, and its label, which may be sealed."""
     if record.rowid is None or len(record.values) != 10:
         return None
     _, result, label, state, *_, size = record.values
     if not isinstance(result, str) or not ID.fullmatch(result) or not size:
         return None
-    if state != State.PROVISIONAL.value or not isinstance(label, str | None):
+    if state != State.PROVISIONAL.value or not isinstance(label, str | bytes | None):
         return None
     return result, label
 
@@ -247,9 +267,10 @@ def _position(record: Record) -> tuple[str, str, int] | None:
     return (source, str(bundle), following) if known else None
 
 
-def _unreviewed(result: str, label: str | None, now: float) -> _Row:
+def _unreviewed(result: str, sealed: str | bytes | None, now: float, keyring: Keyring) -> _Row:
     """The row that says so; its id, a UUIDv7 of the result's time, is the same whenever it is made,
     so that it counts once."""
+    label = keyring.legible(sealed, "label", result)
     review = Review(
         result=result,
         state=State.UNREVIEWED,
@@ -260,4 +281,5 @@ def _unreviewed(result: str, label: str | None, now: float) -> _Row:
     )
     digest = hashlib.sha256(f"salvaged {result}".encode()).hexdigest()
     identity = f"{result[:13]}-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"
-    return identity, "review", TIERS.index(Tier.ROUTINE), msgspec.json.encode(review)
+    body = keyring.seal(msgspec.json.encode(review), "review", identity)
+    return identity, "review", TIERS.index(Tier.ROUTINE), body

@@ -13,18 +13,20 @@ from typing import Any
 import uuid6
 
 from edgeclin.errors import BadFile, QueueUnusable
+from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.quarantine import left_behind, set_aside, take_over_all
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
 _NEWEST_VERSION = 100
 """What says that it is newer is damaged."""
-_IN_SCHEMA, _HEAD = b"rows_by_tier", 1 << 16
-"""Stands in the first pages of every queue, for there its tables are described."""
+_IN_SCHEMA = b"rows_by_tier"
+"""Stands in every queue where its tables are described, mostly in one of the first pages."""
+_STRETCH = 1 << 20
 
 _INITIAL = """
 CREATE TABLE meta (
@@ -125,14 +127,41 @@ CREATE TRIGGER set_aside_out AFTER DELETE ON rows BEGIN
 END;
 """
 
+_SEALED = """
+-- How many rows each key has sealed, by its id, so that nobody reads the backlog to see that a key
+-- is still needed, or lacking. What is sealed begins with 1 and the id of its key.
+CREATE TABLE sealed (
+    key   TEXT PRIMARY KEY,
+    count INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TRIGGER sealed_in AFTER INSERT ON rows WHEN substr(NEW.body, 1, 1) = x'01' BEGIN
+    INSERT INTO sealed (key, count) VALUES (lower(hex(substr(NEW.body, 2, 4))), 1)
+        ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TRIGGER sealed_out AFTER DELETE ON rows WHEN substr(OLD.body, 1, 1) = x'01' BEGIN
+    UPDATE sealed SET count = count - 1 WHERE key = lower(hex(substr(OLD.body, 2, 4)));
+END;
+CREATE TRIGGER sealed_anew AFTER UPDATE OF body ON rows BEGIN
+    UPDATE sealed SET count = count - 1
+    WHERE substr(OLD.body, 1, 1) = x'01' AND key = lower(hex(substr(OLD.body, 2, 4)));
+    INSERT INTO sealed (key, count)
+        SELECT lower(hex(substr(NEW.body, 2, 4))), 1 WHERE substr(NEW.body, 1, 1) = x'01'
+        ON CONFLICT DO UPDATE SET count = count + 1;
+    UPDATE usage SET bytes = bytes + length(NEW.body) - length(OLD.body) WHERE tier = NEW.tier;
+END;
+"""
 
-def prepare(path: Path) -> None:
+
+def prepare(path: Path, keyring: Keyring) -> None:
     """Make, check or migrate the database at `path`; two processes may do so at once.
 
     A damaged one is set aside in a folder `<path>.corrupt-N`, with its log and its payloads, and a
     new one takes its place, with what can still be read of it. The check reads every page and holds
     the indexes against their tables, for what an index lacks nobody would deliver: a second for a
     million rows (370 MB).
+
+    Args:
+        keyring: opens what is taken over.
 
     Raises:
         BadFile: what stands at `path` is not a queue; it is left as it is.
@@ -155,7 +184,7 @@ def prepare(path: Path) -> None:
             why = " ".join(str(exc).split())
             log.error("queue %s is corrupt (%s): kept in %s", path, why, set_aside(path))
             _prepare(path)
-        take_over_all(path)
+        take_over_all(path, keyring)
 
 
 def real_path(path: Path | str) -> Path:
@@ -176,17 +205,28 @@ def require_queue(path: Path) -> None:
         raise BadFile(path, "not a regular file", "name another one in queue.path")
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(100)
     except OSError as exc:
         if exc.errno != errno.EIO:
             raise
         head = b""
     database = head.startswith(_MAGIC) and len(head) >= 100
     ours = database and head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    if not head or ours:
+        return
     # Its lock tells that a file whose head is damaged was a queue once.
-    damaged = _lock_file(path).exists() and (not database or _IN_SCHEMA in head)
-    if head and not ours and not damaged:
+    if not _lock_file(path).exists() or (database and not _describes_queue(path)):
         raise BadFile(path, "not an edgeclin queue", "name another file in queue.path")
+
+
+def _describes_queue(path: Path) -> bool:
+    before = b""
+    with path.open("rb") as file:
+        while stretch := file.read(_STRETCH):
+            if _IN_SCHEMA in before + stretch:
+                return True
+            before = stretch[-len(_IN_SCHEMA) :]
+    return False
 
 
 def _lock_file(path: Path) -> Path:
@@ -240,6 +280,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations(name="0002_reviews")(_reviews)
     migrations(name="0003_searches")(_searches)
     migrations(name="0004_set_aside")(_set_aside)
+    migrations(name="0005_sealed")(_sealed)
     migrations.apply(Database(connection))
 
 
@@ -266,6 +307,12 @@ def _set_aside(db: Any) -> None:
     for statement in _statements(_SET_ASIDE):
         db.execute(statement)
     db.execute("PRAGMA user_version = 4")
+
+
+def _sealed(db: Any) -> None:
+    for statement in _statements(_SEALED):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 5")
 
 
 def _statements(script: str) -> list[str]:

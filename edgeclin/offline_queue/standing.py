@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import schema
+from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
 from edgeclin.offline_queue.rows import TIERS, Row, damaged_text, stored_at
 from edgeclin.records import Tier
 
@@ -47,19 +48,29 @@ class Standing:
         oldest_at: when the first row of each tier that waits was stored, in seconds since 1970 by
             the device's clock of then.
         set_aside: rows among them that the broker or the cloud does not take.
+        sealed: rows among them by the id of the key that opens them; others are plain.
+        absent: rows among them whose key is not there, so that they cannot be sent.
     """
 
     epoch: str
     last_seq: int
     waiting: dict[str, Usage]
     oldest_at: dict[str, float]
+    sealed: dict[str, int]
     set_aside: int = 0
+    absent: int = 0
 
     def refusal_alarm(self) -> str:
         """That rows cannot be delivered, in a sentence; empty when all can."""
         if not self.set_aside:
             return ""
         return f"{self.set_aside} rows cannot be delivered: `edgeclin queue list` says why"
+
+    def absent_alarm(self) -> str:
+        """That rows cannot be opened, in a sentence; empty when all can."""
+        if not self.absent:
+            return ""
+        return f"{self.absent} rows wait for a key that is not there: put it back in queue.key"
 
     def oldest_s(self, now: float) -> dict[str, float]:
         """How long the first row of each tier has waited, as far as the clock can be trusted.
@@ -78,7 +89,7 @@ class Standing:
         return f"an urgent result has waited {waited / 60:.0f} minutes for the cloud"
 
 
-def standing(query: Query) -> Standing:
+def standing(query: Query, keyring: Keyring) -> Standing:
     """How the queue stands that `query` reads."""
     ((epoch,),) = query("SELECT value FROM meta WHERE key = 'epoch'")
     newest = query("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
@@ -89,8 +100,11 @@ def standing(query: Query) -> Standing:
         for number, tier in enumerate(TIERS)
     }
     ((set_aside,),) = query("SELECT COUNT(*) FROM set_aside")
+    sealed: dict[str, int] = dict(query("SELECT key, count FROM sealed WHERE count > 0"))
     return Standing(
         set_aside=set_aside,
+        sealed=sealed,
+        absent=sum(count for key, count in sealed.items() if key not in keyring),
         epoch=epoch,
         last_seq=newest[0][0] if newest else 0,
         waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
@@ -102,13 +116,15 @@ def standing(query: Query) -> Standing:
     )
 
 
-def look(path: Path) -> Standing:
+def look(path: Path, keyring: Keyring = NO_KEYS) -> Standing:
     """How the queue at `path` stands; raises as `looking` does."""
     with looking(path) as connection:
-        return standing(lambda select: connection.execute(select).fetchall())
+        return standing(lambda select: connection.execute(select).fetchall(), keyring)
 
 
-def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]:
+def waiting(
+    path: Path, tiers: Collection[Tier] = TIERS, keyring: Keyring = NO_KEYS
+) -> Iterator[WaitingRow]:
     """The rows of the queue at `path` that wait for their receipt, oldest first; raises as
     `looking` does."""
     numbers = [TIERS.index(tier) for tier in tiers]
@@ -124,7 +140,8 @@ def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]
             numbers,
         )
         for seq, tier, identity, kind, body, reason in rows:
-            yield WaitingRow(TIERS[tier], Row(seq, identity, kind, body), reason)
+            row = Row.opened(keyring, seq, identity, kind, body)
+            yield WaitingRow(TIERS[tier], row, reason)
 
 
 @contextmanager

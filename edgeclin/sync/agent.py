@@ -143,9 +143,11 @@ class SyncAgent:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits for a receipt or an opinion but what was set aside."""
+        """Whether nothing waits for a receipt or an opinion but what was set aside or cannot be
+        opened."""
         standing = self._queue.standing()
-        return sum(usage.count for usage in standing.waiting.values()) == standing.set_aside
+        kept = standing.set_aside + standing.absent
+        return sum(usage.count for usage in standing.waiting.values()) == kept
 
     def health(self) -> SyncHealth:
         """How the agent is now; from any thread."""

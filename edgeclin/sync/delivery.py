@@ -48,7 +48,8 @@ class Delivery:
         self._progress = Progress.of(self._queue.last_seq())
 
     def send(self, tier: Tier, now: float, but: Set[int]) -> int | None:
-        """Send the next batch of a tier, urgent ones whatever the link carries.
+        """Send the next batch of a tier, urgent ones whatever the link carries. Rows whose key is
+        absent are passed over, some at each call: there may be a whole backlog of them.
 
         Args:
             but: rows that are not to be sent.
@@ -60,12 +61,13 @@ class Delivery:
         if self.window.room <= kept:
             return 0
         rows = self._next_rows(tier)
-        going = [row for row in rows if row.seq not in but]
+        legible = [row for row in rows if not row.absent_key]
+        going = [row for row in legible if row.seq not in but]
         if tier is not Tier.URGENT and not self._link.has_room(self._packed_size(tier, going)):
             return None
         self.publish(tier, going, now)
         self._progress.advance(tier, rows)
-        return len(rows)
+        return len(legible)
 
     def send_again(self, flight: Flight, now: float) -> list[Flight]:
         """Send what of a batch still waits."""
