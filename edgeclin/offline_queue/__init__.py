@@ -6,7 +6,7 @@ from edgeclin.offline_queue.quarantine import damaged_queues
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
-from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, waiting
+from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, remembered, waiting
 
 __all__ = [
     "ENDED",
@@ -23,5 +23,6 @@ __all__ = [
     "WaitingRow",
     "damaged_queues",
     "look",
+    "remembered",
     "waiting",
 ]

@@ -108,6 +108,13 @@ def look(path: Path) -> Standing:
         return standing(lambda select: connection.execute(select).fetchall())
 
 
+def remembered(path: Path, name: str) -> str | None:
+    """What the queue at `path` keeps under a name; raises as `looking` does."""
+    with looking(path) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def waiting(path: Path, tiers: Collection[Tier] = TIERS) -> Iterator[WaitingRow]:
     """The rows of the queue at `path` that wait for their receipt, oldest first; raises as
     `looking` does."""

@@ -12,8 +12,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
@@ -21,7 +22,9 @@ from edgeclin.errors import BadMessage, NotConnected, QueueFull
 from edgeclin.health import SyncHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
+from edgeclin.sync.ahead import Ahead
 from edgeclin.sync.asking import Asking
+from edgeclin.sync.commands import Commands
 from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
@@ -51,7 +54,8 @@ class SyncAgent:
         queue: the device's queue.
         transport: not yet opened.
         topics: the device's topics.
-        clock: seconds since 1970, for what status messages say.
+        command_keys: public keys of those whose commands it takes; without one it takes none.
+        clock: seconds since 1970, for what status messages and the audit log say.
         monotonic: seconds, for timeouts.
         jitter: maps the upper bound of a wait to the wait, both in seconds.
     """
@@ -63,6 +67,7 @@ class SyncAgent:
         topics: wire.Topics,
         settings: SyncConfig,
         *,
+        command_keys: Sequence[Any] = (),
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[float], float] = lambda bound: random.uniform(0, bound),
@@ -82,6 +87,12 @@ class SyncAgent:
         self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s)
         self._statuses = Statuses(queue, transport, topics, clock)
         self._trials = Trials()
+        self._ahead = Ahead(queue, self._delivery)
+        self._commands: Commands | None = None
+        if command_keys:
+            self._commands = Commands(
+                queue, transport, topics, command_keys, self, clock, monotonic
+            )
         self._next_retry = monotonic() + RETRY_S
         self._session = 0
         self._next_health = self._next_expiry = 0.0
@@ -92,8 +103,12 @@ class SyncAgent:
     def open(self) -> None:
         """Begin to connect; nothing is sent before `step`."""
         will = self._statuses.status("lost", self._topics.state)
+        filters = [self._topics.receipt, self._topics.opinion]
+        if self._commands is not None:
+            self._commands.open()
+            filters.append(self._topics.request)
         self._transport.open(
-            (self._topics.receipt, self._topics.opinion),
+            filters,
             self._receive,
             will=will,
             on_refusal=self._receive,
@@ -129,11 +144,31 @@ class SyncAgent:
             refused=self._stops.whys,
         )
 
+    def drain(self) -> int:
+        """Try at once what the broker refused and what was set aside; returns how many rows that
+        were.
+
+        Raises:
+            QueueFull: the disk is full.
+        """
+        self._stops.clear()
+        return self._take_back()
+
+    def send_first(self, seq: int) -> Tier | None:
+        """Send a row ahead of all others; returns its tier, None where it does not wait.
+
+        Raises:
+            QueueFull: the disk is full.
+        """
+        return self._ahead.want(seq)
+
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
         now = self.last_step = self._monotonic()
         try:
             self._read_inbox()
+            if self._commands is not None:
+                self._commands.step()
             if now >= self._next_expiry:
                 for review in self._queue.expire():
                     _log_review(review)
@@ -179,6 +214,7 @@ class SyncAgent:
         self._stopped.clear()
         self._asking.clear()
         self._delivery.begin()
+        self._ahead.begin()
         self._next_health = now
         self._statuses.say("online", self._topics.birth)
         self._statuses.say("online", self._topics.state)
@@ -273,6 +309,9 @@ class SyncAgent:
 
     def _send(self, now: float) -> None:
         suspected = self._trials.rows
+        if not self._alone:
+            self._ahead.send(now, but=suspected)
+        suspected |= self._ahead.sent
         for tier in Tier:
             while (
                 self._delivery.has_room(tier)
@@ -300,6 +339,9 @@ class SyncAgent:
             try:
                 if message.topic == self._topics.receipt:
                     self._take_receipt(wire.decode(message.payload, wire.Receipt))
+                elif message.topic == self._topics.request:
+                    if self._commands is not None:
+                        self._commands.take(message)
                 else:
                     self._take_opinion(wire.decode(message.payload, wire.Opinion))
             except BadMessage as exc:
@@ -364,11 +406,12 @@ class SyncAgent:
             self.opinions += 1
             _log_review(review)
 
-    def _take_back(self) -> None:
+    def _take_back(self) -> int:
         """Try once more what was set aside: a broker's rules change, and a cloud is mended."""
         if again := self._queue.take_back():
             log.warning("%d rows that were set aside are sent once more", again)
             self._delivery.begin()
+        return again
 
 
 def _log_review(review: Review) -> None:

@@ -1,0 +1,64 @@
+"""Rows that somebody has sent ahead of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from edgeclin.offline_queue import OfflineQueue, Row
+from edgeclin.records import Tier
+from edgeclin.sync.delivery import Delivery
+
+
+class Ahead:
+    """Sends each alone in a message, until its receipt comes.
+
+    Attributes:
+        sent: rows that went ahead in this session, and need not go with others.
+    """
+
+    def __init__(self, queue: OfflineQueue, delivery: Delivery) -> None:
+        self._queue, self._delivery = queue, delivery
+        self._wanted: list[int] = []
+        self.sent: set[int] = set()
+
+    def begin(self) -> None:
+        """Send anew what has no receipt yet: the connection that carried it is gone."""
+        self.sent.clear()
+
+    def want(self, seq: int) -> Tier | None:
+        """Send a row first, also one that was set aside; returns its tier, None where it does not
+        wait.
+
+        Raises:
+            QueueFull: the disk is full.
+        """
+        self._queue.take_back(seq)
+        found = self._find(seq)
+        if found is None:
+            return None
+        self.sent.discard(seq)
+        if seq not in self._wanted:
+            self._wanted.append(seq)
+        return found[0]
+
+    def send(self, now: float, but: Set[int]) -> None:
+        """Send what there is room for.
+
+        Args:
+            but: rows that are not to be sent.
+        """
+        for seq in list(self._wanted):
+            if seq in self.sent or seq in but:
+                continue
+            found = self._find(seq)
+            if found is None:
+                self._wanted.remove(seq)
+            elif self._delivery.window.room > 0:
+                self._delivery.publish(found[0], [found[1]], now)
+                self.sent.add(seq)
+
+    def _find(self, seq: int) -> tuple[Tier, Row] | None:
+        for tier in Tier:
+            for row in self._delivery.rows(tier, [seq]):
+                return tier, row
+        return None
