@@ -230,9 +230,7 @@ class OfflineQueue:
         """Let all that was set aside, or that one row, be sent once more; returns how many rows
         that are."""
         with self._database.transaction(Tier.BULK) as db:
-            return db.execute(
-                "DELETE FROM set_aside WHERE seq = coalesce(?, seq)", (seq,)
-            ).rowcount
+            return db.execute("DELETE FROM set_aside WHERE seq = coalesce(?, seq)", (seq,)).rowcount
 
     def questions(self, *, after: int = 0, limit: int = 16) -> list[Question]:
         """Questions to ask, oldest first, whose deadline has not passed."""

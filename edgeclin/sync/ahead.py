@@ -48,12 +48,13 @@ class Ahead:
             but: rows that are not to be sent.
         """
         for seq in list(self._wanted):
-            if seq in self.sent or seq in but:
+            if seq in but:
                 continue
             found = self._find(seq)
             if found is None:
                 self._wanted.remove(seq)
-            elif self._delivery.window.room > 0:
+                self.sent.discard(seq)
+            elif seq not in self.sent and self._delivery.window.room > 0:
                 self._delivery.publish(found[0], [found[1]], now)
                 self.sent.add(seq)
 
