@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,17 +193,13 @@ def command(
 
 
 def _command(words: tuple[str, ...]) -> tuple[str, dict[str, int]]:
-    if words in (("status",), ("drain",)):
-        return words[0], {}
-    if (
-        words[:2] == ("send", "result")
-        and len(words) == 3
-        and words[2].isascii()
-        and words[2].isdigit()
-    ):
-        return "send result", {"seq": int(words[2])}
+    text = " ".join(words)
+    if text in ("status", "drain"):
+        return text, {}
+    if found := re.fullmatch("send result ([0-9]{1,19})", text):
+        return "send result", {"seq": int(found[1])}
     raise click.BadParameter(
-        f"{' '.join(words)!r} is none of: status, drain, send result N", param_hint="COMMAND"
+        f"{text!r} is none of: status, drain, send result N", param_hint="COMMAND"
     )
 
 

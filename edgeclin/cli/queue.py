@@ -252,7 +252,10 @@ def _moment(row: dict[str, Any]) -> str:
 
 
 def _time(at: float) -> str:
-    moment = datetime.fromtimestamp(at, timezone.utc)
+    try:
+        moment = datetime.fromtimestamp(at, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return "unknown"
     return moment.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
 
 
