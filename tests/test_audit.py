@@ -242,9 +242,7 @@ def test_nothing_is_written_where_a_link_leads(queue: OfflineQueue, tmp_path: Pa
 
 def audit_command(queue: OfflineQueue, *arguments: str) -> Done:
     config = queue.path.parent / "device.toml"
-    config.write_text(
-        f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{queue.path}"\n'
-    )
+    config.write_text(f'schema = 1\nsite = "s"\ndevice = "d"\n[queue]\npath = "{queue.path}"\n')
     return CliRunner().invoke(main, ["queue", "audit", "--config", str(config), *arguments])
 
 

@@ -1,4 +1,4 @@
-"""Commands: only what a trusted key signed, for this device, once; written down before it is done."""
+"""Commands: what a trusted key signed for this device, once, and written down before it is done."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from click.testing import Result as Done
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polling import wait_until
-from test_sync import SETTINGS, TOPICS
 
 from edgeclin import wire
 from edgeclin.cli import main
 from edgeclin.cloud.commanding import Commanding
+from edgeclin.config import SyncConfig
 from edgeclin.errors import NoAnswer, NotConnected
 from edgeclin.keys import (
     PAYLOAD_TYPE,
@@ -42,6 +42,8 @@ from edgeclin.sync.audit import Examination, audit_path, examine
 from edgeclin.transport import MemoryBroker, Message
 
 Make = Callable[..., Result]
+TOPICS = wire.Topics("ward", "bed")
+SETTINGS = SyncConfig(batch_results=8, window_batches=3, receipt_timeout_s=5, receipt_most_s=40)
 QUICK = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -205,9 +207,7 @@ def test_each_key_counts_for_itself(device: Device, tmp_path: Path) -> None:
     pair = new_key_pair(tmp_path / "second")
     device.keys.append(load_public_key(pair.public))
     assert device.command(1000).outcome == "done"
-    other = device.signed(
-        msgspec.json.encode(device.request(3)), signer=load_signer(pair.private)
-    )
+    other = device.signed(msgspec.json.encode(device.request(3)), signer=load_signer(pair.private))
     reply = device.say(other)
     assert reply is not None
     assert reply.outcome == "done"
@@ -245,9 +245,7 @@ def test_what_no_trusted_key_signed_for_this_device_is_refused(
             device.signed(msgspec.json.encode(device.request(9, epoch="e")))
         ],
         "not a Request": [device.signed(b"{}"), device.signed(b"no JSON")],
-        "a Request of schema 2": [
-            device.signed(msgspec.json.encode(device.request(9, schema=2)))
-        ],
+        "a Request of schema 2": [device.signed(msgspec.json.encode(device.request(9, schema=2)))],
     }
     for reason, payloads in refused.items():
         for payload in payloads:
@@ -347,14 +345,16 @@ def test_a_flood_of_rubbish_fills_no_disk_and_keeps_no_command_out(device: Devic
     for _ in range(20):
         device.agent.step()
     assert device.log().lines == 20
-    assert len(device.replies) == 10
+    assert len(device.replies) <= 20
     assert device.command(9).outcome == "done"
-    assert device.replies[-1].facts["refusals_not_written"] == 1980
+    told = sum(entry.count for _, entry in device.log().newest if entry is not None)
+    untold = device.replies[-1].facts["refusals_not_written"]
+    assert told + untold == 1980
     device.now += 3600
     device.say(b"rubbish")
     last = device.log().newest[-1][1]
     assert last is not None
-    assert (last.what, last.count) == ("refused", 1980)
+    assert (last.what, last.count) == ("refused", untold)
 
 
 def test_a_step_answers_one_request_so_that_deliveries_go_on(
@@ -501,15 +501,16 @@ def test_the_documented_request_is_what_is_sent_and_only_to_a_device_that_is_the
 ) -> None:
     heard: list[Message] = []
     device.broker.transport().open((TOPICS.request,), heard.append)
-    agent_steps = device.agent.step
-    agent_steps()
+    device.agent.step()
     cloud = device.broker.transport()
     commanding = Commanding(cloud, TOPICS, device.signer, clock=lambda: 12.5)
     with pytest.raises(NoAnswer, match=r"ward/bed did not answer in time.*not get later"):
         commanding.command("status", {}, 0.3)
     (message,) = heard
     assert message.expiry_s == 1
-    request = wire.from_json(wire.decode(message.payload, wire.SignedRequest).document, wire.Request)
+    request = wire.from_json(
+        wire.decode(message.payload, wire.SignedRequest).document, wire.Request
+    )
     assert request == device.request(12_500, made_at=12.5)
     device.agent.close()
     with pytest.raises(NoAnswer, match="ward/bed is offline: nothing was sent"):
@@ -626,9 +627,7 @@ def test_a_key_file_that_is_none_ends_sync_with_one_line(tmp_path: Path) -> None
         (("ward/bed/x", "status"), "must be 1 to 64"),
     ],
 )
-def test_wrong_words_are_told_before_anything_is_sent(
-    words: tuple[str, ...], problem: str
-) -> None:
+def test_wrong_words_are_told_before_anything_is_sent(words: tuple[str, ...], problem: str) -> None:
     done = CliRunner().invoke(main, ["cloud", "command", *words])
     assert done.exit_code in (1, 2)
     assert problem in done.stderr
