@@ -110,6 +110,14 @@ def test_any_lost_or_changed_byte_is_found(
     assert examine(queue.path, LINES).problems == []
 
 
+def test_a_line_that_is_none_is_found_behind_the_last_that_the_queue_knows(
+    path: Path, queue: OfflineQueue
+) -> None:
+    with path.open("ab") as file:
+        file.write(b"rubbish\n")
+    assert examine(queue.path, 0).problems == [f"line {LINES + 1} cannot be read"]
+
+
 def test_a_whole_other_log_is_found_by_what_the_queue_remembers(
     path: Path, queue: OfflineQueue, tmp_path: Path
 ) -> None:

@@ -245,12 +245,16 @@ def test_what_no_trusted_key_signed_for_this_device_is_refused(
             device.signed(msgspec.json.encode(device.request(9, epoch="e")))
         ],
         "not a Request": [device.signed(b"{}"), device.signed(b"no JSON")],
+        "would unpack to": [wire.encode(wire.SignedRequest("A" * 20_000, wire.REQUEST_TYPE, ()))],
         "a Request of schema 2": [device.signed(msgspec.json.encode(device.request(9, schema=2)))],
     }
     for reason, payloads in refused.items():
         for payload in payloads:
             reply = device.say(payload)
-            assert reply is not None
+            assert reason in device.told()[-1][1]
+            if reply is None:
+                assert reason == "would unpack to", "what is no envelope has no digest to answer"
+                continue
             assert (reply.outcome, reply.number) == ("refused", 0)
             assert reason in reply.reason
     assert {what for what, _ in device.told()} == {"refused"}
@@ -365,7 +369,7 @@ def test_a_step_answers_one_request_so_that_deliveries_go_on(
         device.cloud.publish(Message(TOPICS.request, payload))
     device.queue.put(make_result())
     device.agent.step()
-    assert (len(device.replies), device.sent) == (1, [1])
+    assert (len(device.replies), device.log().lines, device.sent) == (1, 2, [1])
 
 
 def test_an_answer_that_is_too_long_for_the_broker_says_so(device: Device) -> None:
@@ -385,8 +389,16 @@ def test_send_result_sends_that_row_before_an_urgent_backlog(
     reply = device.command(1, "send result", arguments={"seq": 1})
     assert (reply.outcome, reply.facts) == ("done", {"tier": "bulk"})
     assert device.sent[:3] == [1, 2, 3]
+
+
+def test_what_went_first_does_not_go_once_more_with_others(
+    device: Device, make_result: Make
+) -> None:
+    for position in range(6):
+        device.queue.put(make_result(position))
+    device.command(1, "send result", arguments={"seq": 4})
     device.agent.step()
-    assert device.sent.count(1) == 1, "not once more with others"
+    assert device.sent == [4, 1, 2, 3, 5, 6]
 
 
 def test_send_result_waits_for_room_and_then_goes_first(device: Device, make_result: Make) -> None:
@@ -520,6 +532,21 @@ def test_the_documented_request_is_what_is_sent_and_only_to_a_device_that_is_the
     assert len(heard) == 1
 
 
+def test_a_reply_to_another_is_not_taken_for_one_s_own(device: Device) -> None:
+    device.agent.step()
+
+    def answer(message: Message) -> None:
+        document = wire.decode(message.payload, wire.SignedRequest).document
+        for asked in (b"another", document):
+            digest = hashlib.sha256(asked).hexdigest()
+            reply = wire.Reply(digest, "done" if asked is document else "failed")
+            device.cloud.publish(Message(TOPICS.reply, wire.encode(reply)))
+
+    device.broker.transport().open((TOPICS.request,), answer)
+    cloud = device.broker.transport()
+    assert Commanding(cloud, TOPICS, device.signer).command("status", {}, 5).outcome == "done"
+
+
 def test_a_request_that_the_broker_refuses_is_told_at_once(device: Device) -> None:
     device.agent.step()
     cloud = device.broker.transport()
@@ -616,6 +643,16 @@ def test_a_key_file_that_is_none_ends_sync_with_one_line(tmp_path: Path) -> None
     done = CliRunner().invoke(main, ["sync", "--config", str(bedside.config)])
     assert done.exit_code == 1
     assert done.stderr == f"edgeclin: {tmp_path}/ops.pub: not a PEM public key\n"
+
+
+def test_doctor_finds_a_key_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ops.pub").write_text("no key")
+    bedside = Bedside(tmp_path, [tmp_path / "ops.pub"], 1)
+    done = CliRunner().invoke(main, ["doctor", "--config", str(bedside.config), "--json"])
+    (keys,) = [one for one in json.loads(done.stdout) if one["what"] == "keys"]
+    assert (keys["status"], keys["detail"]) == (
+        "wrong", f"{tmp_path}/ops.pub: not a PEM public key",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

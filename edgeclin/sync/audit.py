@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FIRST = "0" * 64
 """What the first line names as the one before."""
-MOST_BYTES = 64 << 20
+MOST_BYTES = 32 << 20
 _MARK = "audit"
 What: TypeAlias = Literal["request", "outcome", "refused", "mended", "missing", "changed"]
 
