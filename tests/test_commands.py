@@ -438,6 +438,23 @@ def test_send_result_goes_first_again_over_another_connection(
     assert device.sent[before] == 1
 
 
+def test_a_row_that_went_first_and_is_refused_is_sent_again_as_any_other(
+    device: Device, make_result: Make
+) -> None:
+    device.queue.put(make_result())
+    device.transport.refuses = lambda message: 0x95 if "/up/" in message.topic else 0
+    device.command(1, "send result", arguments={"seq": 1})
+    device.agent.step()
+    assert device.queue.standing().set_aside == 1
+    device.transport.refuses = lambda _: 0
+    device.command(2, "drain")
+    assert device.sent == [1]
+    device.now += 6
+    device.agent.step()
+    device.agent.step()
+    assert device.sent == [1, 1], "as long as no receipt comes"
+
+
 def test_send_result_of_a_row_that_does_not_wait_says_why(
     device: Device, make_result: Make
 ) -> None:
@@ -615,7 +632,7 @@ def test_a_real_device_answers_its_operator_and_nobody_else(
     gone = bedside.command("send", "result", "9", key=key_pair.private)
     assert (gone.exit_code, json.loads(gone.stdout)["outcome"]) == (1, "failed")
     assert gone.stderr == (
-        "edgeclin: ward/bed failed it: there never was a row 9; the newest is 3\n"
+        "edgeclin: ward/bed could not do it: there never was a row 9; the newest is 3\n"
     )
     stranger = new_key_pair(tmp_path / "stranger")
     refused = bedside.command("drain", key=stranger.private)

@@ -185,11 +185,11 @@ def command(
     if as_json:
         print_json(reply)
     else:
-        print_facts({"outcome": reply.outcome, **_flat(reply.facts)})
-        if reply.head:
-            print_facts({"audit log": f"{reply.lines} lines, the last {reply.head}"})
+        log = {"audit log": f"{reply.lines} lines, the last {reply.head}"} if reply.head else {}
+        print_facts({"outcome": reply.outcome, **_flat(reply.facts), **log})
     if reply.outcome != "done":
-        raise CommandFailed(f"{device} {reply.outcome} it: {reply.reason}")
+        what = "refused it" if reply.outcome == "refused" else "could not do it"
+        raise CommandFailed(f"{device} {what}: {reply.reason}")
 
 
 def _command(words: tuple[str, ...]) -> tuple[str, dict[str, int]]:

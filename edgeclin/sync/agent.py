@@ -213,13 +213,17 @@ class SyncAgent:
         self._trials.put_off(now)
         self._stopped.clear()
         self._asking.clear()
-        self._delivery.begin()
-        self._ahead.begin()
+        self._begin_with_the_oldest()
         self._next_health = now
         self._statuses.say("online", self._topics.birth)
         self._statuses.say("online", self._topics.state)
         waiting = {name: usage.count for name, usage in self._queue.usage().items()}
         log.info("connected; waiting: %s", waiting)
+
+    def _begin_with_the_oldest(self) -> None:
+        """Send again all that waits, in its order."""
+        self._delivery.begin()
+        self._ahead.begin()
 
     def _begin_anew(self, misses: int, now: float) -> None:
         """Make the connection anew over which nothing is heard. Where that did not help before,
@@ -239,7 +243,7 @@ class SyncAgent:
             log.warning("no receipt in time for %d rows: sending them again", len(flight.seqs))
             if self._too_long(flight, now) and self._window.receipted_at <= flight.first_sent_at:
                 if self._trials.suspect([flight], (), ends=False):
-                    self._delivery.begin()
+                    self._begin_with_the_oldest()
                 continue
             if flight.passed_over < _PASSED_OVER or not self._too_long(flight, now):
                 self._delivery.send_again(flight, now)
@@ -410,7 +414,7 @@ class SyncAgent:
         """Try once more what was set aside: a broker's rules change, and a cloud is mended."""
         if again := self._queue.take_back():
             log.warning("%d rows that were set aside are sent once more", again)
-            self._delivery.begin()
+            self._begin_with_the_oldest()
         return again
 
 

@@ -13,7 +13,7 @@ class Ahead:
     """Sends each alone in a message, until its receipt comes.
 
     Attributes:
-        sent: rows that went ahead in this session, and need not go with others.
+        sent: rows that are on their way ahead of others, and need not go with them.
     """
 
     def __init__(self, queue: OfflineQueue, delivery: Delivery) -> None:
@@ -22,7 +22,7 @@ class Ahead:
         self.sent: set[int] = set()
 
     def begin(self) -> None:
-        """Send anew what has no receipt yet: the connection that carried it is gone."""
+        """Send anew what has no receipt yet: nobody knows that it is still on its way."""
         self.sent.clear()
 
     def want(self, seq: int) -> Tier | None:
