@@ -304,6 +304,19 @@ def test_on_a_full_disk_nothing_is_done(device: Device, monkeypatch: pytest.Monk
     assert (device.command(3, "drain").outcome, done) == ("done", [1])
 
 
+def test_without_a_log_nothing_is_done_until_there_is_one(device: Device) -> None:
+    path = audit_path(device.queue.path)
+    path.mkdir()
+    for number in (1, 2):
+        reply = device.command(number)
+        assert reply.outcome == "refused"
+        assert "audit.jsonl: a folder, expected a file" in reply.reason
+    path.rmdir()
+    assert device.command(3).outcome == "refused", "it is not read at each request"
+    device.now += 5
+    assert device.command(1).outcome == "done", "for none of these counted"
+
+
 def test_what_could_not_be_written_of_the_outcome_is_told_as_unknown(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,8 @@ _MOST_WAITING = 16
 _AT_ONCE, _EVERY_S = 20, 900.0
 """Refusals of what no trusted key has signed for this device, or of what came before, are written
 and answered so many at once, and then one in so many seconds: nobody fills the disk with them."""
+_AGAIN_S = 5.0
+"""Between two attempts to open a log that could not be: each reads all of it."""
 _NAME = 64
 
 Facts: TypeAlias = dict[str, Any]
@@ -89,6 +91,8 @@ class Commands:
         self._clock, self._monotonic = clock, monotonic
         self._waiting: deque[Message] = deque()
         self._log: AuditLog | None = None
+        self._trouble: BadFile | QueueFull | None = None
+        self._again_at = 0.0
         self._numbers: dict[str, int] = {}
         self._allowance, self._allowed_at = float(_AT_ONCE), monotonic()
         self._untold = 0
@@ -242,11 +246,23 @@ class Commands:
         return wire.Reply(digest, outcome, number, facts, reason, lines, head)
 
     def _opened(self) -> AuditLog:
-        if self._log is None or self._log.moved:
-            self._log = None
+        """The log, read anew where the file is another.
+
+        Raises:
+            BadFile, QueueFull: it cannot be read or written, or could not be a moment ago.
+        """
+        if self._log is not None and not self._log.moved:
+            return self._log
+        self._log = None
+        if self._trouble is not None and self._monotonic() < self._again_at:
+            raise self._trouble
+        try:
             self._log = AuditLog(self._queue, self._clock)
-            for key, number in self._log.numbers.items():
-                self._numbers[key] = max(number, self._numbers.get(key, 0))
+        except (BadFile, QueueFull) as exc:
+            self._trouble, self._again_at = exc, self._monotonic() + _AGAIN_S
+            raise
+        for key, number in self._log.numbers.items():
+            self._numbers[key] = max(number, self._numbers.get(key, 0))
         return self._log
 
     def _status(self, _: _Nothing) -> Facts:
