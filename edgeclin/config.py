@@ -70,6 +70,8 @@ class SyncConfig(Record, frozen=True):
     receipt_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 10.0
     receipt_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0
     """Upper bound of that timeout, which doubles while the cloud says nothing at all."""
+    command_keys: tuple[FileName, ...] = ()
+    """Public keys of those whose commands this device takes; without one it takes none."""
 
 
 class IsolationConfig(Record, frozen=True):

@@ -22,7 +22,7 @@ from edgeclin.convert.edgetpu_compiler import find_compiler
 from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable, MissingExtra
 from edgeclin.executable import TENSORRT, load_executable, state_here
 from edgeclin.files import reading
-from edgeclin.keys import default_folder, trusted_keys
+from edgeclin.keys import default_folder, load_public_key, trusted_keys
 from edgeclin.offline_queue import handed_by_systemd, load_keyring
 from edgeclin.records import Record
 from edgeclin.toolchains import installed, known, load_toolchain
@@ -183,6 +183,8 @@ def _keys(config: DeviceConfig | None) -> Finding:
     folder = default_folder()
     named = [Path(key) for key in config.trusted_keys] if config is not None else []
     try:
+        for key in config.sync.command_keys if config is not None else ():
+            load_public_key(Path(key))
         found = trusted_keys(named)
     except BadFile as exc:
         return _wrong("keys", exc)

@@ -40,6 +40,10 @@ class BadMessage(EdgeclinError, ValueError):
     """Bytes from the network are not a message of the documented wire format."""
 
 
+class UntrustedMessage(BadMessage):
+    """A message that has to be signed is not, or by no key that this machine trusts."""
+
+
 class UnknownProfile(EdgeclinError, LookupError):
     """No shipped profile has that name and no file stands at that path."""
 
@@ -157,6 +161,16 @@ class NotConnected(EdgeclinError, ConnectionError):
     """A message was handed to a transport that has no connection."""
 
     exit_code = 4
+
+
+class NoAnswer(EdgeclinError, TimeoutError):
+    """A device did not say in time what became of a command."""
+
+    exit_code = 4
+
+
+class CommandFailed(EdgeclinError, RuntimeError):
+    """A device did not carry out a command, and says why."""
 
 
 def in_words(exc: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Ed25519 keys and DSSE envelopes: who made a bundle.
+"""Ed25519 keys and DSSE envelopes: who made a bundle, or gave a command.
 
 The envelope is the Dead Simple Signing Envelope (https://github.com/secure-systems-lab/dsse),
 written and checked by securesystemslib; keys are PEM files (PKCS8 private, SPKI public).
@@ -27,7 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from edgeclin.errors import BadBundle, BadFile, EdgeclinError, UntrustedBundle
+from edgeclin.errors import (
+    BadBundle,
+    BadFile,
+    EdgeclinError,
+    UntrustedBundle,
+    UntrustedMessage,
+)
 from edgeclin.files import read_small, reading, write_atomic
 
 PAYLOAD_TYPE = "application/vnd.edgeclin.manifest+json"
@@ -140,17 +146,40 @@ def trusted_keys(paths: Sequence[Path]) -> list[Any]:
 
 
 def sign(payload: bytes, signer: Any) -> bytes:
-    """An envelope, as JSON, with one signature over `payload`."""
+    """An envelope of a manifest, as JSON, with one signature over `payload`."""
+    return _spelt(envelope_of(payload, PAYLOAD_TYPE, signer))
+
+
+def envelope_of(payload: bytes, kind: str, signer: Any) -> dict[str, Any]:
+    """An envelope with one signature over `payload` and its type."""
     from securesystemslib.dsse import Envelope
 
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope = Envelope(payload, kind, {})
     envelope.sign(signer)
-    return _spelt(envelope)
+    return dict(envelope.to_dict())
 
 
-def _spelt(envelope: Any) -> bytes:
+def signer_of(envelope: dict[str, Any], kind: str, keys: Sequence[Any]) -> str:
+    """The id of the trusted key that signed an envelope of that type.
+
+    Raises:
+        UntrustedMessage: another type, or no valid signature by one of `keys`.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import Error
+
+    try:
+        parsed = Envelope.from_dict(envelope)
+        if parsed.payload_type == kind:
+            return str(next(iter(parsed.verify(list(keys), 1))))
+    except (Error, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise UntrustedMessage("no valid signature by a trusted key") from exc
+    raise UntrustedMessage("it is signed as something else")
+
+
+def _spelt(envelope: dict[str, Any]) -> bytes:
     """The one spelling of an envelope that counts."""
-    return json.dumps(envelope.to_dict(), indent=1).encode() + b"\n"
+    return json.dumps(envelope, indent=1).encode() + b"\n"
 
 
 def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> str:
@@ -185,6 +214,6 @@ def verify(envelope: bytes, payload: bytes, keys: Sequence[Any], path: Path) -> 
             f"no valid signature by a trusted key (signed by {signers})",
             "trust the signer's public key with --trust, if you do",
         ) from exc
-    if envelope != _spelt(parsed):
+    if envelope != _spelt(parsed.to_dict()):
         raise BadBundle(path, "not spelt as edgeclin spells an envelope", _FETCH)
     return signer

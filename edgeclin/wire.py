@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ ROOT = "ec/v1"
 CONTENT_TYPE = "application/vnd.edgeclin+json+zstd"
 INGEST_FILTERS = (f"$share/ingest/{ROOT}/+/+/up/+", f"{ROOT}/+/+/st/+")
 OFFLOAD_FILTER = f"$share/offload/{ROOT}/+/+/ask/opinion"
+REQUEST_TYPE = "application/vnd.edgeclin.command+json"
+"""What DSSE signs beside a request, so that no other signature passes for a command's."""
 MAX_DECODED = 32 << 20
 
 _LEVEL = 3
@@ -54,6 +56,14 @@ class Topics:
     @property
     def opinion(self) -> str:
         return f"{self._base}/dn/opinion"
+
+    @property
+    def request(self) -> str:
+        return f"{self._base}/cmd/request"
+
+    @property
+    def reply(self) -> str:
+        return f"{self._base}/cmd/reply"
 
     @property
     def birth(self) -> str:
@@ -162,29 +172,111 @@ class Status(Record, frozen=True, omit_defaults=True):
     schema: int = SCHEMA
 
 
-MessageType = TypeVar("MessageType", Batch, Receipt, Ask, Opinion, Status)
+class Signature(Record, frozen=True):
+    """One signature of a DSSE envelope: the key's id, and base64."""
+
+    keyid: str
+    sig: str
 
 
-def encode(message: Batch | Receipt | Ask | Opinion | Status) -> bytes:
+class SignedRequest(Record, frozen=True, rename={"payload_type": "payloadType"}):
+    """A DSSE envelope; `payload` is the JSON of a Request in base64."""
+
+    payload: str
+    payload_type: str
+    signatures: tuple[Signature, ...]
+    schema: int = SCHEMA
+
+    @property
+    def document(self) -> bytes:
+        """What is signed.
+
+        Raises:
+            BadMessage: the payload is not base64.
+        """
+        try:
+            return base64.b64decode(self.payload, validate=True)
+        except ValueError as exc:
+            raise BadMessage(f"not a SignedRequest: {exc}") from exc
+
+
+class Request(Record, frozen=True):
+    """A command to one device, in one life of its queue.
+
+    Attributes:
+        number: above that of every request before by the same key.
+        made_at: seconds since 1970 by the sender's clock; nothing depends on it.
+    """
+
+    site: str
+    device: str
+    epoch: str
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    command: str
+    arguments: dict[str, Any] = {}
+    made_at: float = 0.0
+    schema: int = SCHEMA
+
+
+Outcome: TypeAlias = Literal["done", "refused", "failed"]
+
+
+class Reply(Record, frozen=True, omit_defaults=True):
+    """What became of a request.
+
+    Attributes:
+        digest: SHA-256 of what was signed.
+        number: 0 where it was not looked at.
+        lines, head: how many lines the device's audit log has, and the SHA-256 of the last.
+    """
+
+    digest: str
+    outcome: Outcome
+    number: int = 0
+    facts: dict[str, Any] = {}
+    reason: str = ""
+    lines: int = 0
+    head: str = ""
+    schema: int = SCHEMA
+
+
+MessageType = TypeVar(
+    "MessageType", Batch, Receipt, Ask, Opinion, Status, SignedRequest, Request, Reply
+)
+
+
+def encode(message: Batch | Receipt | Ask | Opinion | Status | SignedRequest | Reply) -> bytes:
     """A message as bytes for the wire."""
     # A compressor of its own each time: two threads in one crash the process.
     return zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.json.encode(message))
 
 
-def decode(data: bytes, kind: type[MessageType]) -> MessageType:
+def decode(data: bytes, kind: type[MessageType], most: int = MAX_DECODED) -> MessageType:
     """Bytes from the wire as a message.
 
     Raises:
-        BadMessage: not zstd with a stated size of at most MAX_DECODED bytes, not JSON, an
+        BadMessage: not zstd with a stated size of at most `most` bytes, not JSON, an
             unknown schema, an unknown key or a value of the wrong type.
     """
     try:
         size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_DECODED:
+        if not 0 <= size <= most:
             raise BadMessage(f"a {kind.__name__} that would unpack to {size} bytes")
         plain = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as exc:
+        raise BadMessage(f"not a {kind.__name__}: {exc}") from exc
+    return from_json(plain, kind)
+
+
+def from_json(plain: bytes, kind: type[MessageType]) -> MessageType:
+    """JSON as a message.
+
+    Raises:
+        BadMessage: not JSON, an unknown schema, an unknown key or a value of the wrong type.
+    """
+    try:
         message = msgspec.json.decode(plain, type=kind)
-    except (zstandard.ZstdError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"not a {kind.__name__}: {exc}") from exc
     if message.schema != SCHEMA:
         raise BadMessage(f"a {kind.__name__} of schema {message.schema}; this reads {SCHEMA}")

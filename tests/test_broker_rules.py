@@ -103,3 +103,23 @@ def test_a_device_neither_reads_nor_writes_what_is_another_s(join: Callable[...,
     wait_until(lambda: OWN.receipt in curious.got, "what is for this one")
     assert cloud.got == [OTHER.up(Tier.URGENT)]
     assert set(curious.got) == {OWN.receipt}
+
+
+def test_the_cloud_alone_commands_and_a_device_answers_for_itself_alone(
+    join: Callable[..., Client],
+) -> None:
+    cloud = join("cloud", OWN.reply, OTHER.reply)
+    device = join("ward-3/bed-12", OWN.request, OTHER.request, OWN.reply, OTHER.reply)
+    other = join("ward-3/bed-13", OTHER.request)
+    forged = [OWN.request, OTHER.request, OTHER.reply]
+    device.say(*forged)
+    wait_until(lambda: len(device.refused) == len(forged), "all are refused")
+    assert {refusal.code for refusal in device.refused} == {0x87}
+    cloud.say(OTHER.request, OWN.request)
+    wait_until(lambda: device.got == [OWN.request], "its own request alone")
+    wait_until(lambda: other.got == [OTHER.request], "its own request alone")
+    device.say(OWN.reply)
+    other.say(OTHER.reply)
+    wait_until(lambda: set(cloud.got) == {OWN.reply, OTHER.reply}, "both replies")
+    assert device.got == [OWN.request]
+    assert not cloud.refused

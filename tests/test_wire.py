@@ -47,6 +47,15 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     wire.Status: st.builds(
         wire.Status, made_at=finite, version=texts, pending=st.dictionaries(texts, numbers)
     ),
+    wire.SignedRequest: st.builds(
+        wire.SignedRequest,
+        payload=texts,
+        signatures=st.lists(st.builds(wire.Signature, keyid=texts, sig=texts)).map(tuple),
+    ),
+    wire.Request: st.builds(
+        wire.Request, number=st.integers(1, 2**63 - 1), arguments=st.dictionaries(texts, numbers)
+    ),
+    wire.Reply: st.builds(wire.Reply, digest=texts, facts=st.dictionaries(texts, numbers)),
 }
 KINDS = list(MESSAGES)
 RECEIPT = wire.Receipt(epoch="e", ranges=((1, 64), (70, 70)))
@@ -87,6 +96,23 @@ def test_the_documented_batch_is_what_is_sent(make_result: Any) -> None:
     assert item["body"]["state"] == "final"
     (received,) = wire.decode(wire.encode(batch), wire.Batch).items
     assert msgspec.json.decode(received.body, type=Result) == result
+
+
+def test_the_documented_request_is_what_is_sent() -> None:
+    signature = wire.Signature(keyid="k", sig="c2ln")
+    assert plain(wire.SignedRequest("e30=", wire.REQUEST_TYPE, (signature,))) == {
+        "payload": "e30=",
+        "payloadType": "application/vnd.edgeclin.command+json",
+        "signatures": [{"keyid": "k", "sig": "c2ln"}],
+        "schema": 1,
+    }
+
+
+def test_a_reader_may_demand_less_than_the_most() -> None:
+    body = plain(RECEIPT) | {"epoch": "e" * 1000}
+    assert wire.decode(packed(body), wire.Receipt, most=2000).epoch == "e" * 1000
+    with pytest.raises(BadMessage, match="would unpack to"):
+        wire.decode(packed(body), wire.Receipt, most=1000)
 
 
 def test_a_frame_states_its_size_as_a_reader_may_demand() -> None:

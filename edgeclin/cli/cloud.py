@@ -1,7 +1,8 @@
-"""`edgeclin cloud`: ingest, offload and report."""
+"""`edgeclin cloud`: ingest, offload, report and command."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def _broker_options(command: Command) -> Command:
 
 @click.group()
 def cloud() -> None:
-    """The cloud's side: store, second opinions, report."""
+    """The cloud's side: store, second opinions, report, commands."""
 
 
 @cloud.command()
@@ -133,6 +134,82 @@ def report(store: Path, output: Path, as_json: bool) -> None:
     write_report(analysis, opened.statuses(), output)
     opened.close()
     _print({**summary, "report": str(output)}, as_json)
+
+
+@cloud.command()
+@click.argument("device", metavar="SITE/DEVICE")
+@click.argument("words", metavar="COMMAND", nargs=-1, required=True)
+@click.option(
+    "--signing-key", type=FILE, help="Private key (default: default.key of your key folder)."
+)
+@click.option(
+    "--timeout",
+    type=Number(min=1, max=3600),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the device, and for its reply.",
+)
+@_broker_options
+@json_option
+def command(
+    device: str,
+    words: tuple[str, ...],
+    signing_key: Path | None,
+    timeout: float,
+    broker: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    plaintext: bool,
+    as_json: bool,
+) -> None:
+    """Have a device do something, and say what became of it.
+
+    COMMAND is `status`, `drain` (try at once all that waits) or `send result N` (row N goes first).
+    """
+    from edgeclin import wire
+    from edgeclin.cli.signing import found_signer
+    from edgeclin.cloud.commanding import Commanding
+    from edgeclin.config import check_topic_level
+    from edgeclin.errors import CommandFailed
+
+    name, arguments = _command(words)
+    site, slash, unit = device.partition("/")
+    if not slash:
+        raise click.BadParameter(f"{device!r} is not SITE/DEVICE", param_hint="SITE/DEVICE")
+    check_topic_level("site", site)
+    check_topic_level("device", unit)
+    signer = found_signer(signing_key, "name it with --signing-key")
+    transport = _transport("command", broker, ca, certificate, key, plaintext)
+    reply = Commanding(transport, wire.Topics(site, unit), signer).command(name, arguments, timeout)
+    if as_json:
+        print_json(reply)
+    else:
+        log = {"audit log": f"{reply.lines} lines, the last {reply.head}"} if reply.head else {}
+        print_facts({"outcome": reply.outcome, **_flat(reply.facts), **log})
+    if reply.outcome != "done":
+        what = "refused it" if reply.outcome == "refused" else "could not do it"
+        raise CommandFailed(f"{device} {what}: {reply.reason}")
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+    text = " ".join(words)
+    if text in ("status", "drain"):
+        return text, {}
+    if found := re.fullmatch("send result ([0-9]{1,19})", text):
+        return "send result", {"seq": int(found[1])}
+    raise click.BadParameter(
+        f"{text!r} is none of: status, drain, send result N", param_hint="COMMAND"
+    )
+
+
+def _flat(facts: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """Facts within facts, under names such as `waiting urgent count`."""
+    found: dict[str, Any] = {}
+    for key, fact in facts.items():
+        here = f"{name} {key}".strip()
+        found |= _flat(fact, here) if isinstance(fact, dict) else {here: fact}
+    return found
 
 
 def _print(facts: dict[str, object], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from edgeclin.cli.output import FILE, Number, json_option, print_facts, print_js
 if TYPE_CHECKING:
     from edgeclin.health import RunHealth, SyncHealth
     from edgeclin.offline_queue import Keyring, Row, Standing, Told
+    from edgeclin.sync.audit import Entry
 
 
 @click.group()
@@ -226,6 +227,53 @@ def _encrypted(standing: Standing, keyring: Keyring | None) -> str:
     return f"yes, with key {keyring.first} ({found})" if keyring.first else f"no ({found})"
 
 
+@queue.command()
+@config_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
+)
+@json_option
+def audit(config_path: Path, limit: int, as_json: bool) -> None:
+    """The newest commands from the cloud, and whether their log is whole; changes nothing.
+
+    Exits with 1 where a line was changed, is missing or is cut short.
+    """
+    from edgeclin.config import load_config
+    from edgeclin.errors import BadFile
+    from edgeclin.offline_queue.schema import real_path
+    from edgeclin.sync.audit import audit_path, examine
+
+    path = real_path(load_config(config_path).queue.path)
+    found = examine(path, limit)
+    first = found.lines - len(found.newest) + 1
+    lines = [
+        {"line": number, "sha256": head, "entry": entry}
+        for number, (head, entry) in enumerate(found.newest, first)
+    ]
+    if as_json:
+        facts = {"lines": found.lines, "head": found.head, "problems": found.problems}
+        print_json({**facts, "newest": lines})
+    else:
+        print_table(
+            ("line", "time", "what", "number", "command", "outcome"),
+            [_told(first + at, entry) for at, (_, entry) in enumerate(found.newest)],
+        )
+        print_facts({"lines": found.lines, "SHA-256 of the last": found.head})
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise BadFile(audit_path(path), f"the log is not whole: {found.problems[0]}{more}")
+
+
+def _told(line: int, entry: Entry | None) -> tuple[object, ...]:
+    """A row about one line of the audit log."""
+    if entry is None:
+        return line, "", "cut short or damaged", "", "", ""
+    words = " ".join([entry.command, *map(str, entry.arguments.values())]).strip()
+    said = ": ".join(filter(None, [entry.outcome, entry.reason]))
+    untold = f" (and {entry.count} not written)" if entry.count else ""
+    return line, _time(entry.at), entry.what, entry.number or "", words, said + untold
+
+
 def _waiting(config_path: Path, tiers: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What waits, as JSON has it."""
     from edgeclin.config import load_config
@@ -261,8 +309,15 @@ def _body(row: Row) -> dict[str, Any]:
 def _moment(row: dict[str, Any]) -> str:
     if not row["body"]:
         return "unknown"
-    made = datetime.fromtimestamp(row["body"]["made_at"], timezone.utc)
-    return made.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    return _time(row["body"]["made_at"])
+
+
+def _time(at: float) -> str:
+    try:
+        moment = datetime.fromtimestamp(at, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return "unknown"
+    return moment.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -25,14 +25,24 @@ def signer_of(key: Path | None, unsigned: bool) -> object | None:
     Raises:
         BadFile: there is no such key, or it cannot be read.
     """
+    return None if unsigned else found_signer(key, "give --unsigned")
+
+
+def found_signer(key: Path | None, otherwise: str) -> object:
+    """What signs, with the key at `key` or the default one.
+
+    Args:
+        otherwise: what to do without one, in words.
+
+    Raises:
+        BadFile: there is no such key, or it cannot be read.
+    """
     from edgeclin.errors import BadFile
     from edgeclin.keys import default_folder, load_signer
 
-    if unsigned:
-        return None
     path = key or default_folder() / "default.key"
     if not path.exists():
-        raise BadFile(
-            path, "no signing key", "make one with `edgeclin keys new`, or give --unsigned"
-        )
-    return load_signer(path)
+        remedy = f"make one with `edgeclin keys new`, or {otherwise}"
+        raise BadFile(path, "no signing key", remedy)
+    signer: object = load_signer(path)
+    return signer

@@ -18,22 +18,25 @@ from edgeclin.cli.output import json_option, print_facts, print_json
 def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     """Deliver what waits in the queue.
 
-    Takes in receipts, on which rows are deleted, and opinions, which settle provisional answers.
+    Takes in receipts, on which rows are deleted, and opinions, which settle provisional answers;
+    commands only where sync.command_keys names who may give them.
     """
     from edgeclin import wire
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
+    from edgeclin.keys import load_public_key
     from edgeclin.offline_queue import Telling
     from edgeclin.sync import SyncAgent
     from edgeclin.transport.mqtt import MQTTTransport
     from edgeclin.watchdog import Watchdog
 
     config = load_config(config_path)
+    keys = [load_public_key(Path(key)) for key in config.sync.command_keys]
     transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
     stop = stop_event()
     with open_queue(config) as queue, queue.claim("sync"):
         topics = wire.Topics(config.site, config.device)
-        agent = SyncAgent(queue, transport, topics, config.sync)
+        agent = SyncAgent(queue, transport, topics, config.sync, command_keys=keys)
         agent.open()
         watchdog = Watchdog(lambda: time.monotonic() - agent.last_step < STUCK_S)
         with watchdog, Telling(queue.notices, agent.health):

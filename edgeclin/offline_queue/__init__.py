@@ -7,7 +7,7 @@ from edgeclin.offline_queue.quarantine import damaged_queues
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
-from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, waiting
+from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, remembered, waiting
 
 __all__ = [
     "ENDED",
@@ -28,5 +28,6 @@ __all__ = [
     "handed_by_systemd",
     "load_keyring",
     "look",
+    "remembered",
     "waiting",
 ]

@@ -237,10 +237,11 @@ class OfflineQueue:
                 (reason, seq),
             )
 
-    def take_back(self) -> int:
-        """Let all that was set aside be sent once more; returns how many rows that are."""
+    def take_back(self, seq: int | None = None) -> int:
+        """Let all that was set aside, or that one row, be sent once more; returns how many rows
+        that are."""
         with self._database.transaction(Tier.BULK) as db:
-            return db.execute("DELETE FROM set_aside").rowcount
+            return db.execute("DELETE FROM set_aside WHERE seq = coalesce(?, seq)", (seq,)).rowcount
 
     def questions(self, *, after: int = 0, limit: int = 16) -> list[Question]:
         """Questions to ask, oldest first, whose deadline has not passed."""
@@ -290,6 +291,20 @@ class OfflineQueue:
     def standing(self) -> Standing:
         """What waits now."""
         return standing(self._database.all, self._keyring)
+
+    def remember(self, name: str, fact: str) -> None:
+        """Keep a fact, under a name of its own, in this life of the queue; no power cut takes it.
+
+        Raises:
+            QueueFull: the disk is full; what was kept before stays.
+        """
+        with self._database.transaction(Tier.URGENT) as db:
+            db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (name, fact))
+
+    def remembered(self, name: str) -> str | None:
+        """What was kept under a name."""
+        row = self._database.one("SELECT value FROM meta WHERE key = ?", (name,))
+        return None if row is None else str(row[0])
 
     def usage(self) -> dict[str, Usage]:
         """What waits, by tier, and under `questions` what still waits for an opinion."""

@@ -122,6 +122,13 @@ def look(path: Path, keyring: Keyring = NO_KEYS) -> Standing:
         return standing(lambda select: connection.execute(select).fetchall(), keyring)
 
 
+def remembered(path: Path, name: str) -> str | None:
+    """What the queue at `path` keeps under a name; raises as `looking` does."""
+    with looking(path) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def waiting(
     path: Path, tiers: Collection[Tier] = TIERS, keyring: Keyring = NO_KEYS
 ) -> Iterator[WaitingRow]:

@@ -12,8 +12,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from edgeclin import wire
 from edgeclin.config import SyncConfig
@@ -21,7 +22,9 @@ from edgeclin.errors import BadMessage, NotConnected, QueueFull
 from edgeclin.health import SyncHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
+from edgeclin.sync.ahead import Ahead
 from edgeclin.sync.asking import Asking
+from edgeclin.sync.commands import Commands
 from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.link import Link
 from edgeclin.sync.statuses import Statuses
@@ -55,7 +58,8 @@ class SyncAgent:
         queue: the device's queue.
         transport: not yet opened.
         topics: the device's topics.
-        clock: seconds since 1970, for what status messages say.
+        command_keys: public keys of those whose commands it takes; without one it takes none.
+        clock: seconds since 1970, for what status messages and the audit log say.
         monotonic: seconds, for timeouts.
         jitter: maps the upper bound of a wait to the wait, both in seconds.
     """
@@ -67,6 +71,7 @@ class SyncAgent:
         topics: wire.Topics,
         settings: SyncConfig,
         *,
+        command_keys: Sequence[Any] = (),
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[float], float] = lambda bound: random.uniform(0, bound),
@@ -89,6 +94,12 @@ class SyncAgent:
         self._full = False
         self._statuses = Statuses(queue, transport, topics, clock)
         self._trials = Trials()
+        self._ahead = Ahead(queue, self._delivery)
+        self._commands: Commands | None = None
+        if command_keys:
+            self._commands = Commands(
+                queue, transport, topics, command_keys, self, clock, monotonic
+            )
         self._next_retry = monotonic() + RETRY_S
         self._session = 0
         self._next_health = self._next_expiry = 0.0
@@ -99,8 +110,12 @@ class SyncAgent:
     def open(self) -> None:
         """Begin to connect; nothing is sent before `step`."""
         will = self._statuses.status("lost", self._topics.state)
+        filters = [self._topics.receipt, self._topics.opinion]
+        if self._commands is not None:
+            self._commands.open()
+            filters.append(self._topics.request)
         self._transport.open(
-            (self._topics.receipt, self._topics.opinion),
+            filters,
             self._receive,
             will=will,
             on_refusal=self._receive,
@@ -164,12 +179,32 @@ class SyncAgent:
             round_trip_s=round(self._link.round_trip_s, 4),
         )
 
+    def drain(self) -> int:
+        """Try at once what the broker refused and what was set aside; returns how many rows that
+        were.
+
+        Raises:
+            QueueFull: the disk is full.
+        """
+        self._stops.clear()
+        return self._take_back()
+
+    def send_first(self, seq: int) -> Tier | None:
+        """Send a row ahead of all others; returns its tier, None where it does not wait.
+
+        Raises:
+            QueueFull: the disk is full.
+        """
+        return self._ahead.want(seq)
+
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
         now = self.last_step = self._monotonic()
         try:
             self._read_inbox()
             self._link.measure()
+            if self._commands is not None:
+                self._commands.step()
             if now >= self._next_expiry:
                 for review in self._queue.expire():
                     _log_review(review)
@@ -214,12 +249,17 @@ class SyncAgent:
         self._trials.put_off(now)
         self._stopped.clear()
         self._asking.clear()
-        self._delivery.begin()
+        self._begin_with_the_oldest()
         self._next_health = now
         self._statuses.say("online", self._topics.birth)
         self._statuses.say("online", self._topics.state)
         waiting = {name: usage.count for name, usage in self._queue.usage().items()}
         log.info("connected; waiting: %s", waiting)
+
+    def _begin_with_the_oldest(self) -> None:
+        """Send again all that waits, in its order."""
+        self._delivery.begin()
+        self._ahead.begin()
 
     def _begin_anew(self, misses: int, now: float) -> None:
         """Make the connection anew over which nothing is heard. Where that did not help before,
@@ -239,7 +279,7 @@ class SyncAgent:
             log.warning("no receipt in time for %d rows: sending them again", len(flight.seqs))
             if self._too_long(flight, now) and self._window.receipted_at <= flight.first_sent_at:
                 if self._trials.suspect([flight], (), ends=False):
-                    self._delivery.begin()
+                    self._begin_with_the_oldest()
                 continue
             if flight.passed_over < _PASSED_OVER or not self._too_long(flight, now):
                 self._delivery.send_again(flight, now)
@@ -311,6 +351,8 @@ class SyncAgent:
         """Urgent rows first; then questions and the other rows in turns, each of which waits for
         the other's room on the link, or neither would ever have enough for a large one."""
         self._full = False
+        if not self._alone:
+            self._ahead.send(now, but=self._trials.rows)
         while not self._alone and self._send_rows((Tier.URGENT,), now):
             pass
         waits = 0
@@ -326,7 +368,7 @@ class SyncAgent:
         for tier in tiers:
             if self._alone or self._stops.stopped(self._topics.up(tier), now):
                 continue
-            went = self._delivery.send(tier, now, but=self._trials.rows)
+            went = self._delivery.send(tier, now, but=self._trials.rows | self._ahead.sent)
             if went != 0:
                 return went
         return 0
@@ -355,6 +397,9 @@ class SyncAgent:
             try:
                 if message.topic == self._topics.receipt:
                     self._take_receipt(wire.decode(message.payload, wire.Receipt))
+                elif message.topic == self._topics.request:
+                    if self._commands is not None:
+                        self._commands.take(message)
                 else:
                     self._take_opinion(wire.decode(message.payload, wire.Opinion))
             except BadMessage as exc:
@@ -419,11 +464,12 @@ class SyncAgent:
             self.opinions += 1
             _log_review(review)
 
-    def _take_back(self) -> None:
+    def _take_back(self) -> int:
         """Try once more what was set aside: a broker's rules change, and a cloud is mended."""
         if again := self._queue.take_back():
             log.warning("%d rows that were set aside are sent once more", again)
-            self._delivery.begin()
+            self._begin_with_the_oldest()
+        return again
 
 
 def _log_review(review: Review) -> None:

@@ -46,6 +46,10 @@ class Stops:
         """Forget what was refused: the broker takes what is sent there again."""
         self._stops.pop(topic, None)
 
+    def clear(self) -> None:
+        """Forget all that was refused."""
+        self._stops.clear()
+
     @property
     def whys(self) -> tuple[str, ...]:
         """What is refused, and why."""
