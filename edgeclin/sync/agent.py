@@ -30,6 +30,7 @@ from edgeclin.sync.link import Link
 from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
 from edgeclin.sync.trials import Suspects, Trials
+from edgeclin.sync.turns import Turns
 from edgeclin.sync.window import Flight
 from edgeclin.transport import Message, Refusal, Transport
 
@@ -41,7 +42,6 @@ _REST_S = 0.5
 """While nothing happens, what depends on time alone is looked at so often."""
 _FULL_S = 0.5
 _PASSED_OVER = 3
-_OTHERS = (Tier.ROUTINE, Tier.BULK)
 RETRY_S = 3600.0
 """What was set aside is tried again."""
 _ALONE_S = 5.0
@@ -90,11 +90,12 @@ class SyncAgent:
         self._stops = Stops(settings.receipt_most_s, jitter)
         self._stopped: list[Flight] = []
         self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s, self._link)
-        self._turn = False
-        self._full = False
         self._statuses = Statuses(queue, transport, topics, clock)
         self._trials = Trials()
         self._ahead = Ahead(queue, self._delivery)
+        self._turns = Turns(
+            topics, self._delivery, self._asking, self._ahead, self._stops, self._trials
+        )
         self._commands: Commands | None = None
         if command_keys:
             self._commands = Commands(
@@ -153,7 +154,8 @@ class SyncAgent:
             or self._trials.rows
             or self._trials.questions
             or self._stops.whys
-            or self._full
+            or self._turns.full
+            or (self._commands is not None and self._commands.waiting)
         )
 
     @property
@@ -227,8 +229,8 @@ class SyncAgent:
                 return
             self._resend(now)
             self._try_suspects(now)
-            self._send(now)
-            if now >= self._next_health and not self._alone:
+            self._turns.send(now)
+            if now >= self._next_health and not self._trials.alone(now):
                 self._next_health = now + HEALTH_S
                 self._statuses.say("online", self._topics.health)
         except NotConnected as exc:
@@ -317,12 +319,6 @@ class SyncAgent:
         rows = self._delivery.rows(trial.tier, trial.seqs)
         trial.flights = self._delivery.publish(trial.tier, rows, now)
 
-    @property
-    def _alone(self) -> bool:
-        """Whether nothing is to be sent beside a trial, or before it."""
-        group = self._trials.current or self._trials.waiting(self.last_step)
-        return group is not None and group.ends
-
     def _end_trial(self, flight: Flight, now: float) -> None:
         """Where suspects got no receipt: blame them if others got theirs meanwhile."""
         trial = self._trials.current
@@ -347,40 +343,9 @@ class SyncAgent:
         for row in self._delivery.rows(blamed.tier, blamed.seqs):
             self._delivery.set_aside(row, why)
 
-    def _send(self, now: float) -> None:
-        """Urgent rows first; then questions and the other rows in turns, each of which waits for
-        the other's room on the link, or neither would ever have enough for a large one."""
-        self._full = False
-        if not self._alone:
-            self._ahead.send(now, but=self._trials.rows)
-        while not self._alone and self._send_rows((Tier.URGENT,), now):
-            pass
-        waits = 0
-        while waits < 2 and not self._full:
-            self._turn = not self._turn
-            went = self._ask(now) if self._turn else self._send_rows(_OTHERS, now)
-            if went is None:
-                self._full, self._turn = True, not self._turn
-            waits = 0 if went else waits + 1
-
-    def _send_rows(self, tiers: tuple[Tier, ...], now: float) -> int | None:
-        """Send a batch of the first tier that has one; see `Delivery.send`."""
-        for tier in tiers:
-            if self._alone or self._stops.stopped(self._topics.up(tier), now):
-                continue
-            went = self._delivery.send(tier, now, but=self._trials.rows | self._ahead.sent)
-            if went != 0:
-                return went
-        return 0
-
-    def _ask(self, now: float) -> int | None:
-        if self._alone or self._stops.stopped(self._topics.ask, now):
-            return 0
-        return self._asking.ask(now, self._trials.questions)
-
     def _acknowledged(self, token: int) -> None:
         self._link.acknowledged(token)
-        if self._full:
+        if self._turns.full:
             self._arrived.set()
 
     def _receive(self, message: Message | Refusal) -> None:

@@ -109,6 +109,11 @@ class Commands:
         except (BadFile, QueueFull) as exc:
             log.error("ALARM: no command is carried out: %s", exc)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._waiting)
+
     def take(self, message: Message) -> None:
         """Take in a request, to answer it in a step."""
         if len(self._waiting) < _MOST_WAITING:

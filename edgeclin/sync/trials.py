@@ -69,6 +69,11 @@ class Trials:
         group = self._groups[0]
         return None if group.ends and now < self._due else group
 
+    def alone(self, now: float) -> bool:
+        """Whether nothing is to be sent beside a trial, or before it."""
+        group = self.current or self.waiting(now)
+        return group is not None and group.ends
+
     def begin(self, now: float) -> Suspects:
         """Take the group that waits."""
         self.current = self._groups.popleft()

@@ -1,0 +1,69 @@
+"""Who sends next, of all that has something to send."""
+
+from __future__ import annotations
+
+from edgeclin import wire
+from edgeclin.records import Tier
+from edgeclin.sync.ahead import Ahead
+from edgeclin.sync.asking import Asking
+from edgeclin.sync.delivery import Delivery
+from edgeclin.sync.stops import Stops
+from edgeclin.sync.trials import Trials
+
+_OTHERS = (Tier.ROUTINE, Tier.BULK)
+
+
+class Turns:
+    """What was asked for first, then urgent rows; then questions and the other rows in turns, each
+    of which waits for the other's room on the link, or neither would ever have enough for a large
+    one.
+
+    Attributes:
+        full: whether something waits for room on the link.
+    """
+
+    def __init__(
+        self,
+        topics: wire.Topics,
+        delivery: Delivery,
+        asking: Asking,
+        ahead: Ahead,
+        stops: Stops,
+        trials: Trials,
+    ) -> None:
+        self._topics = topics
+        self._delivery, self._asking, self._ahead = delivery, asking, ahead
+        self._stops, self._trials = stops, trials
+        self._asks = False
+        self.full = False
+
+    def send(self, now: float) -> None:
+        """Send what may be sent now, but nothing beside a trial that goes alone, or before it."""
+        self.full = False
+        if self._trials.alone(now):
+            return
+        self._ahead.send(now, but=self._trials.rows)
+        while self._rows((Tier.URGENT,), now):
+            pass
+        waits = 0
+        while waits < 2 and not self.full:
+            self._asks = not self._asks
+            went = self._questions(now) if self._asks else self._rows(_OTHERS, now)
+            if went is None:
+                self.full, self._asks = True, not self._asks
+            waits = 0 if went else waits + 1
+
+    def _rows(self, tiers: tuple[Tier, ...], now: float) -> int | None:
+        """Send a batch of the first tier that has one; see `Delivery.send`."""
+        for tier in tiers:
+            if self._stops.stopped(self._topics.up(tier), now):
+                continue
+            went = self._delivery.send(tier, now, but=self._trials.rows | self._ahead.sent)
+            if went != 0:
+                return went
+        return 0
+
+    def _questions(self, now: float) -> int | None:
+        if self._stops.stopped(self._topics.ask, now):
+            return 0
+        return self._asking.ask(now, self._trials.questions)
