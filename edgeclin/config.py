@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -18,6 +18,10 @@ _DAY_S = 86_400
 
 FileName: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]
 Host: TypeAlias = Annotated[str, Meta(pattern=r"\A[^\s\0]+\Z")]
+Hours: TypeAlias = Annotated[
+    str, Meta(pattern=r"\A([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d\Z")
+]
+"""Such as `22:00-06:00`, by local time."""
 UInt16: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 """What MQTT 5 keeps in two bytes: the keep alive (3.1.2.10), the receive maximum (3.1.2.11.3)."""
 
@@ -60,8 +64,19 @@ class OpinionConfig(Record, frozen=True):
     """A question expires with it, and MQTT 5 counts that in four bytes (3.3.2.3.3)."""
 
 
+class BudgetConfig(Record, frozen=True):
+    """What the link may carry: urgent results whatever it says, the others within it."""
+
+    day_mb: Annotated[float, Meta(gt=0, le=1 << 20)] | None = None
+    """Megabytes a day; without it as much as there is."""
+    bulk_hours: Hours | None = None
+    """When bulk may go; without it at any hour."""
+    metered: Literal["auto", "yes", "no"] = "auto"
+    """Whether the link costs by the byte, so that bulk waits; `auto`: as NetworkManager says."""
+
+
 class SyncConfig(Record, frozen=True):
-    """The send window of the agent."""
+    """How the agent sends."""
 
     batch_results: Annotated[int, Meta(ge=1, le=10_000)] = 256
     batch_bytes: Annotated[int, Meta(ge=1, le=(1 << 28) - 1)] = 120 * 1024
@@ -72,6 +87,7 @@ class SyncConfig(Record, frozen=True):
     """Upper bound of that timeout, which doubles while the cloud says nothing at all."""
     command_keys: tuple[FileName, ...] = ()
     """Public keys of those whose commands this device takes; without one it takes none."""
+    budget: BudgetConfig = BudgetConfig()
 
 
 class IsolationConfig(Record, frozen=True):

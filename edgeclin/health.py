@@ -151,6 +151,8 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
             longer than a receipt may take.
         refused: topics on which the broker took nothing of late, and why.
         sent: bytes of payload that were handed over.
+        left: bytes of the day's budget; None where there is none.
+        held: what does not go for now, a tier or `questions`, and why.
         goodput: bytes a second that the link carries, by what the broker acknowledged; 0 before
             that is known.
         round_trip_s: the least of late from a message to its acknowledgement.
@@ -164,6 +166,8 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     silent_s: float = 0.0
     refused: tuple[str, ...] = ()
     sent: int = 0
+    left: float | None = None
+    held: dict[str, str] = {}
     goodput: float = 0.0
     round_trip_s: float = 0.0
 

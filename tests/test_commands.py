@@ -273,9 +273,9 @@ def test_a_manifest_s_envelope_with_a_request_s_type_does_not_verify(device: Dev
 def test_an_unknown_command_is_refused_with_those_that_are_known_and_counts(
     device: Device,
 ) -> None:
-    reply = device.command(1, "set budget", arguments={"bytes": 1})
+    reply = device.command(1, "set clock", arguments={"bytes": 1})
     assert (reply.outcome, reply.number) == ("refused", 1)
-    assert reply.reason == "unknown command; this one knows status, drain, send result"
+    assert reply.reason == "unknown command; this one knows status, drain, send result, set budget"
     assert "not above 1" in device.command(1).reason
     for arguments in ({}, {"seq": "1"}, {"seq": 0}, {"seq": 1, "more": 2}):
         reply = device.command(device.replies[-1].number + 2 or 2, "send result",
@@ -492,6 +492,25 @@ def test_send_result_of_a_row_that_cannot_be_opened_says_so_and_leaves_it(
     assert "which is not there; put it back in queue.key" in reply.reason
     standing = device.queue.standing()
     assert (standing.absent, standing.set_aside) == (1, 0)
+
+
+def test_set_budget_bounds_what_is_sent_and_refuses_what_is_none(
+    device: Device, make_result: Make
+) -> None:
+    reply = device.command(1, "set budget", arguments={"day_mb": 0.002})
+    assert (reply.outcome, reply.facts) == ("done", {"left": 2000.0})
+    for position in range(20):
+        device.queue.put(make_result(position, reason=os.urandom(300).hex()))
+    for _ in range(10):
+        device.agent.step()
+    assert 0 < len(set(device.sent)) <= 8, "one batch"
+    assert "routine" in device.agent.health().held
+    refused = device.command(2, "set budget", arguments={"day_mb": -1})
+    assert refused.outcome == "refused"
+    assert device.command(3, "set budget", arguments={"day_mb": None}).facts == {"left": None}
+    for _ in range(10):
+        device.agent.step()
+    assert len(set(device.sent)) > 8
 
 
 def test_drain_tries_at_once_what_was_refused_and_set_aside(

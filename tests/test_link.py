@@ -126,6 +126,18 @@ def test_few_small_messages_do_not_make_a_link_look_slow() -> None:
     assert link.goodput == pytest.approx(50e3, rel=0.15)
 
 
+def test_what_a_broker_never_acknowledges_takes_no_room_for_ever() -> None:
+    way = Way(50e3, 0.1)
+    link = Link(lambda: way.now)
+    for _ in range(3):
+        way.send(link, 5000)
+    way.coming = way.coming[2:]
+    assert not link.has_room(5000)
+    way.wait(link)
+    assert not way.coming
+    assert link.has_room(1_000_000), "as where nothing is on its way"
+
+
 def test_of_another_session_nothing_is_remembered() -> None:
     way = Way(50e3, 0.1)
     link = Link(lambda: way.now)

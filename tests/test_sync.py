@@ -869,9 +869,12 @@ class Lossy(MemoryTransport):
         for passed in self._disturb(message):
             super().receive(passed)
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message) -> int:
+        self._token += 1
+        token = self._token
         for passed in self._disturb(message):
-            super().publish(passed)
+            token = super().publish(passed)
+        return token
 
     def _disturb(self, message: Message) -> list[Message]:
         if self.healed:

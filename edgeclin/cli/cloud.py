@@ -165,7 +165,8 @@ def command(
 ) -> None:
     """Have a device do something, and say what became of it.
 
-    COMMAND is `status`, `drain` (try at once all that waits) or `send result N` (row N goes first).
+    COMMAND is `status`, `drain` (try at once all that waits), `send result N` (row N goes first) or
+    `set budget N` (at most N megabytes a day; `none`: what device.toml says).
     """
     from edgeclin import wire
     from edgeclin.cli.signing import found_signer
@@ -192,14 +193,16 @@ def command(
         raise CommandFailed(f"{device} {what}: {reply.reason}")
 
 
-def _command(words: tuple[str, ...]) -> tuple[str, dict[str, int]]:
+def _command(words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     text = " ".join(words)
     if text in ("status", "drain"):
         return text, {}
     if found := re.fullmatch("send result ([0-9]{1,19})", text):
         return "send result", {"seq": int(found[1])}
+    if found := re.fullmatch("set budget (none|[0-9]{1,7}([.][0-9]{1,6})?)", text):
+        return "set budget", {"day_mb": None if found[1] == "none" else float(found[1])}
     raise click.BadParameter(
-        f"{text!r} is none of: status, drain, send result N", param_hint="COMMAND"
+        f"{text!r} is none of: status, drain, send result N, set budget N", param_hint="COMMAND"
     )
 
 

@@ -73,6 +73,11 @@ def status(config_path: Path, as_json: bool) -> None:
         if sync.fresh:
             said.insert(1, _link(sync.health))
         print_facts({"sync": ", ".join(said)})
+        if sync.fresh and sync.health.left is not None:
+            print_facts({"left of the day's bytes": f"{sync.health.left / 1e6:.2f} MB"})
+        if sync.fresh and sync.health.held:
+            held = "; ".join(f"{what}: {why}" for what, why in sync.health.held.items())
+            print_facts({"held": held})
 
 
 tier_option = click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -26,7 +27,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     from edgeclin.config import load_config
     from edgeclin.keys import load_public_key
     from edgeclin.offline_queue import Telling
-    from edgeclin.sync import SyncAgent
+    from edgeclin.sync import NetworkManager, SyncAgent
     from edgeclin.transport.mqtt import MQTTTransport
     from edgeclin.watchdog import Watchdog
 
@@ -34,9 +35,19 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     keys = [load_public_key(Path(key)) for key in config.sync.command_keys]
     transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
     stop = stop_event()
-    with open_queue(config) as queue, queue.claim("sync"):
-        topics = wire.Topics(config.site, config.device)
-        agent = SyncAgent(queue, transport, topics, config.sync, command_keys=keys)
+    with open_queue(config) as queue, queue.claim("sync"), ExitStack() as stack:
+        metered = config.sync.budget.metered == "yes"
+        known = None
+        if config.sync.budget.metered == "auto":
+            known = stack.enter_context(NetworkManager())
+        agent = SyncAgent(
+            queue,
+            transport,
+            wire.Topics(config.site, config.device),
+            config.sync,
+            metered=lambda: metered if known is None else known.metered,
+            command_keys=keys,
+        )
         agent.open()
         watchdog = Watchdog(lambda: time.monotonic() - agent.last_step < STUCK_S)
         with watchdog, Telling(queue.notices, agent.health):

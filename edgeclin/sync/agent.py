@@ -24,6 +24,7 @@ from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
 from edgeclin.sync.ahead import Ahead
 from edgeclin.sync.asking import Asking
+from edgeclin.sync.budget import Budget
 from edgeclin.sync.commands import Commands
 from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.link import Link
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 HEALTH_S = 5.0
+DEAR_HEALTH_S = 60.0
+"""Where there is a budget: every 5 s would take some 10 MB a day of it."""
 _REST_S = 0.5
 """While nothing happens, what depends on time alone is looked at so often."""
 _FULL_S = 0.5
@@ -58,6 +61,7 @@ class SyncAgent:
         queue: the device's queue.
         transport: not yet opened.
         topics: the device's topics.
+        metered: whether the link costs by the byte now.
         command_keys: public keys of those whose commands it takes; without one it takes none.
         clock: seconds since 1970, for what status messages and the audit log say.
         monotonic: seconds, for timeouts.
@@ -71,6 +75,7 @@ class SyncAgent:
         topics: wire.Topics,
         settings: SyncConfig,
         *,
+        metered: Callable[[], bool] = lambda: False,
         command_keys: Sequence[Any] = (),
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -90,11 +95,18 @@ class SyncAgent:
         self._stops = Stops(settings.receipt_most_s, jitter)
         self._stopped: list[Flight] = []
         self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s, self._link)
-        self._statuses = Statuses(queue, transport, topics, clock)
+        self._statuses = Statuses(queue, transport, topics, clock, self._link)
+        self._budget = Budget(queue, settings.budget, self._link, clock, monotonic, metered)
         self._trials = Trials()
         self._ahead = Ahead(queue, self._delivery)
         self._turns = Turns(
-            topics, self._delivery, self._asking, self._ahead, self._stops, self._trials
+            topics,
+            self._delivery,
+            self._asking,
+            self._ahead,
+            self._stops,
+            self._trials,
+            self._budget,
         )
         self._commands: Commands | None = None
         if command_keys:
@@ -177,6 +189,8 @@ class SyncAgent:
             silent_s=self._window.silent_s(self._monotonic()),
             refused=self._stops.whys,
             sent=self._link.sent,
+            left=self._turns.left,
+            held=dict(self._turns.held),
             goodput=round(self._link.goodput, 1),
             round_trip_s=round(self._link.round_trip_s, 4),
         )
@@ -198,6 +212,16 @@ class SyncAgent:
             QueueFull: the disk is full.
         """
         return self._ahead.want(seq)
+
+    def set_budget(self, day_mb: float | None) -> None:
+        """Send at most so many megabytes a day from now on, but for urgent rows; None for what
+        `device.toml` says.
+
+        Raises:
+            QueueFull: the disk is full; nothing has changed.
+        """
+        self._budget.order(day_mb)
+        self._turns.left = self._budget.left
 
     def step(self) -> None:
         """Take in what arrived, then send what may be sent; never waits for the network."""
@@ -231,13 +255,16 @@ class SyncAgent:
             self._try_suspects(now)
             self._turns.send(now)
             if now >= self._next_health and not self._trials.alone(now):
-                self._next_health = now + HEALTH_S
+                dear = self._budget.day_bytes is not None
+                self._next_health = now + (DEAR_HEALTH_S if dear else HEALTH_S)
                 self._statuses.say("online", self._topics.health)
+            self._budget.keep_in_time()
         except NotConnected as exc:
             log.info("%s", exc)
 
     def close(self) -> None:
         """Say goodbye, so that the broker does not report the device as lost."""
+        self._budget.keep()
         with suppress(NotConnected):
             self._statuses.say("offline", self._topics.state)
         self._transport.close()

@@ -48,6 +48,9 @@ class Agent(Protocol):
     def send_first(self, seq: int) -> Tier | None:
         """Send a row ahead of all others; None where it does not wait."""
 
+    def set_budget(self, day_mb: float | None) -> None:
+        """Send at most so many megabytes a day; None for what `device.toml` says."""
+
 
 class _Nothing(Record, frozen=True):
     """No arguments."""
@@ -55,6 +58,10 @@ class _Nothing(Record, frozen=True):
 
 class _SendResult(Record, frozen=True):
     seq: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+
+
+class _SetBudget(Record, frozen=True):
+    day_mb: Annotated[float, msgspec.Meta(gt=0, le=1 << 20)] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class Commands:
             "status": _Command(_Nothing, self._status),
             "drain": _Command(_Nothing, self._drain),
             "send result": _Command(_SendResult, self._send_result),
+            "set budget": _Command(_SetBudget, self._set_budget),
         }
 
     def open(self) -> None:
@@ -301,3 +309,7 @@ class Commands:
         if arguments.seq > last:
             raise _CannotBeDone(f"there never was a row {arguments.seq}; the newest is {last}")
         raise _CannotBeDone(f"row {arguments.seq} waits no more: it was delivered or given up")
+
+    def _set_budget(self, arguments: _SetBudget) -> Facts:
+        self._agent.set_budget(arguments.day_mb)
+        return {"left": self._agent.health().left}

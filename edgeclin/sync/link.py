@@ -27,6 +27,7 @@ _FULL = 0.8
 class _Carried:
     """A message on its way, and what had been acknowledged when it was sent."""
 
+    number: int
     size: int
     sent_at: float
     before_at: float
@@ -51,7 +52,7 @@ class Link:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._heard: deque[tuple[int, float]] = deque()
-        self.sent = 0
+        self.sent = self._number = 0
         self.clear()
 
     def clear(self) -> None:
@@ -90,7 +91,9 @@ class Link:
         if not self._carried:
             self._delivered_at = self._before_at = now
         full = self._on_its_way + size >= _FULL * self.allowance
+        self._number += 1
         self._carried[token] = _Carried(
+            self._number,
             size,
             now,
             self._before_at,
@@ -113,9 +116,18 @@ class Link:
             carried = self._carried.pop(token, None)
             if carried is not None:
                 self._on_its_way -= carried.size
+                self._forget_before(carried.number)
                 self._delivered += carried.size
                 self._measure(carried, at)
                 self._delivered_at, self._before_at = at, carried.sent_at
+
+    def _forget_before(self, number: int) -> None:
+        """Brokers acknowledge in order (MQTT-4.6.0-2): what is passed over never will be."""
+        for token, carried in list(self._carried.items()):
+            if carried.number > number:
+                break
+            del self._carried[token]
+            self._on_its_way -= carried.size
 
     def _measure(self, carried: _Carried, at: float) -> None:
         # The longer of both: acknowledgements that were held up come together.

@@ -9,6 +9,7 @@ from edgeclin import wire
 from edgeclin.health import RunHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Tier
+from edgeclin.sync.link import Link
 from edgeclin.transport import Message, Transport, fits
 from edgeclin.version import VERSION
 
@@ -31,9 +32,10 @@ class Statuses:
         transport: Transport,
         topics: wire.Topics,
         clock: Callable[[], float],
+        link: Link,
     ) -> None:
         self._queue, self._transport, self._topics = queue, transport, topics
-        self._clock = clock
+        self._clock, self._link = clock, link
         self.short = False
 
     def say(self, state: wire.Presence, topic: str) -> None:
@@ -41,7 +43,7 @@ class Statuses:
         for short in (self.short, True):
             message = self.status(state, topic, short)
             if fits(message, self._transport):
-                self._transport.publish(message)
+                self._link.carries(self._transport.publish(message), len(message.payload))
                 return
         log.warning("the broker takes no status of %d bytes", len(message.payload))
 

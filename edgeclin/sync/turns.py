@@ -6,6 +6,7 @@ from edgeclin import wire
 from edgeclin.records import Tier
 from edgeclin.sync.ahead import Ahead
 from edgeclin.sync.asking import Asking
+from edgeclin.sync.budget import Budget
 from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.stops import Stops
 from edgeclin.sync.trials import Trials
@@ -20,6 +21,8 @@ class Turns:
 
     Attributes:
         full: whether something waits for room on the link.
+        held: what the budget does not let go, and why.
+        left: bytes of the budget; None where there is none.
     """
 
     def __init__(
@@ -30,16 +33,20 @@ class Turns:
         ahead: Ahead,
         stops: Stops,
         trials: Trials,
+        budget: Budget,
     ) -> None:
-        self._topics = topics
+        self._topics, self._budget = topics, budget
         self._delivery, self._asking, self._ahead = delivery, asking, ahead
         self._stops, self._trials = stops, trials
         self._asks = False
         self.full = False
+        self.held: dict[str, str] = {}
+        self.left = budget.left
 
     def send(self, now: float) -> None:
         """Send what may be sent now, but nothing beside a trial that goes alone, or before it."""
         self.full = False
+        self.held, self.left = {}, self._budget.left
         if self._trials.alone(now):
             return
         self._ahead.send(now, but=self._trials.rows)
@@ -56,7 +63,7 @@ class Turns:
     def _rows(self, tiers: tuple[Tier, ...], now: float) -> int | None:
         """Send a batch of the first tier that has one; see `Delivery.send`."""
         for tier in tiers:
-            if self._stops.stopped(self._topics.up(tier), now):
+            if self._stops.stopped(self._topics.up(tier), now) or self._holds(tier):
                 continue
             went = self._delivery.send(tier, now, but=self._trials.rows | self._ahead.sent)
             if went != 0:
@@ -64,6 +71,12 @@ class Turns:
         return 0
 
     def _questions(self, now: float) -> int | None:
-        if self._stops.stopped(self._topics.ask, now):
+        if self._stops.stopped(self._topics.ask, now) or self._holds(None):
             return 0
         return self._asking.ask(now, self._trials.questions)
+
+    def _holds(self, tier: Tier | None) -> bool:
+        why = self._budget.holds(tier)
+        if why:
+            self.held["questions" if tier is None else tier.value] = why
+        return bool(why)
