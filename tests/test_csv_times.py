@@ -142,6 +142,15 @@ def test_a_clock_may_be_coarser_than_its_times_are_written(
             read_sample(path)
 
 
+def test_a_clock_coarser_than_its_times_are_written_is_seen_in_few_samples_too(
+    tmp_path: Path,
+) -> None:
+    for step in (0.5, 1.43):
+        times = np.floor(np.arange(20) * step)
+        path = written(tmp_path, "time,I\n" + "".join(f"{at:.0f},1\n" for at in times))
+        assert len(read_sample(path)) == 20
+
+
 def test_even_times_since_1970_are_even_although_float64_holds_them_less_well(
     tmp_path: Path,
 ) -> None:

@@ -18,9 +18,9 @@ _PLACES = 9
 _NOISE = 0.01
 """Of a place: what arithmetic with rounded times leaves, even of seconds since 1970 in ms."""
 _ROUNDING = 1 + 1e-6
-_LEAST_OTHERS = 10
+_FEW_OTHERS = 9
 _OTHERS_LOST, _OTHERS_DOUBLED = 0.1, 0.01
-"""Of all steps: from so many on that are no unit they are the clock's, where it goes on evenly."""
+"""Of all steps: where more are no unit, they are the clock's, if it goes on evenly."""
 _STRETCH = 128
 """Samples, or units where each holds several: what a line is laid through."""
 _HALVINGS = 12
@@ -82,7 +82,8 @@ def coarse(times: np.ndarray, unit: float) -> bool:
         return True
     others = np.count_nonzero(units != 1)
     share = _OTHERS_LOST if others and units.max() > 1 else _OTHERS_DOUBLED
-    return bool(others >= max(_LEAST_OTHERS, share * len(units)))
+    few = min(_FEW_OTHERS, len(units) / 3)
+    return bool(others > max(few, share * len(units)))
 
 
 def jump(times: np.ndarray, unit: float) -> Jump | None:
