@@ -75,8 +75,8 @@ class JsonLinesSource:
         except (ValueError, RecursionError):
             value = None
         named = value.get("stream") if isinstance(value, dict) else None
-        whole = isinstance(named, str) and re.match(STREAM, named)
-        for name in [named] if whole else self._signals:
+        told = isinstance(named, str) and re.match(STREAM, named)
+        for name in [told[0]] if told else self._signals:
             if signal := self._signals.get(name):
                 signal.restart()
 
