@@ -90,7 +90,7 @@ class Failover:
         for rank, supervisor in enumerate(self._supervisors):
             if supervisor.ready:
                 return self._answering(rank, whys)
-            whys.append(supervisor.why)
+            whys.append(f"is out: {supervisor.why}")
         return Answering(NO_ENGINE, self._none(whys))
 
     @property
@@ -125,7 +125,7 @@ class Failover:
             try:
                 outputs = supervisor.run(sample)
             except EngineFailed as exc:
-                whys.append(str(exc))
+                whys.append(f"{'gave no answer' if supervisor.ready else 'is out'}: {exc}")
                 if isinstance(exc, EngineOut):
                     out_s.append(exc.out_s)
                 continue
@@ -167,10 +167,10 @@ class Failover:
 
     def _answering(self, rank: int, whys: Sequence[str]) -> Answering:
         engine, version = self._engines[rank], self._supervisors[rank].version
-        why = f"the primary engine is out: {whys[0]}" if whys else self._note
+        why = f"the primary engine {whys[0]}" if whys else self._note
         return Answering(engine.title(version), why)
 
     def _none(self, whys: Sequence[str]) -> str:
         """Why no engine answers."""
         pairs = zip(self._engines, whys, strict=True)
-        return "; ".join(f"{_ROLES[engine.role]} is out: {why}" for engine, why in pairs)
+        return "; ".join(f"{_ROLES[engine.role]} {why}" for engine, why in pairs)

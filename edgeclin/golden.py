@@ -24,7 +24,10 @@ _TWIN = "twin_outputs"
 
 
 def difference(got: np.ndarray, wanted: np.ndarray) -> Difference:
-    """How far outputs [n, outputs] are from others; infinite where one is not finite."""
+    """How far outputs [n, outputs] are from others; infinite where one is not finite, or of
+    another number."""
+    if got.shape != wanted.shape:
+        return Difference(float("inf"), float("inf"))
     apart = np.abs(got - wanted)
     if not np.isfinite(apart).all():
         return Difference(float("inf"), float("inf"))

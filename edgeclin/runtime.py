@@ -10,6 +10,7 @@ from math import isfinite
 import numpy as np
 
 from edgeclin.backends import Backend
+from edgeclin.backends.base import misshapen
 from edgeclin.bundle import Bundle
 from edgeclin.confidence import finds_nothing, probabilities, to_logits
 from edgeclin.config import IsolationConfig
@@ -73,6 +74,7 @@ class Runtime:
         if isolation is not None and backend is None:
             self.backend: Backend
             self.backend = self._failover = Failover(bundle, isolation, threads)
+            self._shape = self.backend.output.shape
             self.off = self._failover.off
             return
         engine, note = manifest.primary, ""
@@ -80,6 +82,7 @@ class Runtime:
             chosen, backend = load_executable(bundle, threads)
             engine, note = chosen.engine, chosen.note
         self.backend = backend
+        self._shape = backend.output.shape
         self._alone = Answering(engine.title(backend.version), note)
         self._twin = engine.role == "cpu-twin"
         self.off = self.self_test()
@@ -119,7 +122,7 @@ class Runtime:
         Raises:
             BadInput: the sample cannot be judged, or there is nothing to judge in it; see
                 `reject`.
-            EngineFailed: the engine gave no answer, or no number; see `reject` too.
+            EngineFailed: the engine gave no answer, no number or too many; see `reject` too.
             EngineUnavailable: the bundle's task is another than classification.
         """
         manifest = self.bundle.manifest
@@ -132,6 +135,8 @@ class Runtime:
         outputs = self.backend.run(prepared)
         answered = time.perf_counter()
         by = self._failover.answered if self._failover else self._alone
+        if getattr(outputs, "shape", None) != self._shape:
+            raise EngineFailed(f"{by.engine} {misshapen(outputs, self._shape)}")
         if not isfinite(outputs.sum()) and not np.isfinite(outputs).all():
             raise EngineFailed(f"the outputs of {by.engine} are not finite")
         logits = to_logits(outputs, manifest.output.activation)

@@ -36,6 +36,8 @@ class SignalStream:
         if self._window is None:
             yield samples
             return
+        if not len(samples):  # of no samples nobody knows how many leads they have
+            return
         length, hop = self._window.length, self._window.hop
         held = self._room(samples, length)
         while len(samples):

@@ -19,6 +19,7 @@ import pytest
 from bedsides import PICTURE, Scripted, bundle_of, stored_results
 from click.testing import CliRunner
 from polling import wait_until
+from unsound_engine import SHAPES
 
 from edgeclin import failover
 from edgeclin.backends.base import TensorSpec
@@ -163,7 +164,8 @@ def test_the_twin_answers_about_the_sample_in_hand_and_the_primary_engine_comes_
     result = runtime.predict(beats[0])
     assert result.probabilities == wanted.probabilities
     assert result.engine == TWIN
-    assert result.degraded.startswith("the primary engine is out: ")
+    kept = "gave no answer" if fault == "nan" else "is out"  # one may be the sample's fault
+    assert result.degraded.startswith(f"the primary engine {kept}: ")
     assert said in result.degraded
     order("")
     until_primary(runtime)
@@ -335,6 +337,32 @@ def test_without_isolation_too_outputs_that_are_not_finite_are_no_result(
     order("nan")
     with pytest.raises(EngineFailed, match=r"the outputs of unsound float32.* are not finite"):
         runtime.predict(beats[0])
+
+
+@pytest.mark.parametrize("fault", sorted(SHAPES))
+def test_without_isolation_too_outputs_of_another_number_are_no_result(
+    unsound: Path, engines_of: Engines, order: Callable[..., None], beats: np.ndarray, fault: str
+) -> None:
+    runtime = Runtime(engines_of("unsound"))
+    order(fault)
+    with pytest.raises(EngineFailed, match=r"unsound float32.* gave .*, expected \[5\]"):
+        runtime.predict(beats[0])
+    order("")
+    assert len(runtime.predict(beats[0]).probabilities) == 5
+
+
+def test_one_answer_that_is_no_number_does_not_make_an_engine_out(
+    isolate: Isolate, order: Callable[..., None], beats: np.ndarray
+) -> None:
+    runtime = isolate()
+    order("nan")
+    result = runtime.predict(beats[0])
+    no_number = "the primary engine gave no answer: the engine's outputs are not finite"
+    assert (result.engine, result.degraded) == (TWIN, no_number)
+    order("nan", "unsound-twin")
+    with pytest.raises(EngineFailed, match=f"^{no_number}; the CPU twin gave no answer: "):
+        runtime.predict(beats[0])
+    assert (runtime.engine, runtime.degraded, runtime.alarms) == (PRIMARY, "", ())
 
 
 # -- the start -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from polling import wait_until
+from unsound_engine import SHAPES
 
 from edgeclin.backends import load_backend
 from edgeclin.errors import EngineFailed, EngineUnavailable, SelfTestFailed
@@ -134,6 +135,14 @@ def test_an_engine_that_hangs_misses_its_deadline(launch: Launch, unsound: Path)
     engine.allow(0.2)
     (unsound / "unsound").write_text("hang")
     with pytest.raises(EngineFailed, match="did not answer within 200 ms"):
+        engine.run(SAMPLE)
+
+
+@pytest.mark.parametrize("fault", sorted(SHAPES))
+def test_outputs_of_another_number_are_no_answer(launch: Launch, unsound: Path, fault: str) -> None:
+    engine = launch()
+    (unsound / "unsound").write_text(fault)
+    with pytest.raises(EngineFailed, match=r"the engine failed: it gave .*, expected \[5\]"):
         engine.run(SAMPLE)
 
 

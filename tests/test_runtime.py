@@ -96,6 +96,18 @@ def test_a_machine_that_answers_nan_must_not_answer(bundle: Bundle) -> None:
         Runtime(bundle, NaN(bundle.read("engine.json")))
 
 
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_machine_that_answers_with_another_number_must_not_answer(
+    bundle: Bundle, count: int
+) -> None:
+    class Other(FakeBackend):
+        def run(self, sample: np.ndarray) -> np.ndarray:
+            return np.resize(super().run(sample), count)
+
+    with pytest.raises(SelfTestFailed):
+        Runtime(bundle, Other(bundle.read("engine.json")))
+
+
 def test_the_self_test_goes_through_the_preprocessing(
     rewrite: Rewrite, manifest_and_files: tuple[Manifest, dict[str, bytes]]
 ) -> None:

@@ -63,6 +63,14 @@ def test_other_leads_begin_a_new_window_and_are_told() -> None:
     assert window.tolist() == np.ones((3, 3)).tolist()
 
 
+def test_no_samples_change_no_leads() -> None:
+    stream = SignalStream(Window(length=2, hop=2))
+    assert not list(stream.feed(np.zeros((1, 2))))
+    assert not list(stream.feed(np.asarray([])))
+    (window,) = stream.feed(np.ones((1, 2)))
+    assert window.tolist() == [[0, 0], [1, 1]]
+
+
 def lines(*values: object) -> io.BytesIO:
     return io.BytesIO("".join(f"{json.dumps(value)}\n" for value in values).encode())
 
@@ -94,6 +102,9 @@ def test_streams_on_standard_input_are_cut_and_numbered_each_for_itself() -> Non
         ({"stream": "a", "samples": [1], "rate": 3}, "rate", "stdin"),
         ({"stream": "a", "samples": ["x"]}, "numbers", "stdin/a"),
         ({"stream": "a", "samples": [[1], [1, 2]]}, "numbers", "stdin/a"),
+        ({"stream": "a", "samples": [1.5, True]}, "numbers", "stdin/a"),
+        ({"stream": "a", "samples": [[1, 0], [0, False]]}, "numbers", "stdin/a"),
+        ([2, 1, True], "numbers", "stdin"),
     ],
 )
 def test_a_broken_line_of_a_stream_is_told_and_the_others_go_on(
@@ -135,6 +146,9 @@ def test_no_window_spans_samples_that_were_lost(broken: bytes) -> None:
         b'{"samples": [3, 4{"stream": "b", "samples": [9]}',
         b'{"str{"stream": "b", "samples": [9]}',
         b'ples": [3, 4]}',
+        b'{"stream": "a ", "samples": [3, 4]}',
+        b'{"stream": "a\\u0000", "samples": [3, 4]}',
+        b'{"stream": "", "samples": [3, 4]}',
         b"\xff\xfe",
     ],
 )

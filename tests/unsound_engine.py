@@ -12,6 +12,15 @@ import numpy as np
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.errors import EngineUnavailable
 
+SHAPES = {
+    "one of all": lambda outputs: outputs[:1],
+    "a scalar": lambda outputs: outputs[0],
+    "one too few": lambda outputs: outputs[:-1],
+    "one too many": lambda outputs: np.append(outputs, outputs[:1]),
+    "a batch": lambda outputs: outputs[np.newaxis],
+    "nothing": lambda _: None,
+}
+
 
 class UnsoundBackend(FakeBackend):
     """The fake engine, until its file orders a fault."""
@@ -46,6 +55,8 @@ class UnsoundBackend(FakeBackend):
             return outputs + np.float32(0.5)
         elif fault == "nan":
             return outputs * np.float32("nan")
+        elif fault in SHAPES:
+            return SHAPES[fault](outputs)
         elif fault == "grow":
             self._grow()
         return outputs

@@ -38,6 +38,13 @@ def quantised(real: np.ndarray, spec: TensorSpec, out: np.ndarray | None = None)
     return values
 
 
+def misshapen(outputs: object, shape: tuple[int, ...]) -> str:
+    """What an engine gave instead of outputs of that shape, for a message."""
+    found = getattr(outputs, "shape", None)
+    given = "no array" if found is None else f"outputs of shape {list(found)}"
+    return f"gave {given}, expected {list(shape)}"
+
+
 class Backend(Protocol):
     """An engine, loaded and ready.
 

@@ -13,22 +13,19 @@ import numpy as np
 
 from edgeclin.datasets.described import same_rate
 from edgeclin.datasets.reader import Content, Piece
-from edgeclin.datasets.times import FASTEST_HZ, jump, rate, resolution
+from edgeclin.datasets.times import FASTEST_HZ, coarse, jump, rate, resolution
 from edgeclin.errors import BadFile
 from edgeclin.files import open_file, reading
 
 _SEPARATORS = ",;\t"
 _LONGEST_NAMES = 1 << 16
 _MOST_LOOKED = 1 << 22
-_COUNTS = 0.99
-"""Of a column in no named unit: one step in a hundred may be a gap in what counts samples."""
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "usec", "microseconds"), 1e-6),
 }
-_DECIMALS = re.compile(r"[+-]?\d*\.?(\d*)")
-_MOST_DECIMALS = 9
+_NUMBER = re.compile(r"[+-]?\d*\.?(\d*)(?:[eE]([+-]?\d+))?")
 _TIME = re.compile(rf"(t|time\w*?)[\s_\[(/.-]+({'|'.join(_SECONDS)})[\])]?")
 
 
@@ -183,24 +180,22 @@ def _first(names: _Names, row: str) -> str:
 def _unit(names: _Names, times: np.ndarray, rows: list[str]) -> float:
     """To what times are rounded; 0 of what counts samples.
 
-    Where the time nearly always goes on by a power of ten, such as 0.01 s, that is what all are
-    rounded to, and may be the true step: then the last place that is written tells.
+    Where all are multiples of a power of ten, such as 0.01 s, that may be the step of the samples
+    and not what times are rounded to: then the last place that is written tells.
     """
     unit = resolution(times)
-    steady = np.count_nonzero(np.abs(np.diff(times) - unit) < unit / 100)
-    if steady <= _COUNTS * (len(times) - 1):
-        return unit
-    counts = names.unit_s is None and unit == 1
-    return 0.0 if counts else min(unit, _last_place(names, rows))
+    written = 0.0 if names.unit_s is None and unit == 1 else _last_place(names, rows)
+    return unit if written >= unit or coarse(times, unit) else written
 
 
 def _last_place(names: _Names, rows: list[str]) -> float:
-    """To which place times are written, such as 0.001 where one is 0.010; at least 1e-9, for what
-    arithmetic leaves is longer and says nothing, as exponents do."""
-    cells = [_DECIMALS.fullmatch(_first(names, row)) for row in rows]
-    decimals = {cell[1] for cell in cells if cell} - {"0"}  # which every float is written with
-    places = max(map(len, decimals), default=0)
-    return float(10.0**-places) if places <= _MOST_DECIMALS else 1.0
+    """To which place times are written, such as 0.001 where one is 0.010."""
+    places = 0
+    for row in rows:
+        cell = _NUMBER.fullmatch(_first(names, row))
+        if cell and cell[1] != "0":  # which every float is written with
+            places = max(places, len(cell[1]) - int(cell[2] or 0))
+    return float(10.0**-places)
 
 
 def _rate(names: _Names, times: np.ndarray) -> tuple[float | None, float]:

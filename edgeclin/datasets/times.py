@@ -18,6 +18,12 @@ _PLACES = 9
 _NOISE = 0.01
 """Of a place: what arithmetic with rounded times leaves, even of seconds since 1970 in ms."""
 _ROUNDING = 1 + 1e-6
+_FEW_OTHERS = 9
+_OTHERS_LOST, _OTHERS_DOUBLED = 0.1, 0.01
+"""Of all steps: where more are no unit, they are the clock's, if it goes on evenly."""
+_STRETCH = 128
+"""Samples, or units where each holds several: what a line is laid through."""
+_HALVINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +61,39 @@ def resolution(times: np.ndarray) -> float:
 
 
 def _resolution(sizes: np.ndarray) -> float:
+    steps = np.abs(np.diff(sizes))
+    step = float(np.median(steps[steps > 0])) if steps.any() else 1.0
     for place in range(_PLACES + 1):
         scaled = sizes * 10.0**place
-        if (np.abs(scaled - np.round(scaled)) < _NOISE).all():
+        near = _NOISE * min(1.0, step * 10.0**place)  # what the samples go on by is no noise
+        if (np.abs(scaled - np.round(scaled)) < near).all():
             return float(10.0**-place)
     return 0.0
+
+
+def coarse(times: np.ndarray, unit: float) -> bool:
+    """Whether it is the clock that goes on by whole units, and not the samples.
+
+    Samples a unit apart of which some were lost or doubled look like all those of a rate a little
+    off; the less so, the more steps are no unit. Of any other step a loss makes one that shows.
+    """
+    units = np.rint(np.diff(times) / unit)
+    if len(units) and np.median(units) != 1:
+        return True
+    others = np.count_nonzero(units != 1)
+    share = _OTHERS_LOST if others and units.max() > 1 else _OTHERS_DOUBLED
+    few = min(_FEW_OTHERS, len(units) / 3)
+    return bool(others > max(few, share * len(units)))
 
 
 def jump(times: np.ndarray, unit: float) -> Jump | None:
     """Where the time goes back, stands still or has a gap; None where it is even.
 
     Times of one rate that are rounded to `unit` go on by the same over so many samples anywhere, to
-    a unit. On top of that each may be off by half a sample, and the clock by `CLOCK`. So what is
-    lost or doubled does not show where it takes less time than a unit.
+    a unit, and lie as close to a line. On top of that each may be off by half a sample, or half of
+    what a sample is longer than a unit, and the clock by `CLOCK`. So what is lost or doubled does
+    not show where it takes less time than a unit, or where so few samples lie before or behind it
+    that another rate fits as well.
     """
     if len(times) < 2:
         return None
@@ -76,7 +102,7 @@ def jump(times: np.ndarray, unit: float) -> Jump | None:
         if off.any():
             at, by = int(off.argmax()), times[apart:] - times[:-apart]
             return Jump(at, apart, float(by[at]), float(np.median(by)))
-    return None
+    return _bend(times, unit)
 
 
 def _off(times: np.ndarray, apart: int, unit: float) -> NDArray[np.bool_]:
@@ -84,7 +110,39 @@ def _off(times: np.ndarray, apart: int, unit: float) -> NDArray[np.bool_]:
     by = times[apart:] - times[:-apart]
     usual = float(np.median(by))
     room = max(usual / apart / 2, unit) * _ROUNDING + CLOCK * abs(usual) * (apart > 1)
-    return np.asarray((np.abs(by - usual) > room) | (by < 0))
+    return np.asarray((np.abs(by - usual) > room + _held(times)) | (by < 0))
+
+
+def _bend(times: np.ndarray, unit: float) -> Jump | None:
+    """Where no line is as close to the times as they are rounded: a loss moves all that follow,
+    also where it makes no longer step than rounding does. Each stretch has a line of its own, from
+    which the clock may be off."""
+    step = (float(times[-1] - times[0]) + unit) / (len(times) - 1)
+    length = min(len(times), int(_STRETCH * max(1.0, unit / step)))
+    spare = (step - unit if step > unit else step) / 2
+    room = (unit + spare) * _ROUNDING + CLOCK * step * length / 4 + _held(times)
+    starts = np.r_[0 : len(times) - length : max(length // 2, 1), len(times) - length]
+    stretches = np.lib.stride_tricks.sliding_window_view(times, length)[starts]
+    slope = (stretches[:, -1] - stretches[:, 0]) / (length - 1)
+    half = np.full(len(slope), room / (length - 1))
+    least = np.full(len(slope), np.inf)
+    for _ in range(_HALVINGS):  # how wide the strip is that holds them is convex
+        off = stretches - slope[:, None] * np.arange(length)
+        high, low = off.argmax(axis=1), off.argmin(axis=1)
+        least = np.minimum(least, np.ptp(off, axis=1))
+        if (least <= room).all():
+            return None
+        half /= 2
+        slope += np.where(high > low, 2 * half, -2 * half)
+    worst = int((least > room).argmax())
+    at, end = sorted((int(high[worst]), int(low[worst])))
+    by = stretches[worst, end] - stretches[worst, at]
+    return Jump(int(starts[worst]) + at, end - at, float(by), float(slope[worst] * (end - at)))
+
+
+def _held(times: np.ndarray) -> float:
+    """What is lost of the difference of two times, which float64 holds to so many digits."""
+    return 2 * float(np.spacing(np.abs(times).max()))
 
 
 def rate(times: np.ndarray, unit: float, unit_s: float) -> tuple[float | None, float]:

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from edgeclin.backends import load_backend
-from edgeclin.errors import in_words
+from edgeclin.backends.base import misshapen
+from edgeclin.errors import EngineFailed, in_words
 from edgeclin.isolation.board import ASKED, LOADED, REFUSED, Board, Loaded
 from edgeclin.isolation.model import read_model
 from edgeclin.lifeline import end_with
@@ -48,7 +49,10 @@ def main(
         own, _ = ASKED.unpack(asked)
         board = board or Board(memory, loaded)
         try:
-            board.answer[...] = engine.run(board.own if own else board.real)
+            answer = engine.run(board.own if own else board.real)
+            if np.shape(answer) != board.answer.shape:  # which NumPy would repeat to fit
+                raise EngineFailed(f"it {misshapen(answer, board.answer.shape)}")
+            board.answer[...] = answer
         except Exception as exc:  # whatever it was, this engine is not asked again
             channel.send(_words(exc))
             return

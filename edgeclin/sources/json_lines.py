@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,7 @@ from edgeclin.errors import BadInput
 from edgeclin.files import reading
 from edgeclin.inbox import Inbox, Line, Sample
 from edgeclin.preprocess import Preprocess
-from edgeclin.sources.json_samples import Chunk, parse, to_array
+from edgeclin.sources.json_samples import STREAM, Chunk, parse, to_array
 from edgeclin.streams import SignalStream
 
 MAX_LINE = 64 << 20
@@ -74,7 +75,8 @@ class JsonLinesSource:
         except (ValueError, RecursionError):
             value = None
         named = value.get("stream") if isinstance(value, dict) else None
-        for name in [named] if isinstance(named, str) else self._signals:
+        told = isinstance(named, str) and re.match(STREAM, named)
+        for name in [told[0]] if told else self._signals:
             if signal := self._signals.get(name):
                 signal.restart()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -16,10 +17,14 @@ _NOT_JSON = (b"NaN", b"Infinity")
 """What Python writes for a sample that is missing; JSON (RFC 8259) has no such numbers."""
 
 
+STREAM = r"\A[A-Za-z0-9._-]{1,64}\Z"
+"""How a stream may be called."""
+
+
 class Chunk(Record, frozen=True):
     """Numbers of one stream; see `to_array`."""
 
-    stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
+    stream: Annotated[str, Meta(pattern=STREAM)]
     samples: Any
 
 
@@ -51,7 +56,14 @@ def to_array(value: Any) -> np.ndarray:
         sample = np.asarray(value)
     except (ValueError, TypeError) as exc:
         raise BadInput(f"not a JSON array of numbers ({exc})") from exc
-    if not sample.ndim or sample.dtype.kind not in "iuf":
+    if not sample.ndim or sample.dtype.kind not in "iuf" or _has_truth(value, sample.ndim):
         raise BadInput("not a JSON array of numbers")
     with np.errstate(over="ignore"):  # it becomes infinite, which no sample may be
         return sample.astype(np.float32)
+
+
+def _has_truth(value: Any, deep: int) -> bool:
+    """Whether true or false is among numbers, where NumPy makes 1 or 0 of it."""
+    for _ in range(deep - 1):
+        value = chain.from_iterable(value)
+    return bool in map(type, value)
