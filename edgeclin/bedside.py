@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -48,6 +48,7 @@ class Bedside:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
         answer_s: by default the latency budget of the profile of the bundle that answers.
         shadow: judges everything a second time, for comparison.
+        problems: each tells what else somebody must look at, in a sentence, or nothing.
         clock: seconds since 1970, for what health says.
 
     Attributes:
@@ -64,6 +65,7 @@ class Bedside:
         deadline_s: float,
         answer_s: float | None = None,
         shadow: Shadow | None = None,
+        problems: Sequence[Callable[[], str]] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runtime = runtime
@@ -75,6 +77,7 @@ class Bedside:
         self.busy_since: float | None = None
         self.late = 0
         self._shadow = shadow
+        self._problems = problems
         self._clock = clock
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
@@ -86,8 +89,17 @@ class Bedside:
         self._held: list[tuple[Arrival, Result | None]] = []
         self._next_try = 0.0
 
-    def run(self, sources: Iterable[Source], on_result: OnResult) -> None:
+    def run(
+        self,
+        sources: Iterable[Source],
+        on_result: OnResult,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
         """Judge until all sources have ended or the inbox is stopped.
+
+        Args:
+            rest: called before each sample is taken; where all sources can wait it may wait for
+                somebody who is slower.
 
         Raises:
             EdgeclinError: a source ended so.
@@ -96,6 +108,7 @@ class Bedside:
             self.inbox.feed(source)
         while True:
             self._try_held(on_result)
+            rest()
             try:
                 arrival = self.inbox.take(_RETRY_S if self.inbox.retries else None)
             except TimeoutError:
@@ -151,6 +164,7 @@ class Bedside:
         alarms = [*runtime.alarms]
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        alarms += [problem for tell in self._problems if (problem := tell())]
         newest = list(self._newest)
         if sum(newest) >= max(_SOME_REJECTED, _MANY_REJECTED * len(newest)):
             alarms.append(f"{sum(newest)} of the newest {len(newest)} samples were rejected")

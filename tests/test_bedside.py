@@ -509,6 +509,21 @@ def test_who_is_told_an_answer_counts_as_the_loop_s_work(
     assert bedside.busy_since is None
 
 
+def test_waiting_for_somebody_who_is_slower_does_not_count_as_the_loop_s_work(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    busy: list[bool] = []
+    rest = lambda: busy.append(bedside.busy_since is not None)  # noqa: E731
+    bedside.run([Scripted(list(beats[:2]))], lambda *_: None, rest)
+    assert busy == [False] * 3
+
+
+def test_what_others_find_wrong_is_an_alarm(bundle: Bundle, queue: OfflineQueue) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60, problems=[lambda: "", lambda: "nobody reads"])
+    assert bedside.health().alarms == ("nobody reads",)
+
+
 def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(
     bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
 ) -> None:

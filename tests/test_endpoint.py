@@ -151,7 +151,7 @@ def test_health_tells_whether_samples_are_answered(
         answer = served.get("/health")
         assert answer.status == 503
         assert (answer.json["status"], answer.json["serving"]) == ("alarm", False)
-        assert "the engine hangs" in answer.json["alarms"][0]
+        assert "the engine or the disk hangs" in answer.json["alarms"][0]
 
 
 def test_health_tells_that_no_engine_answers(

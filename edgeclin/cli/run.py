@@ -122,7 +122,8 @@ def run(
     runtime = loader.load(loader.open())
     origins = open_sources(where, runtime, rate, live)
     sources: list[Source] = [*origins]
-    tally = Tally(as_json)
+    waits = http is None and not any(origin.live for origin in origins)
+    tally = Tally(as_json, waits)
     listeners = [tally.count]
 
     def show(stored: Stored, result: Result, sample: Sample) -> None:
@@ -134,7 +135,10 @@ def run(
         beside = None
         if second is not None:
             beside = Shadow(partial(loader.load_shadow, second, runtime.bundle), queue)
-        bedside = Bedside(runtime, queue, config.opinions.deadline_s, shadow=beside)
+        bedside = Bedside(
+            runtime, queue, config.opinions.deadline_s, shadow=beside, problems=[tally.problem]
+        )
+        stopped = bedside.inbox.stopped.is_set
 
         def alive() -> bool:
             since = bedside.busy_since
@@ -154,11 +158,11 @@ def run(
             sources.append(endpoint)
             listeners.append(endpoint.show)
         try:
-            bedside.run(sources, show)
+            bedside.run(sources, show, lambda: tally.wait(stopped))
         except BaseException:
             tally.close(lambda: True)
             raise
-        printed = tally.close(bedside.inbox.stopped.is_set)
+        printed = tally.close(stopped)
     bedside.runtime.close()
     tally.print()
     if beside is not None:

@@ -140,7 +140,9 @@ class Watch:
         run = self._bedside.health()
         alarms = list(run.alarms)
         if not self._alive():
-            alarms.append(f"one sample has been in hand for {run.busy_s:.0f} s: the engine hangs")
+            alarms.append(
+                f"one sample has been in hand for {run.busy_s:.0f} s: the engine or the disk hangs"
+            )
         if self._problem:
             alarms.append(self._problem)
         if self._clock() - self._looked > _SILENT_S:

@@ -22,6 +22,7 @@ class ReplaySource:
     """
 
     recorded = True
+    live = False
 
     def __init__(
         self,

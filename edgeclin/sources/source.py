@@ -28,7 +28,9 @@ class Origin(Source, Protocol):
     Attributes:
         name: of its stream, or what the names of its streams begin with.
         recorded: whether it goes on where the stream `name` was left.
+        live: whether its samples cannot wait.
     """
 
     name: str
     recorded: bool
+    live: bool

@@ -33,6 +33,7 @@ class VideoFile:
     """
 
     recorded = True
+    live = False
 
     def __init__(self, path: Path, preprocess: Preprocess, rate_hz: float | None = None) -> None:
         preprocess.require_colours()
