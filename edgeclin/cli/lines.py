@@ -1,4 +1,4 @@
-"""Lines on standard output that hold nothing up for ever when their reader stops reading."""
+"""Lines for standard output or error that hold nothing up for ever when nobody reads them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Lines:
     def problem(self) -> str:
         """What somebody must look at, in a sentence; empty when all is read."""
         if self.unread:
-            return f"{self._name} cannot be written ({self.unread}): only stored"
+            return f"{self._name} cannot be written ({self.unread})"
         if lost := self.left_out - self._told:
-            return f"{self._name} is not read fast enough: {lost} lines are left out, only stored"
+            return f"{self._name} is not read fast enough: {lost} lines are left out"
         patience = self._patience
         if patience is not None and patience.over(_STALE_S):
             return f"the loop waits for the reader of {self._name}, which takes nothing"

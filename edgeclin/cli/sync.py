@@ -21,6 +21,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     Takes in receipts, on which rows are deleted, and opinions, which settle provisional answers.
     """
     from edgeclin import wire
+    from edgeclin.cli.log import Log
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
     from edgeclin.offline_queue import Telling
@@ -31,7 +32,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     config = load_config(config_path)
     transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
     stop = stop_event()
-    with open_queue(config) as queue, queue.claim("sync"):
+    with Log(), open_queue(config) as queue, queue.claim("sync"):
         topics = wire.Topics(config.site, config.device)
         agent = SyncAgent(queue, transport, topics, config.sync)
         agent.open()

@@ -54,7 +54,8 @@ class Tally:
 
     def problem(self) -> str:
         """Why results are not printed; empty when they are."""
-        return "" if self._lines is None else self._lines.problem
+        problem = "" if self._lines is None else self._lines.problem
+        return problem and f"{problem}; each result is stored"
 
     def close(self, stopped: Callable[[], bool]) -> bool:
         """Write the lines of JSON that are left; whether all were taken.
