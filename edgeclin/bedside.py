@@ -23,7 +23,6 @@ from edgeclin.sources import Source
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_FULL_S = 5.0
 _KEPT = 64
 """Answers that nobody waits for any more and that find no room; more are lost, and told."""
 _ENGINE_S = 60.0
@@ -56,6 +55,9 @@ class Bedside:
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
         refused: why the bundle that stands ready does not take over; empty when none does.
+        full: why no answer can be stored now; empty when they can. It stays until an answer that
+            is not urgent is stored, or `find_room` says that there is room.
+        full_at: monotonic seconds of the last answer that found no room.
     """
 
     def __init__(
@@ -83,8 +85,8 @@ class Bedside:
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
         self._newest: deque[bool] = deque(maxlen=_NEWEST)
-        self.refused = self._full = ""
-        self._full_at = self._full_told = 0.0
+        self.refused = self.full = ""
+        self.full_at = self._full_told = 0.0
         self._told: dict[str, tuple[float, int]] = {}
         self._held: list[tuple[Arrival, Result | None]] = []
         self._next_try = 0.0
@@ -122,12 +124,11 @@ class Bedside:
         """What answers now."""
         return self._runtime
 
-    @property
-    def full(self) -> str:
-        """Why no answer can be stored now; empty when they can, or when none was refused of late
-        and none waits for room."""
-        late = self._no_room or time.monotonic() - self._full_at < _FULL_S
-        return self._full if late else ""
+    def find_room(self) -> None:
+        """Take it that answers can be stored again, though none was: who asks whether they can
+        before asking for one would else never do."""
+        if not self._no_room:
+            self.full = ""
 
     @property
     def _no_room(self) -> bool:
@@ -286,8 +287,8 @@ class Bedside:
             if now >= self._full_told:
                 self._full_told = now + _TELL_AGAIN_S
                 log.error("ALARM: %s", exc)
-            self._full, self._full_at = str(exc), now
+            self.full, self.full_at = str(exc), now
             return None
-        if result.tier is not Tier.URGENT and not self._no_room:  # urgent ones have their own
-            self._full = ""
+        if result.tier is not Tier.URGENT:  # which have room of their own
+            self.find_room()
         return stored

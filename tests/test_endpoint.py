@@ -35,7 +35,7 @@ from edgeclin.endpoint.application import Rooms, application
 from edgeclin.endpoint.events import Events
 from edgeclin.endpoint.history import KEPT
 from edgeclin.endpoint.predictions import Predictions
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import EdgeclinError, QueueFull
 from edgeclin.failover import NO_ENGINE, Answering
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue
@@ -152,6 +152,34 @@ def test_health_tells_whether_samples_are_answered(
         assert answer.status == 503
         assert (answer.json["status"], answer.json["serving"]) == ("alarm", False)
         assert "the engine or the disk hangs" in answer.json["alarms"][0]
+
+
+def test_a_full_queue_serves_nobody_until_less_waits_in_it(
+    runtime: Runtime,
+    tmp_path: Path,
+    beats: np.ndarray,
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that looks before it asks would else never ask again."""
+    monkeypatch.setattr("edgeclin.endpoint.endpoint._LOOK_S", 0.05)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        with suppress(QueueFull):
+            while True:
+                queue.put(make_result())
+        with serving(runtime, queue) as served:
+            assert served.predict(npy(beats[0]), NPY).status == 503
+            watch = served.endpoint._watch
+            for _ in range(3):
+                before = watch._looked
+                wait_until(lambda before=before: watch._looked > before, "another look")
+                assert served.get("/health").status == 503
+            rows = queue.pending(Tier.ROUTINE, limit=3)
+            ranges = tuple((row.seq, row.seq) for row in rows)
+            queue.remove(wire.Receipt(epoch=queue.epoch, ranges=ranges))
+            wait_until(lambda: served.get("/health").status == 200, "room")
+            assert served.get("/health").json["alarms"] == []
+            assert served.predict(npy(beats[0]), NPY).status == 200
 
 
 def test_health_tells_that_no_engine_answers(
