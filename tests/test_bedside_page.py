@@ -435,6 +435,32 @@ def test_a_page_open_for_days_keeps_fifty_results(page: Page, stage: Stage) -> N
     assert page.run("[known.results.length, items.size]") == [50, 49]
 
 
+def test_the_last_urgent_and_a_late_amendment_are_shown_however_many_follow(
+    page: Page, stage: Stage, browser: Browser
+) -> None:
+    doubted = stage.add(state=State.PROVISIONAL, label="normal", source="bed-6")
+    newest_is(page, stage.add(tier=Tier.URGENT, label="R-on-T PVC", source="bed-7"))
+    for _ in range(2):
+        for _ in range(30):
+            last = stage.add()
+        newest_is(page, last)
+    assert "Last urgent result R-on-T PVC" in page.text("#pinned")
+    assert page.run("document.querySelectorAll('#earlier li').length") == 49
+    stage.review(doubted, State.AMENDED, "PVC")
+    said = f"Result {doubted} is amended: was normal, now PVC."
+    page.wait(f"document.querySelector('#called').textContent === '{said}'")
+    assert "Last amended result PVC" in page.text("#pinned")
+    another = browser.open(stage.address)
+    newest_is(another, last)
+    for part in ("Last urgent result R-on-T PVC", "Last amended result PVC"):
+        assert part in another.text("#pinned")
+    another.close()
+    newest_is(page, stage.add(tier=Tier.URGENT, label="PVC"))
+    newest_is(page, stage.add())
+    assert "Last urgent result PVC" in page.text("#pinned")
+    assert "bed-7" not in page.text("#pinned")
+
+
 def test_results_that_come_too_fast_to_be_shown_are_told(page: Page, stage: Stage) -> None:
     newest_is(page, stage.add())
     for _ in range(90):

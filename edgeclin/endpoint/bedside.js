@@ -85,6 +85,7 @@ const counted = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n ===
 
 const known = {
   results: [], // newest first, each {shown, mark, run, missed}
+  older: [], // the newest urgent and the newest amended one before them
   run: 0, // of the device's process: which one since the page was opened
   session: "",
   lastId: "",
@@ -101,6 +102,7 @@ const known = {
 const newest = () => known.results[0];
 const age = (kept) => kept.shown.age_s + since(kept.mark);
 const urgent = (kept) => kept.shown.urgent;
+const amended = (kept) => kept.shown.state === "amended";
 
 /** What now answers: the opinion where it changed the label, else the device's own. */
 function answerOf(shown) {
@@ -118,22 +120,26 @@ function takeResults(latest, id) {
   }
   known.session = session;
   const absent = returning && known.lostAt !== null;
-  for (const shown of latest.results) keep(shown, absent);
+  const all = [...known.results, ...known.older];
+  for (const shown of latest.results) keep(all, shown, absent);
   if (returning) known.gone += latest.missed;
   known.lastId = id;
-  known.results.sort((a, b) => b.run - a.run || b.shown.seq - a.shown.seq);
-  known.results.length = Math.min(known.results.length, KEPT);
+  all.sort((a, b) => b.run - a.run || b.shown.seq - a.shown.seq);
+  known.results = all.slice(0, KEPT);
+  const older = all.slice(KEPT);
+  const pinned = [older.find(urgent), older.find(amended)];
+  known.older = older.filter((one) => pinned.includes(one));
   tellOf(latest.results);
 }
 
-function keep(shown, absent) {
-  const before = known.results.find((one) => one.shown.id === shown.id);
+function keep(all, shown, absent) {
+  const before = all.find((one) => one.shown.id === shown.id);
   const kept = { shown, mark: moment(), run: before?.run ?? known.run, missed: before?.missed ?? absent };
   if (before === undefined) {
-    known.results.push(kept);
+    all.push(kept);
     known.late += absent;
   } else {
-    known.results[known.results.indexOf(before)] = kept;
+    all[all.indexOf(before)] = kept;
   }
 }
 
