@@ -302,6 +302,37 @@ def calls(page: Page) -> None:
     )
 
 
+def test_what_comes_up_together_is_read_out_together_and_urgent_results_first(
+    page: Page, stage: Stage
+) -> None:
+    first, second = (stage.add(state=State.PROVISIONAL, label=label) for label in ("normal", "PVC"))
+    newest_is(page, second)
+    page.run(
+        "window.heard = []; new MutationObserver(() => window.heard.push(by('called').textContent))"
+        ".observe(by('called'), {childList: true})"
+    )
+    page.run(
+        f"for (const [seq, label] of [[{first}, 'PVC'], [{second}, 'R-on-T PVC']]) {{"
+        "  const shown = known.results.find((one) => one.shown.seq === seq).shown;"
+        "  const review = {...shown.review, label}, urgent = label === 'R-on-T PVC';"
+        "  takeResults({results: [{...shown, state: 'amended', urgent, review}], missed: 0},"
+        "    known.lastId);"
+        "}"
+        "takeHealth({...known.health, alarms: ['the primary engine is out']}); render()"
+    )
+    assert page.run("window.heard") == [
+        f"Urgent: result {second} is amended: was PVC, now R-on-T PVC. "
+        f"Result {first} is amended: was normal, now PVC. Alarm: the primary engine is out"
+    ]
+
+
+def test_an_alarm_that_names_another_device_is_called_anew(page: Page, stage: Stage) -> None:
+    for number in (0, 1):
+        alarm = f"a source has failed: camera:{number} is gone"
+        stage.change(status="alarm", alarms=(alarm,))
+        page.wait(f"document.querySelector('#called').textContent === 'Alarm: {alarm}'")
+
+
 def test_routine_results_are_not_read_out(page: Page, stage: Stage) -> None:
     newest_is(page, stage.add())
     calls(page)
