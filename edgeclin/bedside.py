@@ -106,8 +106,7 @@ class Bedside:
         Raises:
             EdgeclinError: a source ended so.
         """
-        for source in sources:
-            self.inbox.feed(source)
+        self.inbox.feed(*sources)
         while True:
             self._try_held(on_result)
             rest()
@@ -165,6 +164,7 @@ class Bedside:
         alarms = [*runtime.alarms]
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        alarms += [f"{name} has ended: nothing comes from it any more" for name in self.inbox.ended]
         alarms += [problem for tell in self._problems if (problem := tell())]
         newest = list(self._newest)
         if sum(newest) >= max(_SOME_REJECTED, _MANY_REJECTED * len(newest)):

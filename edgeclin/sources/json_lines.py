@@ -49,6 +49,7 @@ class JsonLinesSource:
             for text in self._lines():
                 if text.strip() and not self._take(text, inbox):
                     return
+        inbox.end(self.name, recorded=self.recorded)
 
     def _take(self, text: bytes, inbox: Inbox) -> bool:
         stream = self.name

@@ -48,6 +48,7 @@ class ReplaySource:
                 self._sleep(due - now)
             if not line.put(window):
                 return
+        inbox.end(self.name, recorded=self.recorded)
 
 
 def raw_samples(dataset: Dataset, preprocess: Preprocess) -> Iterator[Sample]:

@@ -11,7 +11,7 @@ class Source(Protocol):
     """Something that delivers samples, from a thread of its own."""
 
     def deliver(self, inbox: Inbox) -> None:
-        """Add samples to lines of `inbox`, until no more come or it is stopped.
+        """Add samples to lines of `inbox`, until it is stopped or no more come (see `Inbox.end`).
 
         The queue remembers how far each stream was judged, under its name. A recorded source goes
         on at `Line.start`, so that its stream has another name when it has other contents; a live
