@@ -740,6 +740,22 @@ def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
     assert done.returncode == code
 
 
+def test_a_signal_that_the_parent_ignored_stays_ignored() -> None:
+    """A shell without job control starts what ends in `&` so: Ctrl-C is for the others."""
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from edgeclin.cli.signals import stop_event\n"
+        "stop = stop_event()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "assert not stop.wait(0.5)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert stop.wait(10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    assert done.returncode == 0
+
+
 def test_a_command_hears_the_first_signal_in_native_code_and_a_later_one_ends_it() -> None:
     program = (
         "import hashlib, os\n"
