@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import logging
-import re
 import socket
 import threading
 import time
