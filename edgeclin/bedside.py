@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +23,6 @@ from edgeclin.sources import Source
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_FULL_S = 5.0
 _KEPT = 64
 """Answers that nobody waits for any more and that find no room; more are lost, and told."""
 _ENGINE_S = 60.0
@@ -48,6 +47,7 @@ class Bedside:
         deadline_s: powered-on seconds that a provisional answer waits for an opinion.
         answer_s: by default the latency budget of the profile of the bundle that answers.
         shadow: judges everything a second time, for comparison.
+        problems: each tells what else somebody must look at, in a sentence, or nothing.
         clock: seconds since 1970, for what health says.
 
     Attributes:
@@ -55,6 +55,9 @@ class Bedside:
         busy_since: monotonic seconds at which the sample in hand was taken, or None.
         late: answers that were stored after `answer_s`.
         refused: why the bundle that stands ready does not take over; empty when none does.
+        full: why no answer can be stored now; empty when they can. It stays until an answer that
+            is not urgent is stored, or `find_room` says that there is room.
+        full_at: monotonic seconds of the last answer that found no room.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Bedside:
         deadline_s: float,
         answer_s: float | None = None,
         shadow: Shadow | None = None,
+        problems: Sequence[Callable[[], str]] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runtime = runtime
@@ -75,27 +79,37 @@ class Bedside:
         self.busy_since: float | None = None
         self.late = 0
         self._shadow = shadow
+        self._problems = problems
         self._clock = clock
         self._began = time.monotonic()
         self._states: Counter[str] = Counter()
         self._rejected = self._urgent = 0
         self._newest: deque[bool] = deque(maxlen=_NEWEST)
-        self.refused = self._full = ""
-        self._full_at = self._full_told = 0.0
+        self.refused = self.full = ""
+        self.full_at = self._full_told = 0.0
         self._told: dict[str, tuple[float, int]] = {}
         self._held: list[tuple[Arrival, Result | None]] = []
         self._next_try = 0.0
 
-    def run(self, sources: Iterable[Source], on_result: OnResult) -> None:
+    def run(
+        self,
+        sources: Iterable[Source],
+        on_result: OnResult,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
         """Judge until all sources have ended or the inbox is stopped.
+
+        Args:
+            rest: called before each sample is taken; where all sources can wait it may wait for
+                somebody who is slower.
 
         Raises:
             EdgeclinError: a source ended so.
         """
-        for source in sources:
-            self.inbox.feed(source)
+        self.inbox.feed(*sources)
         while True:
             self._try_held(on_result)
+            rest()
             try:
                 arrival = self.inbox.take(_RETRY_S if self.inbox.retries else None)
             except TimeoutError:
@@ -109,12 +123,11 @@ class Bedside:
         """What answers now."""
         return self._runtime
 
-    @property
-    def full(self) -> str:
-        """Why no answer can be stored now; empty when they can, or when none was refused of late
-        and none waits for room."""
-        late = self._no_room or time.monotonic() - self._full_at < _FULL_S
-        return self._full if late else ""
+    def find_room(self) -> None:
+        """Take it that answers can be stored again, though none was: who asks whether they can
+        before asking for one would else never do."""
+        if not self._no_room:
+            self.full = ""
 
     @property
     def _no_room(self) -> bool:
@@ -151,6 +164,8 @@ class Bedside:
         alarms = [*runtime.alarms]
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        alarms += [f"{name} has ended: nothing comes from it any more" for name in self.inbox.ended]
+        alarms += [problem for tell in self._problems if (problem := tell())]
         newest = list(self._newest)
         if sum(newest) >= max(_SOME_REJECTED, _MANY_REJECTED * len(newest)):
             alarms.append(f"{sum(newest)} of the newest {len(newest)} samples were rejected")
@@ -272,8 +287,8 @@ class Bedside:
             if now >= self._full_told:
                 self._full_told = now + _TELL_AGAIN_S
                 log.error("ALARM: %s", exc)
-            self._full, self._full_at = str(exc), now
+            self.full, self.full_at = str(exc), now
             return None
-        if result.tier is not Tier.URGENT and not self._no_room:  # urgent ones have their own
-            self._full = ""
+        if result.tier is not Tier.URGENT:  # which have room of their own
+            self.find_room()
         return stored

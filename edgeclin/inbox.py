@@ -103,6 +103,7 @@ class Inbox:
     Attributes:
         start: as given; at or after `offline_queue.ENDED` the stream was judged to its end.
         failures: why sources ended before their time.
+        ended: sources that ended, of which nobody knew that they would, while others went on.
         kept: arrivals that are held.
     """
 
@@ -123,12 +124,15 @@ class Inbox:
         self._held: set[Line] = set()
         self._losing: set[Line] = set()
         self.failures: list[BaseException] = []
+        self.ended: list[str] = []
         self.stopped = threading.Event()
 
-    def feed(self, source: Source) -> None:
-        """Let a source deliver from a thread of its own."""
-        self._feeders += 1
-        threading.Thread(target=self._deliver, args=(source,), daemon=True).start()
+    def feed(self, *sources: Source) -> None:
+        """Let each source deliver from a thread of its own."""
+        with self._lock:
+            self._feeders += len(sources)  # before the first one may end
+        for source in sources:
+            threading.Thread(target=self._deliver, args=(source,), daemon=True).start()
 
     def line(self, stream: str, room: int = LINE) -> Line:
         """The line of a stream, a new one for `room` samples when it has none yet."""
@@ -139,6 +143,20 @@ class Inbox:
         start = self.start(stream)  # a database says so, for which the loop must not wait
         with self._lock:
             return self._lines.setdefault(stream, Line(self, stream, start, room))
+
+    def end(self, name: str, *, recorded: bool) -> None:
+        """Tell that a source has no more while others go on; called by itself.
+
+        Args:
+            recorded: whether it was to end; else somebody must look.
+        """
+        if self._feeders < 2 or self.stopped.is_set():
+            return
+        if recorded:
+            log.warning("%s has ended; the other sources go on", name)
+        else:
+            log.error("ALARM: %s has ended; the other sources go on", name)
+            self.ended.append(name)
 
     def take(self, within_s: float | None = None) -> Arrival | None:
         """Wait for the next sample: streams take turns, and each gives its oldest.

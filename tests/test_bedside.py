@@ -394,7 +394,6 @@ def test_what_waits_for_an_engine_does_not_make_the_queue_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("edgeclin.bedside._RETRY_S", 0.01)
-    monkeypatch.setattr("edgeclin.bedside._FULL_S", 0.0)
     with OfflineQueue(tmp_path / "q") as queue:
         runtime = Runtime(bundle)
         predict, put, back = runtime.predict, queue.put, threading.Event()
@@ -426,21 +425,21 @@ def test_what_waits_for_an_engine_does_not_make_the_queue_full(
     assert seen[1:] == [""] * 10
 
 
-def test_a_queue_counts_as_full_for_as_long_as_an_answer_was_refused_of_late(
+def test_a_queue_counts_as_full_until_there_is_room(
     bundle: Bundle,
     tmp_path: Path,
     by_urgency: tuple[np.ndarray, np.ndarray],
     make_result: Callable[..., Result],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A client that looks before it asks would else never ask again."""
-    monkeypatch.setattr("edgeclin.bedside._FULL_S", 0.3)
     with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
         full_queue(queue, make_result)
         bedside = Bedside(Runtime(bundle), queue, 60)
         bedside.run([Asks(by_urgency[0][0], waits=True)], lambda *_: None)
+        bedside.run([Asks(by_urgency[1][0], waits=True)], lambda *_: None)
+        assert bedside.full, "though the urgent one found room"
         assert bedside.health().alarms == (bedside.full,)
-        wait_until(lambda: not bedside.full, "forgotten")
+        queue._max_bytes = 10**9
+        bedside.run([Asks(by_urgency[0][0], waits=True)], lambda *_: None)
         assert bedside.health().alarms == ()
 
 
@@ -507,6 +506,21 @@ def test_who_is_told_an_answer_counts_as_the_loop_s_work(
     bedside.run([Scripted([beats[0]])], lambda *_: busy.append(bedside.busy_since is not None))
     assert busy == [True]
     assert bedside.busy_since is None
+
+
+def test_waiting_for_somebody_who_is_slower_does_not_count_as_the_loop_s_work(
+    bundle: Bundle, queue: OfflineQueue, beats: np.ndarray
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    busy: list[bool] = []
+    rest = lambda: busy.append(bedside.busy_since is not None)  # noqa: E731
+    bedside.run([Scripted(list(beats[:2]))], lambda *_: None, rest)
+    assert busy == [False] * 3
+
+
+def test_what_others_find_wrong_is_an_alarm(bundle: Bundle, queue: OfflineQueue) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60, problems=[lambda: "", lambda: "nobody reads"])
+    assert bedside.health().alarms == ("nobody reads",)
 
 
 def test_an_answer_tells_how_long_its_sample_waited_and_whether_it_was_late(

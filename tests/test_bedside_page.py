@@ -302,6 +302,37 @@ def calls(page: Page) -> None:
     )
 
 
+def test_what_comes_up_together_is_read_out_together_and_urgent_results_first(
+    page: Page, stage: Stage
+) -> None:
+    first, second = (stage.add(state=State.PROVISIONAL, label=label) for label in ("normal", "PVC"))
+    newest_is(page, second)
+    page.run(
+        "window.heard = []; new MutationObserver(() => window.heard.push(by('called').textContent))"
+        ".observe(by('called'), {childList: true})"
+    )
+    page.run(
+        f"for (const [seq, label] of [[{first}, 'PVC'], [{second}, 'R-on-T PVC']]) {{"
+        "  const shown = known.results.find((one) => one.shown.seq === seq).shown;"
+        "  const review = {...shown.review, label}, urgent = label === 'R-on-T PVC';"
+        "  takeResults({results: [{...shown, state: 'amended', urgent, review}], missed: 0},"
+        "    known.lastId);"
+        "}"
+        "takeHealth({...known.health, alarms: ['the primary engine is out']}); render()"
+    )
+    assert page.run("window.heard") == [
+        f"Urgent: result {second} is amended: was PVC, now R-on-T PVC. "
+        f"Result {first} is amended: was normal, now PVC. Alarm: the primary engine is out"
+    ]
+
+
+def test_an_alarm_that_names_another_device_is_called_anew(page: Page, stage: Stage) -> None:
+    for number in (0, 1):
+        alarm = f"a source has failed: camera:{number} is gone"
+        stage.change(status="alarm", alarms=(alarm,))
+        page.wait(f"document.querySelector('#called').textContent === 'Alarm: {alarm}'")
+
+
 def test_routine_results_are_not_read_out(page: Page, stage: Stage) -> None:
     newest_is(page, stage.add())
     calls(page)
@@ -433,6 +464,32 @@ def test_a_page_open_for_days_keeps_fifty_results(page: Page, stage: Stage) -> N
         newest_is(page, last)
     assert page.run("document.querySelectorAll('#earlier li').length") == 49
     assert page.run("[known.results.length, items.size]") == [50, 49]
+
+
+def test_the_last_urgent_and_a_late_amendment_are_shown_however_many_follow(
+    page: Page, stage: Stage, browser: Browser
+) -> None:
+    doubted = stage.add(state=State.PROVISIONAL, label="normal", source="bed-6")
+    newest_is(page, stage.add(tier=Tier.URGENT, label="R-on-T PVC", source="bed-7"))
+    for _ in range(2):
+        for _ in range(30):
+            last = stage.add()
+        newest_is(page, last)
+    assert "Last urgent result R-on-T PVC" in page.text("#pinned")
+    assert page.run("document.querySelectorAll('#earlier li').length") == 49
+    stage.review(doubted, State.AMENDED, "PVC")
+    said = f"Result {doubted} is amended: was normal, now PVC."
+    page.wait(f"document.querySelector('#called').textContent === '{said}'")
+    assert "Last amended result PVC" in page.text("#pinned")
+    another = browser.open(stage.address)
+    newest_is(another, last)
+    for part in ("Last urgent result R-on-T PVC", "Last amended result PVC"):
+        assert part in another.text("#pinned")
+    another.close()
+    newest_is(page, stage.add(tier=Tier.URGENT, label="PVC"))
+    newest_is(page, stage.add())
+    assert "Last urgent result PVC" in page.text("#pinned")
+    assert "bed-7" not in page.text("#pinned")
 
 
 def test_results_that_come_too_fast_to_be_shown_are_told(page: Page, stage: Stage) -> None:

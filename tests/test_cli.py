@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -19,12 +18,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ECG
-from polling import wait_until
 from unprivileged import closed
 
 from edgeclin.backends.fake import FakeBackend
 from edgeclin.bundle import write_bundle
-from edgeclin.cli import lines, main
+from edgeclin.cli import main
 from edgeclin.cli.signals import on_stop
 from edgeclin.description import Input
 from edgeclin.errors import MissingExtra
@@ -746,6 +744,22 @@ def test_a_terminal_that_closes_stops_a_command_but_for_nohup(
     assert done.returncode == code
 
 
+def test_a_signal_that_the_parent_ignored_stays_ignored() -> None:
+    """A shell without job control starts what ends in `&` so: Ctrl-C is for the others."""
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from edgeclin.cli.signals import stop_event\n"
+        "stop = stop_event()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "assert not stop.wait(0.5)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert stop.wait(10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    assert done.returncode == 0
+
+
 def test_a_command_hears_the_first_signal_in_native_code_and_a_later_one_ends_it() -> None:
     program = (
         "import hashlib, os\n"
@@ -839,101 +853,3 @@ def test_run_judges_where_nobody_can_be_told_anything(
     assert done.returncode == 0
     counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
     assert "last sequence number  80" in counted.output
-
-
-@pytest.mark.parametrize("reader", ["pauses", "is slow", "is none"])
-def test_run_json_loses_no_line_for_a_reader_that_reads(
-    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray, reader: str
-) -> None:
-    np.savez(tmp_path / "many.npz", X=beats[:400])
-    command = [
-        sys.executable, "-m", "edgeclin", "run", "--config", str(config),
-        "--source", str(tmp_path / "many.npz"), "--json", "--trust", str(key_pair.public),
-    ]  # fmt: skip
-    if reader == "is none":
-        shell = shlex.join(command) + " >&-"
-        done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "ALARM: standard output cannot be written (it is closed)" in done.stderr
-    else:
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            if reader == "pauses":
-                time.sleep(7)
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                time.sleep(0.01 if reader == "is slow" else 0)
-            assert process.wait(30) == 0
-        assert [json.loads(line)["seq"] for line in lines] == list(range(1, 401))
-    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
-    assert "last sequence number  400" in counted.output
-
-
-def test_lines_are_given_up_when_nobody_takes_any(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(lines, "_PATIENCE_S", 0.6)
-    monkeypatch.setattr(lines, "_WAITING", 10)
-    reader, writer = os.pipe()
-    with open(writer, "w") as stream, monkeypatch.context() as patch:  # noqa: PTH123
-        patch.setattr(sys, "stdout", stream)
-        told = lines.Lines()
-        began = time.monotonic()
-        for _ in range(40):
-            told.say(b"x" * 5000)
-        assert 0.6 <= time.monotonic() - began < 3
-        told.close(lambda: False)
-        assert told.unread == "nobody has read for 0.6 s"
-        assert caplog.text.count("ALARM") == 1
-        os.close(reader)
-        told._thread.join()
-
-
-def test_run_json_judges_on_and_ends_when_its_reader_stops_reading(
-    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray
-) -> None:
-    np.savez(tmp_path / "many.npz", X=beats[:400])
-    command = [
-        sys.executable, "-m", "edgeclin", "run", "--config", str(config),
-        "--source", str(tmp_path / "many.npz"), "--json", "--trust", str(key_pair.public),
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-
-        def stored() -> bool:
-            shown = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
-            return "last sequence number  400" in shown.output
-
-        wait_until(stored, "all are stored", 60)
-        process.terminate()
-        assert process.wait(20) == 1
-        assert process.stderr is not None
-        assert b"(its reader was too slow for the last " in process.stderr.read()
-    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
-    assert "last sequence number  400" in counted.output
-
-
-@pytest.mark.parametrize("where", ["a pipe that nobody reads", "a full disk"])
-def test_run_json_judges_on_when_its_output_cannot_be_written(
-    tmp_path: Path, config: Path, key_pair: KeyPair, beats: np.ndarray, where: str
-) -> None:
-    np.savez(tmp_path / "many.npz", X=beats[:200])
-    command = [
-        sys.executable, "-m", "edgeclin", "run", "--config", str(config),
-        "--source", str(tmp_path / "many.npz"), "--json", "--trust", str(key_pair.public),
-    ]  # fmt: skip
-    with Path("/dev/full").open("wb") as full:
-        piped = where == "a pipe that nobody reads"
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE if piped else full, stderr=subprocess.PIPE, text=True
-        )
-        if process.stdout is not None:
-            assert json.loads(process.stdout.readline())["seq"] == 1
-            process.stdout.close()
-        assert process.stderr is not None
-        said = process.stderr.read()
-        process.wait(60)
-    assert said.count("ALARM: standard output cannot be written") == 1
-    assert process.returncode == 1
-    counted = CliRunner().invoke(main, ["queue", "status", "--config", str(config)])
-    assert "last sequence number  200" in counted.output

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import logging
-import re
 import socket
 import threading
 import time
@@ -35,7 +34,7 @@ from edgeclin.endpoint.application import Rooms, application
 from edgeclin.endpoint.events import Events
 from edgeclin.endpoint.history import KEPT
 from edgeclin.endpoint.predictions import Predictions
-from edgeclin.errors import EdgeclinError
+from edgeclin.errors import EdgeclinError, QueueFull
 from edgeclin.failover import NO_ENGINE, Answering
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import Keyring, OfflineQueue
@@ -128,7 +127,8 @@ def test_a_sample_is_drawn_while_it_is_kept(served: Served, beats: np.ndarray) -
     drawn = served.get("/results/1/drawing").json
     (lead,) = drawn["leads"]
     np.testing.assert_allclose(lead["low"], beats[0], rtol=1e-3)
-    assert served.get("/results/2/drawing").status == 404
+    for none in ("2", "9" * 5000, "x"):
+        assert served.get(f"/results/{none}/drawing").status == 404
 
 
 # -- health -------------------------------------------------------------------------------------
@@ -151,7 +151,35 @@ def test_health_tells_whether_samples_are_answered(
         answer = served.get("/health")
         assert answer.status == 503
         assert (answer.json["status"], answer.json["serving"]) == ("alarm", False)
-        assert "the engine hangs" in answer.json["alarms"][0]
+        assert "the engine or the disk hangs" in answer.json["alarms"][0]
+
+
+def test_a_full_queue_serves_nobody_until_less_waits_in_it(
+    runtime: Runtime,
+    tmp_path: Path,
+    beats: np.ndarray,
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that looks before it asks would else never ask again."""
+    monkeypatch.setattr("edgeclin.endpoint.endpoint._LOOK_S", 0.05)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        with suppress(QueueFull):
+            while True:
+                queue.put(make_result())
+        with serving(runtime, queue) as served:
+            assert served.predict(npy(beats[0]), NPY).status == 503
+            watch = served.endpoint._watch
+            for _ in range(3):
+                before = watch._looked
+                wait_until(lambda before=before: watch._looked > before, "another look")
+                assert served.get("/health").status == 503
+            rows = queue.pending(Tier.ROUTINE, limit=3)
+            ranges = tuple((row.seq, row.seq) for row in rows)
+            queue.remove(wire.Receipt(epoch=queue.epoch, ranges=ranges))
+            wait_until(lambda: served.get("/health").status == 200, "room")
+            assert served.get("/health").json["alarms"] == []
+            assert served.predict(npy(beats[0]), NPY).status == 200
 
 
 def test_health_tells_that_no_engine_answers(
@@ -509,7 +537,7 @@ def test_the_description_is_valid_and_names_every_route(served: Served) -> None:
     rooms: Any = Rooms(None, None, None, predictions, Events(None, None))  # type: ignore[arg-type]
     app = application(rooms, served.bedside, ANY)
     routes = {
-        (re.sub(":[a-z]+", "", route.path), method.lower())
+        (route.path, method.lower())
         for route in app.routes
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }

@@ -145,6 +145,14 @@ def test_a_source_that_failed_is_an_alarm_while_others_go_on(
     assert sum(bedside.health().states.values()) == 2
 
 
+def test_a_source_that_ended_while_others_go_on_is_an_alarm(
+    bundle: Bundle, queue: OfflineQueue
+) -> None:
+    bedside = Bedside(Runtime(bundle), queue, 60)
+    bedside.inbox.ended.append("stdin")
+    assert bedside.health().alarms == ("stdin has ended: nothing comes from it any more",)
+
+
 def test_a_full_queue_is_an_alarm_until_there_is_room(
     bundle: Bundle, tmp_path: Path, beats: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

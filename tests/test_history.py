@@ -106,6 +106,53 @@ def test_a_review_of_an_unknown_bundle_leaves_a_result_as_urgent_as_it_was(
     assert history.newest()[0].urgent
 
 
+def test_the_last_urgent_and_the_last_amended_one_stay_however_many_follow(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    def add(seq: int, **changes: object) -> None:
+        made = make_result(seq, label="normal", **changes)
+        history.add(Stored(seq, str(seq)), made, SAMPLE, manifest_and_files[0])
+
+    add(1, state=State.PROVISIONAL)
+    add(2, tier=Tier.URGENT)
+    add(3, tier=Tier.URGENT)
+    add(4, audit=True)
+    for seq in range(5, KEPT + 10):
+        add(seq)
+    latest, cursor = history.since(Cursor())
+    assert [shown.seq for shown in latest.results[:2]] == [3, 10]
+    assert latest.missed == 8
+    assert history.oldest_seq == 1
+    history.review({1: replace(review(1, State.AMENDED), label="R-on-T PVC")})
+    latest, cursor = history.since(cursor)
+    assert [(one.seq, one.state, one.urgent) for one in latest.results] == [
+        (1, State.AMENDED, True)
+    ]
+    history.review({4: replace(review(4, State.AMENDED), label="R-on-T PVC")})
+    latest, cursor = history.since(cursor)
+    assert [one.seq for one in latest.results] == [4], "it is both now"
+    assert [one.seq for one in history.since(Cursor())[0].results[:2]] == [4, 10]
+    assert len(history.newest()) == KEPT
+    history.review({4: replace(review(4, State.AMENDED), label="normal")})
+    (shown,) = history.since(cursor)[0].results
+    assert not shown.urgent
+
+
+def test_what_may_still_be_amended_is_bounded(
+    make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeclin.endpoint.history.ASKED", 3)
+    history = History()
+    for seq in range(1, KEPT + 11):
+        made = make_result(seq, state=State.PROVISIONAL)
+        history.add(Stored(seq, str(seq)), made, SAMPLE, None)
+    assert history.oldest_seq == 8
+    history.review({9: review(9, State.CONFIRMED), 8: review(8, State.CONFIRMED)})
+    assert history.oldest_seq == 10
+
+
 def test_ages_go_on_while_the_device_sleeps_and_by_no_clock_that_is_set(
     add: Add, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from conftest import ECG
 from delivered import delivered
+from polling import wait_until
 
 from edgeclin.datasets import Dataset, open_dataset
 from edgeclin.description import Input
 from edgeclin.errors import BadInput
+from edgeclin.inbox import Inbox
 from edgeclin.preprocess import Preprocess
 from edgeclin.sources import JsonLinesSource, ReplaySource
 from edgeclin.steps import Window
@@ -121,3 +123,35 @@ def test_a_line_without_end_takes_no_more_memory_than_the_longest(
     assert isinstance(second.sample, np.ndarray)
     assert isinstance(third.sample, BadInput)
     assert [arrival.position for arrival in (first, second, third)] == [0, 1, 2]
+
+
+class Other:
+    """A source that goes on."""
+
+    def deliver(self, inbox: Inbox) -> None:
+        inbox.stopped.wait(30)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_source_that_ends_while_others_go_on_is_told(
+    recorded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox = Inbox()
+    source = (
+        ReplaySource(Dataset(Path("beats"), np.zeros((1, 2))), PLAIN)
+        if recorded
+        else JsonLinesSource(io.BytesIO(b"[1, 2]\n"), PLAIN)
+    )
+    inbox.feed(source, Other())
+    wait_until(lambda: f"{source.name} has ended" in caplog.text, "the end")
+    inbox.stop()
+    assert inbox.ended == ([] if recorded else ["stdin"])
+    assert ("ALARM" in caplog.text) == (not recorded)
+
+
+def test_the_end_of_the_only_source_is_the_end_of_all(caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Inbox()
+    inbox.feed(JsonLinesSource(io.BytesIO(b""), PLAIN))
+    assert inbox.take() is None
+    assert not inbox.ended
+    assert not caplog.text

@@ -63,6 +63,7 @@ def ingest(
     as_json: bool,
 ) -> None:
     """Store what devices send, each id once, and send receipts."""
+    from edgeclin.cli.log import Log
     from edgeclin.cli.signals import stop_event
     from edgeclin.cloud.ingest import Ingest
     from edgeclin.cloud.store import Store
@@ -71,15 +72,16 @@ def ingest(
     opened = Store(store)
     worker = Ingest(opened, transport)
     stop = stop_event()
-    worker.open()
-    due = time.monotonic() + compact_every
-    while not stop.wait(_POLL_S):
-        if time.monotonic() >= due:
-            worker.compact()
-            due = time.monotonic() + compact_every
-    worker.close()
-    worker.compact()
-    opened.close()
+    with Log():
+        worker.open()
+        due = time.monotonic() + compact_every
+        while not stop.wait(_POLL_S):
+            if time.monotonic() >= due:
+                worker.compact()
+                due = time.monotonic() + compact_every
+        worker.close()
+        worker.compact()
+        opened.close()
     counts = ("stored", "duplicates", "refused", "failed")
     _print({name: getattr(worker, name) for name in counts}, as_json)
 
@@ -102,6 +104,7 @@ def offload(
 ) -> None:
     """Give second opinions with the larger model of BUNDLE."""
     from edgeclin.cli.bundles import open_bundle
+    from edgeclin.cli.log import Log
     from edgeclin.cli.signals import stop_event
     from edgeclin.cloud.offload import Offload
     from edgeclin.runtime import Runtime
@@ -109,9 +112,10 @@ def offload(
     runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
     worker = Offload(runtime, _transport("offload", broker, ca, certificate, key, plaintext))
     stop = stop_event()
-    worker.open()
-    stop.wait()
-    worker.close()
+    with Log():
+        worker.open()
+        stop.wait()
+        worker.close()
     _print({"answered": worker.answered, "refused": worker.refused}, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Lines on standard output that hold nothing up for ever when their reader stops reading."""
+"""Lines for standard output or error that hold nothing up for ever when nobody reads them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import os
 import queue
 import select
+import stat
 import struct
-import sys
 import termios
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from typing import TextIO
 
 log = logging.getLogger(__name__)
 
@@ -22,41 +23,71 @@ _WAITING = 1000
 _PATIENCE_S = 60.0
 _STOPPED_S = 5.0
 """What is left once the command was asked to stop gets so long."""
-_LOOK_S, _TURN_S = 0.5, 0.02
+_STALE_S = 10.0
+"""A reader that has taken nothing for so long, while it is waited for, is told."""
+_TURN_S = 0.02
 
 
 class Lines:
-    """Writes lines from a thread of its own. A reader that is slow, late or paused is waited for;
-    one that takes nothing for `_PATIENCE_S`, or is gone, gets no more.
+    """Writes lines from a thread of its own.
+
+    Where who says them can wait, a reader that is slow, late or paused is waited for, in `wait`
+    and never in `say`; one that takes nothing for `_PATIENCE_S`, or is gone, gets no more. Where
+    nobody can wait, lines that find no room are left out.
+
+    Args:
+        stream: None where it is closed.
+        name: of the stream, for messages.
+        waits: whether `wait` does.
 
     Attributes:
         unread: why lines are no longer written; empty while they are.
+        left_out: lines that found no room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None, name: str, *, waits: bool) -> None:
         self.unread = ""
-        self._waiting: queue.Queue[bytes] = queue.Queue(_WAITING)
+        self.left_out = 0
+        self._name = name
+        self._waits = waits
+        self._waiting: queue.Queue[bytes] = queue.Queue()
         self._ending = threading.Event()
-        self._written = 0
+        self._written = self._told = 0
+        self._patience: _Patience | None = None
         self._thread = threading.Thread(target=self._write, daemon=True)
-        if sys.stdout is None:
+        if stream is None:
             self._end("it is closed")
             return
-        self._stream = sys.stdout.buffer
+        self._stream = stream.buffer
         self._thread.start()
 
+    @property
+    def problem(self) -> str:
+        """What somebody must look at, in a sentence; empty when all is read."""
+        if self.unread:
+            return f"{self._name} cannot be written ({self.unread})"
+        if lost := self.left_out - self._told:
+            return f"{self._name} is not read fast enough: {lost} lines are left out"
+        patience = self._patience
+        if patience is not None and patience.over(_STALE_S):
+            return f"the loop waits for the reader of {self._name}, which takes nothing"
+        return ""
+
     def say(self, line: bytes) -> None:
-        """Have a line written."""
+        """Have a line written; never waits."""
         if self.unread:
             return
-        patience = _Patience(self._progress)
-        while not self.unread:
-            try:
-                self._waiting.put(line, timeout=_LOOK_S)
-            except queue.Full:
-                self._judge(patience)
-            else:
-                return
+        if self._waits or self._waiting.unfinished_tasks < _WAITING:
+            self._waiting.put(line)
+            return
+        self.left_out += 1
+        if self.left_out == self._told + 1:
+            log.error("ALARM: %s", self.problem)
+
+    def wait(self, stopped: Callable[[], bool]) -> None:
+        """Wait until there is room for more lines, nobody reads or the command is to end."""
+        if self._waits and self._waiting.unfinished_tasks >= _WAITING:
+            self._wait(lambda: self._waiting.unfinished_tasks < _WAITING or stopped())
 
     def close(self, stopped: Callable[[], bool]) -> None:
         """Wait until all is written or nobody reads.
@@ -67,37 +98,52 @@ class Lines:
         if self.unread:
             return
         self._ending.set()
-        patience, until = _Patience(self._progress), inf
-        while not self.unread and self._thread.is_alive() and time.monotonic() < until:
+        until = inf
+
+        def over() -> bool:
+            nonlocal until
             if stopped():
                 until = min(until, time.monotonic() + _STOPPED_S)
-            self._judge(patience)
-            self._thread.join(_TURN_S)
-        if left := self._waiting.qsize():
+            return not self._thread.is_alive() or time.monotonic() >= until
+
+        self._wait(over)
+        if left := self._waiting.unfinished_tasks:
             self._end(f"its reader was too slow for the last {left} lines")
 
-    def _judge(self, patience: _Patience) -> None:
-        if patience.over(_PATIENCE_S):
-            self._end(f"nobody has read for {_PATIENCE_S:g} s")
+    def _wait(self, over: Callable[[], bool]) -> None:
+        self._patience = patience = _Patience(self._progress)
+        while not self.unread and not over():
+            if patience.over(_PATIENCE_S):
+                self._end(f"nobody has read for {_PATIENCE_S:g} s")
+            time.sleep(_TURN_S)
+        self._patience = None
 
     def _progress(self) -> tuple[int, int]:
-        """Changes as long as somebody reads: what was written, and what lies in a pipe."""
+        """Changes as long as somebody reads: what was written, and what of it lies unread."""
         try:
-            room = fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4))
-        except OSError:  # of no pipe
+            descriptor = self._stream.fileno()
+            piped = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+            unread = fcntl.ioctl(
+                descriptor, termios.FIONREAD if piped else termios.TIOCOUTQ, bytes(4)
+            )
+        except OSError:  # of a file
             return self._written, 0
-        return self._written, int(struct.unpack("i", room)[0])
+        return self._written, int(struct.unpack("i", unread)[0])
 
     def _end(self, why: str) -> None:
         if not self.unread:
             self.unread = why
-            log.error("ALARM: standard output cannot be written (%s): only stored", why)
+            log.error("ALARM: %s", self.problem)
 
     def _write(self) -> None:
         try:
             while not (self._ending.is_set() and self._waiting.empty()):
                 with suppress(queue.Empty):
                     self._write_all(self._waiting.get(timeout=_TURN_S) + b"\n")
+                    self._waiting.task_done()
+                if self.left_out > self._told and self._waiting.empty():
+                    lost, self._told = self.left_out - self._told, self.left_out
+                    log.warning("%s is read again; %d lines were left out", self._name, lost)
         except OSError as exc:
             self._end(exc.strerror or str(exc))
 

@@ -13,7 +13,7 @@ import click
 
 from edgeclin.cli.device import STUCK_S, config_option, open_queue
 from edgeclin.cli.loader import Loader
-from edgeclin.cli.output import FILE, Number, tell, trust_options
+from edgeclin.cli.output import FILE, Number, trust_options
 from edgeclin.cli.tally import Tally
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def run(
     Needs no network. After a crash it goes on where the queue says it was.
     """
     from edgeclin.bedside import Bedside
+    from edgeclin.cli.log import Log
     from edgeclin.cli.signals import on_stop
     from edgeclin.config import IsolationConfig, load_config
     from edgeclin.errors import BadFile
@@ -122,52 +123,65 @@ def run(
     runtime = loader.load(loader.open())
     origins = open_sources(where, runtime, rate, live)
     sources: list[Source] = [*origins]
-    tally = Tally(as_json)
+    waits = http is None and not any(origin.live for origin in origins)
+    tally = Tally(as_json, waits)
     listeners = [tally.count]
 
     def show(stored: Stored, result: Result, sample: Sample) -> None:
         for listener in listeners:
             listener(stored, result, sample)
 
-    with open_queue(config) as queue, queue.claim("run"), ExitStack() as stack:
-        _tell_where(origins, queue, runtime.bundle.digest)
-        beside = None
-        if second is not None:
-            beside = Shadow(partial(loader.load_shadow, second, runtime.bundle), queue)
-        bedside = Bedside(runtime, queue, config.opinions.deadline_s, shadow=beside)
+    with Log() as log:
+        with open_queue(config) as queue, queue.claim("run"), ExitStack() as stack:
+            _tell_where(origins, queue, runtime.bundle.digest, log.tell)
+            beside = None
+            if second is not None:
+                beside = Shadow(partial(loader.load_shadow, second, runtime.bundle), queue)
+            bedside = Bedside(
+                runtime,
+                queue,
+                config.opinions.deadline_s,
+                shadow=beside,
+                problems=[tally.problem, log.problem],
+            )
+            stopped = bedside.inbox.stopped.is_set
 
-        def alive() -> bool:
-            since = bedside.busy_since
-            return since is None or time.monotonic() - since < STUCK_S
+            def alive() -> bool:
+                since = bedside.busy_since
+                return since is None or time.monotonic() - since < STUCK_S
 
-        on_stop(bedside.inbox.stop)
-        stack.enter_context(short_collections())
-        stack.enter_context(Watchdog(alive))
-        stack.enter_context(Telling(queue.notices, bedside.health))
-        stack.enter_context(Expiring(queue))
-        swap = Swap(path, seen, bedside, loader.open, loader.load_beside, loader.yields)
-        stack.enter_context(swap)
+            on_stop(bedside.inbox.stop)
+            stack.enter_context(short_collections())
+            stack.enter_context(Watchdog(alive))
+            stack.enter_context(Telling(queue.notices, bedside.health))
+            stack.enter_context(Expiring(queue))
+            swap = Swap(path, seen, bedside, loader.open, loader.load_beside, loader.yields)
+            stack.enter_context(swap)
+            if beside is not None:
+                stack.enter_context(beside)
+            if http is not None:
+                endpoint = stack.enter_context(
+                    _open_endpoint(bedside, queue, config, http, alive, log.tell)
+                )
+                sources.append(endpoint)
+                listeners.append(endpoint.show)
+            try:
+                bedside.run(sources, show, lambda: tally.wait(stopped))
+            except BaseException:
+                tally.close(lambda: True)
+                raise
+            printed = tally.close(stopped)
+        bedside.runtime.close()
+        tally.print()
         if beside is not None:
-            stack.enter_context(beside)
-        if http is not None:
-            endpoint = stack.enter_context(_open_endpoint(bedside, queue, config, http, alive))
-            sources.append(endpoint)
-            listeners.append(endpoint.show)
-        try:
-            bedside.run(sources, show)
-        except BaseException:
-            tally.close(lambda: True)
-            raise
-        printed = tally.close(bedside.inbox.stopped.is_set)
-    bedside.runtime.close()
-    tally.print()
-    if beside is not None:
-        tell(f"shadow: {beside.health()}")
+            log.tell(f"shadow: {beside.health()}")
     if not printed:
         raise SystemExit(1)
 
 
-def _tell_where(origins: Iterable[Origin], queue: OfflineQueue, digest: str) -> None:
+def _tell_where(
+    origins: Iterable[Origin], queue: OfflineQueue, digest: str, tell: Callable[[str], None]
+) -> None:
     """Say which of the sources that are replayed go on in the middle."""
     for origin in origins:
         start = queue.next_position(origin.name, digest)
@@ -198,6 +212,7 @@ def _open_endpoint(
     config: DeviceConfig,
     http: HTTPConfig,
     alive: Callable[[], bool],
+    tell: Callable[[str], None],
 ) -> Endpoint:
     from edgeclin.endpoint import Endpoint
 

@@ -1,4 +1,5 @@
 """Ending in good order: the first SIGINT, SIGTERM or SIGHUP asks, one that comes later insists.
+SIGINT and SIGHUP stay ignored where whoever started the command had them so.
 
 A handler of Python's runs in the main thread between two of its steps: it would wait for native
 code that does not return, and could take no lock that this thread holds. So a thread of its own
@@ -82,9 +83,10 @@ class _Hearing:
 
     def __init__(self, asked: Callable[[], None], handler: _Handler) -> None:
         self._asked = asked
-        self._numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
-            self._numbers.append(signal.SIGHUP)
+        self._numbers = [signal.SIGTERM]
+        for number in (signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as after `&`, and under `nohup`
+                self._numbers.append(number)
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._closed = threading.Event()

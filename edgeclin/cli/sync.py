@@ -23,6 +23,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     commands only where sync.command_keys names who may give them.
     """
     from edgeclin import wire
+    from edgeclin.cli.log import Log
     from edgeclin.cli.signals import stop_event
     from edgeclin.config import load_config
     from edgeclin.keys import load_public_key
@@ -35,7 +36,7 @@ def sync(config_path: Path, until_empty: bool, as_json: bool) -> None:
     keys = [load_public_key(Path(key)) for key in config.sync.command_keys]
     transport = MQTTTransport(config.broker, client_id=f"{config.site}.{config.device}")
     stop = stop_event()
-    with open_queue(config) as queue, queue.claim("sync"), ExitStack() as stack:
+    with Log(), open_queue(config) as queue, queue.claim("sync"), ExitStack() as stack:
         metered = config.sync.budget.metered == "yes"
         known = None
         if config.sync.budget.metered == "auto":

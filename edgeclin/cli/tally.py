@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,10 +22,14 @@ LATENCIES = 10_000
 
 
 class Tally:
-    """Counts results as they are stored, or prints each one as a line of JSON."""
+    """Counts results as they are stored, or prints each one as a line of JSON.
 
-    def __init__(self, as_json: bool) -> None:
-        self._lines = Lines() if as_json else None
+    Args:
+        waits: whether a slow reader of JSON can be waited for.
+    """
+
+    def __init__(self, as_json: bool, waits: bool = True) -> None:
+        self._lines = Lines(sys.stdout, "standard output", waits=waits) if as_json else None
         self._states: Counter[str] = Counter()
         self._tiers: Counter[str] = Counter()
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -42,6 +47,16 @@ class Tally:
         if result.latency_ms is not None:
             self._latencies.append(result.latency_ms.total)
 
+    def wait(self, stopped: Callable[[], bool]) -> None:
+        """Wait until lines of JSON that are left are few, or the command is to end."""
+        if self._lines is not None:
+            self._lines.wait(stopped)
+
+    def problem(self) -> str:
+        """Why results are not printed; empty when they are."""
+        problem = "" if self._lines is None else self._lines.problem
+        return problem and f"{problem}; each result is stored"
+
     def close(self, stopped: Callable[[], bool]) -> bool:
         """Write the lines of JSON that are left; whether all were taken.
 
@@ -51,7 +66,7 @@ class Tally:
         if self._lines is None:
             return True
         self._lines.close(stopped)
-        return not self._lines.unread
+        return not (self._lines.unread or self._lines.left_out)
 
     def print(self) -> None:
         """Say what came of all, and how long the newest took."""

@@ -26,7 +26,7 @@ from edgeclin.endpoint.health import Watch
 from edgeclin.endpoint.history import KEPT, History
 from edgeclin.endpoint.openapi import Results, document
 from edgeclin.endpoint.predictions import Predictions
-from edgeclin.endpoint.query import known_names, number
+from edgeclin.endpoint.query import known_names, number, whole
 from edgeclin.endpoint.refusal import json, refusal
 from edgeclin.errors import BadInput, MissingExtra
 
@@ -67,7 +67,8 @@ def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette
         return json(Results(tuple(rooms.history.newest(after, limit))))
 
     async def drawing(request: Request) -> Response:
-        kept = rooms.history.sample(request.path_params["seq"])
+        seq = whole(request.path_params["seq"])
+        kept = None if seq is None else rooms.history.sample(seq)
         if kept is None:
             return refusal(404, "no such result, or its sample is no longer kept")
         try:
@@ -92,7 +93,7 @@ def application(rooms: Rooms, bedside: Bedside, config: HTTPConfig) -> Starlette
     routes = [
         Route("/predict", predict, methods=["POST"]),
         Route("/results", results),
-        Route("/results/{seq:int}/drawing", drawing),
+        Route("/results/{seq}/drawing", drawing),
         Route("/events", rooms.events, methods=["GET"]),
         Route("/health", health),
         Route("/metrics", for_prometheus),

@@ -9,13 +9,15 @@ const AGAIN_S = 6; // a connection as silent as that is given up
 const RETRY_MS = 1000;
 const TICK_MS = 250;
 const MOST_TEXT = 16 << 20;
+const MOST_NAMED = 5; // amended results that a screen reader hears of one by one
+const TICKING = /(?<=^|\s)\d+(\.\d+)?(?=[\s,;)]|$)/g; // ages and counts, not digits of names
 
 const STATES = {
   final: ["Final", "its confidence reached the threshold"],
   provisional: ["Provisional", "in doubt; a second opinion is asked for"],
   confirmed: ["Confirmed", "a second opinion agrees"],
   amended: ["Amended", "a second opinion differs: the answer has changed"],
-  unreviewed: ["Unreviewed", "no second opinion came; a person must look"],
+  unreviewed: ["Unreviewed", "no second opinion settled it; a person must look"],
 };
 const LINKS = {
   connected: ["Connected", "as of"],
@@ -85,6 +87,7 @@ const counted = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n ===
 
 const known = {
   results: [], // newest first, each {shown, mark, run, missed}
+  older: [], // the newest urgent and the newest amended one before them
   run: 0, // of the device's process: which one since the page was opened
   session: "",
   lastId: "",
@@ -101,6 +104,7 @@ const known = {
 const newest = () => known.results[0];
 const age = (kept) => kept.shown.age_s + since(kept.mark);
 const urgent = (kept) => kept.shown.urgent;
+const amended = (kept) => kept.shown.state === "amended";
 
 /** What now answers: the opinion where it changed the label, else the device's own. */
 function answerOf(shown) {
@@ -118,22 +122,26 @@ function takeResults(latest, id) {
   }
   known.session = session;
   const absent = returning && known.lostAt !== null;
-  for (const shown of latest.results) keep(shown, absent);
+  const all = [...known.results, ...known.older];
+  for (const shown of latest.results) keep(all, shown, absent);
   if (returning) known.gone += latest.missed;
   known.lastId = id;
-  known.results.sort((a, b) => b.run - a.run || b.shown.seq - a.shown.seq);
-  known.results.length = Math.min(known.results.length, KEPT);
+  all.sort((a, b) => b.run - a.run || b.shown.seq - a.shown.seq);
+  known.results = all.slice(0, KEPT);
+  const older = all.slice(KEPT);
+  const pinned = [older.find(urgent), older.find(amended)];
+  known.older = older.filter((one) => pinned.includes(one));
   tellOf(latest.results);
 }
 
-function keep(shown, absent) {
-  const before = known.results.find((one) => one.shown.id === shown.id);
+function keep(all, shown, absent) {
+  const before = all.find((one) => one.shown.id === shown.id);
   const kept = { shown, mark: moment(), run: before?.run ?? known.run, missed: before?.missed ?? absent };
   if (before === undefined) {
-    known.results.push(kept);
+    all.push(kept);
     known.late += absent;
   } else {
-    known.results[known.results.indexOf(before)] = kept;
+    all[all.indexOf(before)] = kept;
   }
 }
 
@@ -235,16 +243,28 @@ function tick() {
 // ---- What a screen reader is told: changes only, never each result
 
 const told = { live: null, alarms: "", urgent: new Map(), degraded: "" };
-const say = (text) => by("said").replaceChildren(text); // anew, though it may be the same
-const call = (text) => by("called").replaceChildren(text);
+const unsaid = { said: [], called: [], urgent: [] };
+const say = (text) => unsaid.said.push(text);
+const call = (text, urgent = false) => unsaid[urgent ? "urgent" : "called"].push(text);
+
+/** Writes what came up in this turn at once, urgent results first: a reader hears the last change. */
+function speak() {
+  const { said, called, urgent } = unsaid;
+  const pressing = [...urgent, ...called];
+  if (said.length > 0) by("said").replaceChildren(said.join(" ")); // anew, though it may be the same
+  if (pressing.length > 0) by("called").replaceChildren(pressing.join(" "));
+  said.length = called.length = urgent.length = 0;
+}
 
 function tellOf(changed) {
-  for (const shown of changed) {
-    if (shown.state === "amended") {
-      const which = shown.urgent ? `Urgent: result ${shown.seq}` : `Result ${shown.seq}`;
-      call(`${which} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`);
-    }
+  const amendments = changed.filter((shown) => shown.state === "amended");
+  const named = amendments.filter((shown, i) => shown.urgent || i < MOST_NAMED);
+  for (const shown of named) {
+    const which = shown.urgent ? `Urgent: result ${shown.seq}` : `Result ${shown.seq}`;
+    call(`${which} is amended: was ${shown.result.label}, now ${answerOf(shown)}.`, shown.urgent);
   }
+  const more = amendments.length - named.length;
+  if (more > 0) call(`${counted(more, "more result")} amended.`);
   const fresh = new Set();
   for (const shown of changed) {
     if (!shown.urgent || shown.state === "amended" || shown.age_s >= OLD_S) continue;
@@ -254,7 +274,7 @@ function tellOf(changed) {
     told.urgent.set(what, moment());
   }
   for (const [what, at] of told.urgent) if (since(at) > OLD_S) told.urgent.delete(what);
-  if (fresh.size > 0) call([...fresh].join(" "));
+  for (const what of fresh) call(what, true);
 }
 
 function tellOfDevice(why) {
@@ -265,7 +285,7 @@ function tellOfDevice(why) {
   }
   const health = known.health;
   if (health === null) return;
-  const alarms = health.alarms.join(" ").replace(/\d+(\.\d+)?/g, "n"); // ages tick in them
+  const alarms = health.alarms.join(" ").replace(TICKING, "n");
   if (alarms && alarms !== told.alarms) call(`Alarm: ${health.alarms.join(". ")}`);
   if (!alarms && told.alarms) say("No alarm any more.");
   told.alarms = alarms;
@@ -285,6 +305,7 @@ function render() {
   renderResults();
   renderSample();
   tellOfDevice(why);
+  speak();
   stays ??= document.querySelector(".frozen").getAnimations()[0];
   if (stays) stays.currentTime = 0; // still here
 }

@@ -104,12 +104,14 @@ class Watch:
         self._alarms: list[str] = []
         self._refused: tuple[str, ...] = ()
         self._looked = clock()
+        self._full = (0.0, 0)
 
     def look(self) -> None:
         """Read the queue: what waits, what `sync` said, and what became of results.
 
         It may wait for a slow disk, so that it has a thread of its own.
         """
+        full_at = self._bedside.full_at
         try:
             standing, now = self._queue.standing(), time.time()
             oldest = self._history.oldest_seq
@@ -131,17 +133,27 @@ class Watch:
             alarms = (late, standing.refusal_alarm(), standing.absent_alarm())
             self._alarms = [one for one in alarms if one]
             self._problem = ""
+            self._look_for_room(full_at, used)
         sync = self._queue.notices.told(SyncHealth)
         self._link = _link(sync)
         self._refused = sync.health.refused if sync is not None and sync.fresh else ()
         self._looked = self._clock()
+
+    def _look_for_room(self, full_at: float, used: int) -> None:
+        """Let go of what was full when less waits than after the last answer found no room."""
+        if full_at != self._full[0]:
+            self._full = full_at, used
+        elif used < self._full[1]:
+            self._bedside.find_room()
 
     def health(self) -> Health:
         """How the device is; never waits for a disk."""
         run = self._bedside.health()
         alarms = list(run.alarms)
         if not self._alive():
-            alarms.append(f"one sample has been in hand for {run.busy_s:.0f} s: the engine hangs")
+            alarms.append(
+                f"one sample has been in hand for {run.busy_s:.0f} s: the engine or the disk hangs"
+            )
         if self._problem:
             alarms.append(self._problem)
         if self._clock() - self._looked > _SILENT_S:

@@ -17,6 +17,8 @@ from edgeclin.records import Record, Result, Review, State, Tier
 from edgeclin.uptime import uptime
 
 KEPT = 50
+ASKED = 1000
+"""Older ones of which it is still known what an opinion that comes makes of them."""
 KEPT_BYTES = 32 << 20
 """Of samples, for drawings; beyond it the oldest have none."""
 
@@ -49,7 +51,8 @@ class Latest(Record, frozen=True):
     """What changed since a listener was last told.
 
     Attributes:
-        results: new or reviewed ones, oldest first.
+        results: new or reviewed ones, oldest first; of those no longer kept, the newest urgent and
+            the newest amended one.
         missed: results in between that are no longer kept.
     """
 
@@ -85,12 +88,19 @@ class _Kept:
         return self.result.tier is Tier.URGENT
 
     @property
+    def asked(self) -> bool:
+        """Whether an opinion may still change it."""
+        asked = self.result.audit or self.result.state is State.PROVISIONAL
+        return asked and (self.review is None or self.review.state is State.UNREVIEWED)
+
+    @property
     def bytes(self) -> int:
         return 0 if self.sample is None else self.sample.nbytes
 
 
 class History:
-    """The last `KEPT` results since the start.
+    """The last `KEPT` results since the start, and the last urgent and the last amended one before
+    them.
 
     Listeners hold a cursor and nothing is queued for them, so that a slow one costs no memory. The
     lock is held for copying the list at most: the loop waits for it.
@@ -103,6 +113,8 @@ class History:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
+        self._pinned: dict[str, _Kept] = {}
+        self._asked: deque[_Kept] = deque(maxlen=ASKED)
         self._cursor = Cursor()
         self._held = 0
 
@@ -135,7 +147,7 @@ class History:
                 seen,
             )
             if len(self._kept) == KEPT:
-                self._held -= self._kept[0].bytes
+                self._leave(self._kept[0])
             self._kept.append(new)
             self._held += new.bytes
             self._forget_samples()
@@ -145,40 +157,62 @@ class History:
         """Take in what became of results, by their numbers; a review that is known changes
         nothing."""
         with self._lock:
-            for kept in self._kept:
+            for kept in (*self._pinned.values(), *self._asked, *self._kept):
                 review = reviews.get(kept.stored.seq)
                 if review is not None and review != kept.review:
                     self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
                     kept.review, kept.change = review, self._cursor.change
+            for kept in self._asked:
+                self._pin(kept)
+            self._asked = deque((one for one in self._asked if one.asked), ASKED)
 
     def newest(self, after: int = 0, limit: int = KEPT) -> list[Shown]:
         """Results with a sequence number above `after`, newest first."""
-        kept = [one for one in reversed(self._all()[0]) if one.stored.seq > after]
+        kept = [one for one in reversed(self._all()) if one.stored.seq > after]
         return [self._shown(one) for one in kept[:limit]]
 
     def since(self, cursor: Cursor) -> tuple[Latest, Cursor]:
         """What changed after a cursor, and the cursor after it."""
-        kept, now = self._all()
-        changed = [self._shown(one) for one in kept if one.change > cursor.change]
-        missed = max(0, kept[0].count - cursor.count - 1) if kept else 0
-        return Latest(tuple(changed), missed), now
+        with self._lock:
+            kept, now = list(self._kept), self._cursor
+            pinned = {one.count: one for one in self._pinned.values()}
+        everything = [*(pinned[count] for count in sorted(pinned)), *kept]
+        changed = [self._shown(one) for one in everything if one.change > cursor.change]
+        missed = kept[0].count - cursor.count - 1 if kept else 0
+        missed -= sum(count > cursor.count for count in pinned)
+        return Latest(tuple(changed), max(0, missed)), now
 
     def sample(self, seq: int) -> tuple[np.ndarray, Input] | None:
         """The sample of a result and what it was described as, while it is kept."""
-        for one in self._all()[0]:
+        for one in self._all():
             if one.stored.seq == seq and (sample := one.sample) is not None and one.spec:
                 return sample, one.spec
         return None
 
     @property
     def oldest_seq(self) -> int | None:
-        """None when there is no result."""
-        kept, _ = self._all()
-        return kept[0].stored.seq if kept else None
-
-    def _all(self) -> tuple[list[_Kept], Cursor]:
+        """Of those that a review may change; None when there is no result."""
         with self._lock:
-            return list(self._kept), self._cursor
+            everything = (*self._pinned.values(), *self._asked, *self._kept)
+            return min((one.stored.seq for one in everything), default=None)
+
+    def _all(self) -> list[_Kept]:
+        with self._lock:
+            return list(self._kept)
+
+    def _leave(self, old: _Kept) -> None:
+        """Keep of one that is no longer among the newest what must stay in sight."""
+        self._held -= old.bytes
+        old.sample = None
+        self._pin(old)
+        if old.asked:
+            self._asked.append(old)
+
+    def _pin(self, old: _Kept) -> None:
+        amended = old.review is not None and old.review.state is State.AMENDED
+        for name, holds in (("urgent", old.urgent), ("amended", amended)):
+            if holds and (name not in self._pinned or self._pinned[name].count < old.count):
+                self._pinned[name] = old
 
     def _shown(self, kept: _Kept) -> Shown:
         return Shown(

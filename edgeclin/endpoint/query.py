@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+_DIGITS = 20
+
 
 def known_names(request: Request, *known: str) -> None:
     """Refuse other names, and one given twice: what is misspelt would be taken as not given.
@@ -29,6 +31,12 @@ def number(request: Request, name: str, default: int, low: int, high: int) -> in
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+    found = whole(text)
+    if found is None or not low <= found <= high:
         raise HTTPException(400, f"{name} must be a number from {low} to {high}")
-    return int(text)
+    return found
+
+
+def whole(text: str) -> int | None:
+    """The number that a text is; None for one that is none, or has more digits than any here."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None

@@ -141,14 +141,14 @@ function renderResults() {
     const here = new Set(known.results.map((one) => one.shown.id));
     for (const id of items.keys()) if (!here.has(id)) items.delete(id);
   }
-  renderPinned(earlier);
+  renderPinned([...earlier, ...known.older]);
 }
 
 /** The last urgent and the last amended one: they must not scroll away under newer ones. */
 function renderPinned(earlier) {
   const pins = [
     ["Last urgent result", earlier.find(urgent)],
-    ["Last amended result", earlier.find((one) => one.shown.state === "amended")],
+    ["Last amended result", earlier.find(amended)],
   ].filter(([, kept], i, all) => kept !== undefined && (i === 0 || kept !== all[0][1]));
   const keys = pins.map(([title, { shown }]) => [title, shown.id, shown.state, elsewhere(shown)]);
   fill(by("pinned"), keys, () =>

@@ -36,6 +36,7 @@ class Camera:
     """
 
     recorded = False
+    live = True
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class JsonLinesSource:
         self.name = name
         self._stream = stream
         self._preprocess = preprocess
-        self._live = live
+        self.live = live
         self._signals: dict[str, SignalStream] = {}
 
     def deliver(self, inbox: Inbox) -> None:
@@ -50,6 +50,7 @@ class JsonLinesSource:
             for text in self._lines():
                 if text.strip() and not self._take(text, inbox):
                     return
+        inbox.end(self.name, recorded=self.recorded)
 
     def _take(self, text: bytes, inbox: Inbox) -> bool:
         stream = self.name
@@ -81,7 +82,7 @@ class JsonLinesSource:
                 signal.restart()
 
     def _add(self, sample: Sample, line: Line) -> bool:
-        return line.push(sample) if self._live else line.put(sample)
+        return line.push(sample) if self.live else line.put(sample)
 
     def _signal(self, name: str) -> SignalStream:
         if name not in self._signals:

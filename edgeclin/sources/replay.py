@@ -22,6 +22,7 @@ class ReplaySource:
     """
 
     recorded = True
+    live = False
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class ReplaySource:
                 self._sleep(due - now)
             if not line.put(window):
                 return
+        inbox.end(self.name, recorded=self.recorded)
 
 
 def raw_samples(dataset: Dataset, preprocess: Preprocess) -> Iterator[Sample]:

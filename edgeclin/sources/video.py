@@ -33,6 +33,7 @@ class VideoFile:
     """
 
     recorded = True
+    live = False
 
     def __init__(self, path: Path, preprocess: Preprocess, rate_hz: float | None = None) -> None:
         preprocess.require_colours()
@@ -57,6 +58,7 @@ class VideoFile:
                     line.put(sample, Part(self.name, frame))
         if frame < 0 and not line.start:
             line.put(BadInput(f"{self._path.name}: not a video that OpenCV can read"))
+        inbox.end(self.name, recorded=self.recorded)
 
     def _frames(self, capture: Capture, start: int) -> Iterator[tuple[int, Sample | None]]:
         """Every frame with its number, None for those that are not taken.

@@ -43,6 +43,7 @@ class FolderWatch:
     """
 
     recorded = False
+    live = False
 
     def __init__(
         self,
