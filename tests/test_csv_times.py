@@ -151,6 +151,13 @@ def test_a_clock_coarser_than_its_times_are_written_is_seen_in_few_samples_too(
         assert len(read_sample(path)) == 20
 
 
+def test_times_that_were_rounded_twice_are_even(tmp_path: Path) -> None:
+    for hz in (1200, 4000):
+        times = np.floor(np.arange(2000) * 1000 / hz) / 1000
+        path = written(tmp_path, "time_s,I\n" + "".join(f"{at:.2f},1\n" for at in times))
+        assert len(read_sample(path)) == 2000
+
+
 def test_even_times_since_1970_are_even_although_float64_holds_them_less_well(
     tmp_path: Path,
 ) -> None:

@@ -18,9 +18,8 @@ _PLACES = 9
 _NOISE = 0.01
 """Of a place: what arithmetic with rounded times leaves, even of seconds since 1970 in ms."""
 _ROUNDING = 1 + 1e-6
-_FEW_OTHERS = 9
-_OTHERS_LOST, _OTHERS_DOUBLED = 0.1, 0.01
-"""Of all steps: where more are no unit, they are the clock's, if it goes on evenly."""
+_LOST, _DOUBLED = (9, 0.1), (2, 0.01)
+"""Steps, and of all steps: where more are no unit, they are the clock's, if it goes on evenly."""
 _STRETCH = 128
 """Samples, or units where each holds several: what a line is laid through."""
 _HALVINGS = 12
@@ -81,19 +80,18 @@ def coarse(times: np.ndarray, unit: float) -> bool:
     if len(units) and np.median(units) != 1:
         return True
     others = np.count_nonzero(units != 1)
-    share = _OTHERS_LOST if others and units.max() > 1 else _OTHERS_DOUBLED
-    few = min(_FEW_OTHERS, len(units) / 3)
-    return bool(others > max(few, share * len(units)))
+    few, share = _LOST if others and units.max() > 1 else _DOUBLED
+    return bool(others > max(min(few, len(units) / 3), share * len(units)))
 
 
 def jump(times: np.ndarray, unit: float) -> Jump | None:
     """Where the time goes back, stands still or has a gap; None where it is even.
 
     Times of one rate that are rounded to `unit` go on by the same over so many samples anywhere, to
-    a unit, and lie as close to a line. On top of that each may be off by half a sample, or half of
-    what a sample is longer than a unit, and the clock by `CLOCK`. So what is lost or doubled does
-    not show where it takes less time than a unit, or where so few samples lie before or behind it
-    that another rate fits as well.
+    a unit, and lie as close to a line. On top of that each may be off by half a sample or, where
+    one is longer than a unit, half of what it is longer, and the clock by `CLOCK`. So what is lost
+    or doubled does not show where it takes less time than a unit, or where so few samples lie
+    before or behind it that another rate fits as well.
     """
     if len(times) < 2:
         return None
@@ -119,7 +117,8 @@ def _bend(times: np.ndarray, unit: float) -> Jump | None:
     which the clock may be off."""
     step = (float(times[-1] - times[0]) + unit) / (len(times) - 1)
     length = min(len(times), int(_STRETCH * max(1.0, unit / step)))
-    spare = (step - unit if step > unit else step) / 2
+    twice = 0.2 * unit  # what was rounded before, to a tenth of that
+    spare = (step - unit if step > unit else max(step, twice)) / 2
     room = (unit + spare) * _ROUNDING + CLOCK * step * length / 4 + _held(times)
     starts = np.r_[0 : len(times) - length : max(length // 2, 1), len(times) - length]
     stretches = np.lib.stride_tricks.sliding_window_view(times, length)[starts]
