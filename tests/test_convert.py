@@ -149,7 +149,11 @@ def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: 
     calibration = json.loads(bundle.read("calibration.json"))
     assert calibration["consumed"] == calibration["samples"] == 350
     assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
-    assert "350 calibration samples" in calibration["warnings"][0]
+    nobody, few = calibration["warnings"]
+    assert "nobody says whose the samples are" in nobody
+    assert few.startswith("350 calibration samples")
+    said = json.loads(bundle.read("report.json"))["warnings"]
+    assert "  1 is R-on-T PVC (n=53)," in said[0].splitlines()
     assert set(calibration["method_errors"]) == {"min-max", "percentile", "mse", "entropy"}
     best = min(calibration["method_errors"], key=calibration["method_errors"].__getitem__)
     assert calibration["method"] == best

@@ -90,6 +90,7 @@ class Proof:
         """All that somebody should know who relies on the engine."""
         labelled = self.judge.truth is not None
         return (
+            *cautions.of_labels(self.plan.validation, job.description.output.labels),
             *self.record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, labelled),
             *cautions.of_judging(self.judge, self.proven.outputs, self.proven.confidence),
