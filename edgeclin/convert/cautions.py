@@ -128,8 +128,7 @@ def of_labels(validation: Dataset, labels: Sequence[str]) -> Iterator[str]:
         yield (
             f"the labels of {validation.name} are numbers, so that no gate saw whether "
             "output.labels is in the order of the model's outputs: compare this yourself, or give "
-            "names\n  "
-            + ",\n  ".join(listed)
+            "names\n  " + ",\n  ".join(listed)
         )
 
 
