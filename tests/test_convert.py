@@ -103,7 +103,7 @@ def test_int8_stays_within_half_a_point_on_the_4500_test_beats(
     source = float((logits.argmax(axis=1) == truth).mean())
     assert measured.samples == 4_500
     assert abs(measured.accuracy - source) <= 0.005
-    assert measured.holds
+    assert measured.outcome == "holds"
 
 
 @pytest.mark.convert
