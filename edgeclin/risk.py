@@ -196,7 +196,7 @@ def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt
         errors.append(share_of(wrong, own & sure))
     everyone = np.ones(len(whose), bool)
     labels = range(len(answers.confidence.by_label))
-    worst = max(range(len(names)), key=lambda index: errors[index].value)
+    worst = max(range(len(names)), key=lambda at: (errors[at].value, errors[at].n))
     return LeftOut(
         coverage=share_of(sure, everyone, answers.group),
         error=share_of(wrong, sure, answers.group),

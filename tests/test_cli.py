@@ -566,6 +566,7 @@ def test_describe_writes_a_starter_and_overwrites_nothing(run: Run, tmp_path: Pa
 def test_doctor_tells_facts_and_what_to_install(run: Run, config: Path) -> None:
     findings = {entry["what"]: entry for entry in json.loads(run("doctor", "--json").output)}
     assert findings["edgeclin"]["status"] == "ok"
+    assert "fake" not in findings["backends"]["detail"].split(", ")
     assert all(
         e["remedy"] or "not found" in e["detail"]
         for e in findings.values()

@@ -352,6 +352,15 @@ def test_the_new_bundle_is_signed_and_decides_by_the_new_threshold(
         assert made.read(name) == bundle.read(name)
 
 
+def test_the_engine_is_named_and_the_curve_has_a_line_for_each_threshold_in_print(
+    command: Command,
+) -> None:
+    first, *lines = command().stdout.splitlines()
+    assert first.startswith("measured with fake")
+    curve = [line.split()[0] for line in lines if re.match(r"[01]\.\d{4} ", line)]
+    assert len(curve) == len(set(curve)) > 3
+
+
 def test_nothing_is_written_over_nor_for_a_risk_that_cannot_be_kept(command: Command) -> None:
     refused = command("-o", command.target, "--key", command.key, error="0.001")
     assert refused.exit_code == 3
