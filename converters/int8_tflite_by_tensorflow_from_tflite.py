@@ -37,7 +37,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     """
     numeric = request.profile.numeric
     _check(numeric)
-    report("quantising by TFLiteConverter's quantiser")
+    report(f"quantising by TFLiteConverter's quantiser with ranges by {request.method}")
     calibrated = _with_ranges(Path(request.model).read_bytes(), read_ranges(Path(request.ranges)))
     try:
         engine = mlir_quantize(

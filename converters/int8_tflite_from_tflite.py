@@ -39,7 +39,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         ConversionFailed: the quantiser refuses the model.
     """
     numeric = request.profile.numeric
-    report("quantising")
+    report(f"quantising with ranges by {request.method}")
     model = Path(request.model).read_bytes()
     ranks = _ranks(model)
     ranges = {

@@ -16,5 +16,5 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
     Raises:
         ConversionFailed: the quantiser refuses the model.
     """
-    report("quantising")
+    report(f"quantising with ranges by {request.method}")
     return quantise(request, list(QDQRegistry), {})

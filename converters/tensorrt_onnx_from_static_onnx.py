@@ -32,7 +32,7 @@ def convert(request: Request, report: Callable[[str], None]) -> Outcome:
         raise ConversionFailed(
             f"profile {request.profile.name} names no version of TensorRT (toolchain.tensorrt)"
         )
-    report("quantising")
+    report(f"quantising with ranges by {request.method}")
     options = {
         "QuantizeBias": False,
         "AddQDQPairToWeight": int(version.partition(".")[0]) <= 8,

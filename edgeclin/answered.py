@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeclin.confidence import error_bound, is_sure, scipy_part
+from edgeclin.confidence import (
+    ends_of_ties,
+    error_bound,
+    is_sure,
+    scipy_part,
+    threshold_at,
+)
 from edgeclin.gates.bootstrap import Bootstrap, mean_of, wider
 from edgeclin.manifest import Confidence
 from edgeclin.records import Record
@@ -100,13 +106,13 @@ class Answers:
         chosen = np.flatnonzero(among & ~self.doubtful)
         order = chosen[np.argsort(-self.certainty[chosen], kind="stable")]
         certainty, wrong = self.certainty[order], (self.decision != self.truth)[order]
-        ends = np.flatnonzero(np.diff(certainty, append=-1.0)) + 1
+        ends = ends_of_ties(certainty)
         if not len(ends):
             return
         for end in ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))].tolist():
             errors = int(wrong[:end].sum())
             yield Point(
-                threshold=float(certainty[end - 1]),
+                threshold=threshold_at(certainty[end - 1]),
                 coverage=end / int(among.sum()),
                 error=errors / end,
                 error_bound=error_bound(errors, end),

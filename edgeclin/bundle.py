@@ -378,7 +378,7 @@ def _chunks(file: IO[bytes], limit: int, path: Path) -> Iterator[bytes]:
         try:
             chunk = file.read(min(_CHUNK, limit))
         except Exception as exc:
-            raise BadBundle(path, f"damaged ({str(exc) or type(exc).__name__})") from exc
+            raise BadBundle(path, f"damaged ({str(exc) or type(exc).__name__})", _FETCH) from exc
         if not chunk:
             return
         limit -= len(chunk)

@@ -22,6 +22,9 @@ _LEAST_PROBABILITY = 1e-7
 _TEMPERATURES = (0.05, 20.0)
 ALWAYS_IN_DOUBT = 1.01
 """A threshold that no confidence reaches."""
+TIE = 1e-6
+"""Confidences no further apart are one: equal INT8 outputs differ in the eighth digit by where they
+lie, and from machine to machine."""
 _RISK = 0.05
 """Of a threshold that breaks its promise, or of any of several."""
 _STARTS = 2
@@ -222,15 +225,26 @@ def _proven(
     promise."""
     order = np.argsort(-certainty, kind="stable")
     errors = np.cumsum(wrong[order])
-    ends = np.flatnonzero(np.diff(certainty[order], append=-1.0)) + 1
+    ends = ends_of_ties(certainty[order])
     level = 1 - risk / _STARTS
     sure = _most(errors, ends, max_error, level) if len(order) else 0
     if not sure:
         return _Proven()
     failed = int(errors[sure - 1])
     return _Proven(
-        float(certainty[order[sure - 1]]), sure, failed, error_bound(failed, sure, level)
+        threshold_at(certainty[order[sure - 1]]), sure, failed, error_bound(failed, sure, level)
     )
+
+
+def ends_of_ties(certainty: np.ndarray) -> NDArray[np.int64]:
+    """How many of these confidences, highest first, a threshold can tell from the rest."""
+    return np.flatnonzero(np.diff(certainty, append=-1.0) < -TIE) + 1
+
+
+def threshold_at(certainty: float) -> float:
+    """The threshold that the lowest confidence of a tie reaches, whatever the noise, and the next
+    below it does not."""
+    return float(certainty) - TIE / 2
 
 
 def _most(errors: np.ndarray, ends: np.ndarray, max_error: float, level: float) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from enum import Enum
 from math import inf
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from edgeclin.errors import BadFile, EdgeclinError
 from edgeclin.model_files import ModelFacts
@@ -16,6 +19,9 @@ from edgeclin.records import Record, load_toml
 from edgeclin.steps import Step, check_steps
 
 SCHEMA = 1
+_MARK = "FILL IN"
+_LONGEST_SIDE = 8
+"""Of a picture's sides the longer one is no more times the other."""
 
 
 class Task(str, Enum):
@@ -229,13 +235,19 @@ def describe_or_guess(path: Path | None, name: str, facts: ModelFacts) -> Descri
     """Read the description at `path`, or make one of what the model file alone tells.
 
     Raises:
-        BadFile: the description is wrong, or the file tells too little to guess.
+        BadFile: the description is wrong or not filled in, or the file tells too little to guess.
     """
     if path is not None:
-        return load_description(path)
+        description = load_description(path)
+        _require_filled_in(path, description)
+        return description
     if facts.outputs is None or facts.activation is None:
         raise BadFile(
             name, "its file does not tell what it answers", "describe it: `edgeclin describe`"
+        )
+    if facts.map is not None:
+        raise BadFile(
+            name, "answers with a map, not with a label", "describe it: `edgeclin describe`"
         )
     labels = tuple(str(index) for index in range(max(2, facts.outputs)))
     return Description(
@@ -253,18 +265,40 @@ def describe_or_guess(path: Path | None, name: str, facts: ModelFacts) -> Descri
     )
 
 
+def _require_filled_in(path: Path, description: Description) -> None:
+    unfilled = list(_unfilled(msgspec.to_builtins(description)))
+    if unfilled:
+        raise BadFile(path, f"still says {_MARK} in {', '.join(unfilled)}", "a person must say it")
+
+
+def _unfilled(value: Any, key: str = "") -> Iterator[str]:
+    """Keys of a description in plain values that a person has not filled in."""
+    if isinstance(value, str) and _MARK in value:
+        yield key
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _unfilled(entry, f"{key}.{name}" if key else name)
+    elif isinstance(value, (list, tuple)):
+        for index, entry in enumerate(value):
+            yield from _unfilled(entry, f"{key}[{index}]")
+
+
 def starter(name: str, facts: ModelFacts) -> str:
     """The text of a `model.toml` to fill in; what the file does not tell says FILL IN."""
     entry, shape = facts.inputs[0]
     shape = shape or ()
-    kind = "image" if len(shape) == 3 else "signal"
+    kind = "image" if _is_picture(shape) else "signal"
+    task = Task.CLASSIFICATION if facts.map is None else Task.SEGMENTATION
     shown = ", ".join("0" if size is None else str(size) for size in shape)
     labels = max(2, facts.outputs or 2)
     names = ", ".join(f'"class {index}"' for index in range(labels))
     return _STARTER.format(
         schema=SCHEMA,
         name=_file_name(name),
-        task=_doubt_about_task(facts),
+        task=task.value,
+        doubt=_doubt_about_task(facts),
+        metric="accuracy" if facts.map is None else "dice",
+        axis=_AXIS_FIRST if facts.map == "first" else "",
         input=_quoted(entry),
         kind=kind,
         shape=shown,
@@ -277,13 +311,23 @@ def starter(name: str, facts: ModelFacts) -> str:
 
 
 def _doubt_about_task(facts: ModelFacts) -> str:
-    """What else a model's outputs may stand for, as a comment of TOML."""
+    """What else a model's outputs may stand for."""
     outputs = facts.outputs or 0
+    if facts.map is not None:
+        return "; its output is a map"
     if facts.activation == "sigmoid" and outputs > 1:
-        return "          # or is each sigmoid a label of its own? That is multi-label"
+        return "; or is each sigmoid a label of its own? That is multi-label"
     if facts.activation == "none" and outputs == 1:
-        return "          # or is the number itself the answer? That is regression"
+        return "; or is the number itself the answer? That is regression"
     return ""
+
+
+def _is_picture(shape: Shape) -> bool:
+    """Height, width and channels, in any order: a long axis and short ones are a signal's."""
+    if len(shape) != 3 or None in shape:
+        return len(shape) == 3
+    *_, second, longest = sorted(size for size in shape if size is not None)
+    return longest <= _LONGEST_SIDE * second
 
 
 def _static(name: str, shape: Shape | None) -> tuple[int, ...]:
@@ -315,7 +359,7 @@ _STARTER_STEPS = {
 # step = "zscore\"""",
     "image": """\
 [[inputs.preprocessing]]
-step = "decode"
+step = "decode"                  # FILL IN: a guess; without it samples are arrays
 colour = "rgb"                   # FILL IN: rgb, bgr or grey, as in training
 # [[inputs.preprocessing]]
 # step = "resize"
@@ -327,6 +371,10 @@ colour = "rgb"                   # FILL IN: rgb, bgr or grey, as in training
 # scale = 0.00392156862745098""",
 }
 
+_AXIS_FIRST = """\
+axis = "first"                   # FILL IN: a guess; where the labels stand in the output
+"""
+
 _CHANNELS_FIRST = """
 [[inputs.preprocessing]]
 step = "channels_first"          # [height, width, channels] to the model's order"""
@@ -336,12 +384,12 @@ _STARTER = """\
 schema = {schema}
 name = "{name}"
 version = "0.1.0"
-task = "classification"{task}
+task = "{task}"          # FILL IN: a guess{doubt}
 intended_use = "FILL IN: who may rely on it, for what, on whom"
 
 [[inputs]]
 name = {input}
-kind = "{kind}"                  # signal, image or array
+kind = "{kind}"                  # FILL IN: a guess by the shape; signal, image or array
 shape = [{shape}]                # one sample, as the model takes it
 units = ""                       # FILL IN, such as "mV"
 # sampling_hz = 250
@@ -352,11 +400,11 @@ units = ""                       # FILL IN, such as "mV"
 [output]
 activation = "{activation}"      # {known}; none means logits
 labels = [{labels}]              # FILL IN: the model has {count} outputs, in this order
-positive = []                    # labels of a finding
+{axis}positive = []                    # labels of a finding
 urgent = []                      # findings that go first and survive a power cut
 
 [metric]
-name = "accuracy"
+name = "{metric}"
 margin = 0.02                    # how much INT8 may cost
 # expected = 0.95                # FILL IN: what the model reached where it was validated
 

@@ -63,7 +63,7 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     yield Finding("SQLite", "ok", sqlite3.sqlite_version)
     yield from (_part(*part) for part in _PARTS)
     yield from _toolchains()
-    yield Finding("backends", "ok", ", ".join(backend_names()))
+    yield Finding("backends", "ok", ", ".join(name for name in backend_names() if name != "fake"))
     yield from _accelerators()
     yield _tensorrt()
     yield _edgetpu_compiler()

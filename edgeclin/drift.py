@@ -93,10 +93,15 @@ def place(index: int, size: int) -> int:
     return index * _PLACES % size
 
 
-def histogram(quantity: str, values: np.ndarray) -> Histogram:
-    """Of values, float [n], with as many of them in each bin as their ties let."""
+def histogram(quantity: str, values: np.ndarray, tie: float = 0.0) -> Histogram:
+    """Of values, float [n], with as many of them in each bin as their ties let.
+
+    Args:
+        tie: how far apart values are that count as one, and stay in one bin.
+    """
     bins = min(_BINS, max(2, len(values) // _LEAST_IN_BIN))
     edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
+    edges = edges[np.diff(edges, append=np.inf) > tie] + tie / 2
     counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
     return Histogram(quantity, tuple(counts.tolist()), tuple(edges.tolist()))
 

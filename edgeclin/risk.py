@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeclin import drift
 from edgeclin.answered import NOTHING, Answered, Answers, Part, Point, Share, share_of
 from edgeclin.bundle import Bundle
-from edgeclin.confidence import finds_nothing, fit, is_sure, probabilities, to_logits
+from edgeclin.confidence import TIE, finds_nothing, fit, is_sure, probabilities, to_logits
 from edgeclin.datasets import Dataset, windowed
 from edgeclin.description import Doubt, Output, check_doubt
 from edgeclin.drift import Histogram, histogram
@@ -155,7 +155,7 @@ def measure_risk(runtime: Runtime, dataset: Dataset, doubt: Doubt) -> Risk:
         curve=tuple(answers.curve()),
         overall=answers.part("all", np.ones(len(truth), dtype=bool)),
         groups=tuple(answers.part(name, answers.group == name) for name in named),
-        scores=histogram("confidence", answers.certainty[judged]),
+        scores=histogram("confidence", answers.certainty[judged], TIE),
         answered=tuple(answers.by_label()),
         left_out=left_out,
         warnings=(
@@ -196,7 +196,7 @@ def _left_out(logits: np.ndarray, answers: Answers, output: Output, doubt: Doubt
         errors.append(share_of(wrong, own & sure))
     everyone = np.ones(len(whose), bool)
     labels = range(len(answers.confidence.by_label))
-    worst = max(range(len(names)), key=lambda index: errors[index].value)
+    worst = max(range(len(names)), key=lambda at: (errors[at].value, errors[at].n))
     return LeftOut(
         coverage=share_of(sure, everyone, answers.group),
         error=share_of(wrong, sure, answers.group),

@@ -13,7 +13,7 @@ from edgeclin.bundle import Bundle
 from edgeclin.errors import BadBundle, in_words
 from edgeclin.manifest import Manifest
 from edgeclin.priority import give_way
-from edgeclin.runtime import Runtime
+from edgeclin.runtime import Runtime, require_answerable
 from edgeclin.sources.marks import Mark as FileMark
 from edgeclin.sources.marks import marked
 from edgeclin.steps import Decode, Step, Window
@@ -94,7 +94,8 @@ class Swap:
             if bundle.digest == current.digest:
                 bedside.refused = ""
                 return
-            require_same_use(bundle, current)
+            require_answerable(bundle)
+            require_same_use(bundle, current, "restart the service to begin with it")
             runtime = self._load_in_time(bundle)
         except Exception as exc:  # whatever is wrong with it, the other one goes on
             self._alarm(f"now is refused: {in_words(exc)}")
@@ -125,8 +126,11 @@ class Swap:
         log.error("ALARM: %s", self._bedside.refused)
 
 
-def require_same_use(new: Bundle, old: Bundle) -> None:
+def require_same_use(new: Bundle, old: Bundle, remedy: str) -> None:
     """Refuse a bundle of another task, or for which sources would have to deliver other samples.
+
+    Args:
+        remedy: what to do about it.
 
     Raises:
         BadBundle: names what is different.
@@ -137,7 +141,7 @@ def require_same_use(new: Bundle, old: Bundle) -> None:
             raise BadBundle(
                 new.path,
                 f"its {what} is {value}, that of the bundle that answers {before[what]}",
-                "restart the service to begin with it",
+                remedy,
             )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from edgeclin.confidence import error_bound
 from edgeclin.datasets import Dataset, windowed
 from edgeclin.errors import BadFile, BadInput, EngineFailed
-from edgeclin.manifest import Manifest
+from edgeclin.manifest import Confidence
 from edgeclin.records import Record, State
 from edgeclin.runtime import Runtime
 
@@ -21,8 +23,8 @@ class Measured(Record, frozen=True):
     `accuracy` is of the samples that it could judge, `coverage` the confident answers among all.
     `confident_error` is the share of wrong answers among the confident ones; `error_bound` its
     one-sided 95 % Clopper-Pearson bound; `broken` says, a sentence each, where the error itself
-    exceeds what the bundle promises, of each label where each has its own threshold; `holds`
-    whether none does.
+    exceeds what the bundle promises, of each label where each has its own threshold. The outcome
+    `holds` only where the bounds do not either; else these samples are `too few to tell`.
     """
 
     dataset: str
@@ -33,7 +35,7 @@ class Measured(Record, frozen=True):
     confident_error: float
     error_bound: float
     max_error: float
-    holds: bool
+    outcome: Literal["holds", "too few to tell", "broken"]
     broken: tuple[str, ...]
     engine_ms_p50: float
     engine_ms_p95: float
@@ -69,7 +71,8 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
     correct, confident = np.array(right), np.array(sure)
     wrong, many = int((confident & ~correct).sum()), int(confident.sum())
     error = wrong / many if many else 0.0
-    broken = tuple(_broken(manifest, correct[confident], np.array(answered)[confident]))
+    parts = list(_parts(manifest.confidence, correct[confident], np.array(answered)[confident]))
+    broken = tuple(sentence for part in parts if (sentence := part.broken))
     return Measured(
         dataset=dataset.name,
         samples=len(dataset),
@@ -79,32 +82,56 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
         confident_error=error,
         error_bound=error_bound(wrong, many),
         max_error=manifest.confidence.max_error,
-        holds=not broken,
+        outcome="broken"
+        if broken
+        else "holds"
+        if all(part.proven for part in parts)
+        else "too few to tell",
         broken=broken,
         engine_ms_p50=float(np.percentile(latencies, 50)),
         engine_ms_p95=float(np.percentile(latencies, 95)),
     )
 
 
-def _broken(
-    manifest: Manifest, right: NDArray[np.bool_], answer: NDArray[np.int64]
-) -> Iterator[str]:
-    """Where confident answers err more than was promised.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Confident answers that keep a promise of their own: all, or those with one label.
+
+    Attributes:
+        wrong, answers: how many.
+    """
+
+    which: str
+    wrong: int
+    answers: int
+    allowed: float
+
+    @property
+    def broken(self) -> str:
+        """That they err more than was promised; empty where they do not."""
+        if self.wrong <= self.allowed * self.answers:
+            return ""
+        return (
+            f"{self.wrong / self.answers:.2%} of the {self.answers} confident answers{self.which} "
+            f"are wrong, more than the {self.allowed:.2%} that the bundle promises"
+        )
+
+    @property
+    def proven(self) -> bool:
+        return error_bound(self.wrong, self.answers) <= self.allowed
+
+
+def _parts(
+    confidence: Confidence, right: NDArray[np.bool_], answer: NDArray[np.int64]
+) -> Iterator[_Part]:
+    """What a bundle promises: a label that is always in doubt keeps no promise.
 
     Args:
         right, answer: of each confident answer, the answer as the index of its label.
     """
-    confidence = manifest.confidence
-    parts = [("", right, confidence.max_error)]
-    if confidence.by_label:
-        parts = [
-            (f" {own.label!r}", right[answer == at], own.max_error)
-            for at, own in enumerate(confidence.by_label)
-        ]
-    for which, own, allowed in parts:
-        error = float((~own).mean()) if len(own) else 0.0
-        if error > allowed:
-            yield (
-                f"{error:.2%} of the {len(own)} confident answers{which} are wrong, more than the "
-                f"{allowed:.2%} that the bundle promises"
-            )
+    if not confidence.by_label:
+        yield _Part("", int((~right).sum()), len(right), confidence.max_error)
+    for at, own in enumerate(confidence.by_label):
+        if own.coverage:
+            members = right[answer == at]
+            yield _Part(f" {own.label!r}", int((~members).sum()), len(members), own.max_error)

@@ -14,7 +14,7 @@ from polling import wait_until
 from edgeclin.benchmark.cost import Cost, cost
 from edgeclin.benchmark.energy import RAPL, Tegrastats, energy, open_meter, power_rails
 from edgeclin.benchmark.machine import Moment, filesystem, look, warnings
-from edgeclin.benchmark.operators import profile_operators, read_table
+from edgeclin.benchmark.operators import RUNS, profile_operators, read_events, read_table
 from edgeclin.errors import EngineUnavailable
 from edgeclin.profiles import Fact, load_profile
 
@@ -237,7 +237,23 @@ def test_onnx_runtime_tells_its_operators() -> None:
     assert sum(one.share for one in found.operators) == pytest.approx(1.0)
     kinds = " ".join(one.kind for one in found.operators)
     assert "Conv" in kinds
-    assert found.operators[0].mean_ms >= found.operators[-1].mean_ms
+    assert found.operators[0].ms >= found.operators[-1].ms
+    assert found.statistic == "median"
+
+
+def test_a_few_slow_runs_do_not_make_an_operator_slow() -> None:
+    def event(name: str, us: int) -> dict[str, object]:
+        args = {"op_name": name}
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": us, "args": args}
+
+    events = [event("Conv", 30) for _ in range(RUNS)]
+    events += [event("Relu", 9000 if run in (0, 7) else 2) for run in range(RUNS)]
+    events += [event("InLoop", 5) for _ in range(4 * RUNS)]
+    assert read_events(events) == [
+        ("Conv", "Conv", pytest.approx(0.03)),
+        ("Relu", "Relu", pytest.approx(0.002)),
+        ("InLoop", "InLoop", pytest.approx(0.02)),
+    ]
 
 
 STAT = "cpu  {user} 0 0 1000 0 0 0 {steal} 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"

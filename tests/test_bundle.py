@@ -345,6 +345,16 @@ def test_unsigned_is_no_excuse_for_damage(
             refused(path, trust, name, reason, allow_unsigned=True)
 
 
+def test_a_file_whose_checksum_is_another_is_refused_with_a_remedy(
+    tmp_path: Path, entries: Entries, trust: list[Any]
+) -> None:
+    path = lay(tmp_path, "zip", entries)
+    data = bytearray(path.read_bytes())
+    data[data.index(entries["engine.json"]) + 9] ^= 1
+    path.write_bytes(data)
+    refused(path, trust, "engine.json", r"damaged \(Bad CRC-32 .*\)[:;] fetch the bundle again")
+
+
 @both_forms
 @pytest.mark.parametrize(
     "change",

@@ -14,6 +14,7 @@ from edgeclin.convert.cautions import (
     of_calibration,
     of_gates,
     of_judging,
+    of_labels,
     of_size,
     of_validation,
     shared_groups,
@@ -28,6 +29,7 @@ from edgeclin.profiles import load_profile
 
 def dataset(count: int, **facts: Any) -> Dataset:
     samples = np.random.default_rng(count).standard_normal((count, 4))
+    facts.setdefault("groups", patients(count, 50, f"of {count}: "))
     return Dataset(Path("data"), samples, **facts)
 
 
@@ -76,16 +78,28 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
             "are of 29 groups: other patients may fare otherwise",
         ),
         (
-            dataset(500),
-            dataset(100, recordings=patients(100, 2, "r")),
+            dataset(500, groups=None),
+            dataset(100, groups=None, recordings=patients(100, 2, "r")),
             {},
             "are of 2 recordings: other patients",
         ),
         (
             dataset(500, groups=patients(500, 50, "p")),
-            dataset(100),
+            dataset(100, groups=None),
             {},
             "only data says whose its samples are (group)",
+        ),
+        (
+            dataset(500, groups=None),
+            dataset(100, groups=None),
+            {},
+            "nobody says whose the samples are (`group`)",
+        ),
+        (
+            dataset(500, unread=("subject", "filename")),
+            dataset(100),
+            {},
+            "of data nobody reads `subject`, `filename`; patients or subjects are `group`",
         ),
         (dataset(500), dataset(100), {"validation_repeats": 2}, "2 validation samples are exact"),
         (dataset(500), dataset(100), {"repeats": 3}, "3 calibration samples are exact repeats"),
@@ -101,6 +115,8 @@ def test_nothing_is_said_of_data_that_suffice() -> None:
         "few groups",
         "few recordings",
         "groups in one",
+        "groups in none",
+        "unread",
         "repeats held out",
         "repeats",
         "copies",
@@ -111,6 +127,20 @@ def test_each_doubt_is_said_alone(
 ) -> None:
     (only,) = said(calibration, validation, **facts)
     assert words in only
+
+
+def test_labels_that_are_numbers_are_shown_with_the_names_that_nobody_checked() -> None:
+    names = ("VA", "not VA")
+    assert list(of_labels(dataset(4), names)) == []
+    assert list(of_labels(dataset(4, labels=("VA", "not VA") * 2), names)) == []
+    assert list(of_labels(dataset(2, labels=("1", "0")), ("1", "0"))) == []
+    (said,) = of_labels(dataset(4, labels=("0", "1", "0", "0")), names)
+    first, *table = said.splitlines()
+    assert "no gate saw whether output.labels is in the order of the model's outputs" in first
+    assert table == ["  0 is VA (n=3),", "  1 is not VA (n=1)"]
+    many = tuple(map(str, range(12)))
+    (said,) = of_labels(dataset(12, labels=many), tuple("abcdefghijkl"))
+    assert said.endswith("  7 is h (n=1),\n  and 4 more")
 
 
 def test_what_the_gates_could_not_know_is_said() -> None:

@@ -349,6 +349,33 @@ def test_samples_of_equal_confidence_are_taken_or_left_together() -> None:
     assert fitted.error == 0.0
 
 
+@pytest.mark.parametrize(
+    "doubt",
+    [Doubt(0.05), Doubt(0.05, thresholds="per-class"), Doubt(0.05, thresholds="dual")],
+    ids=["one", "per-class", "dual"],
+)
+def test_answers_that_noise_alone_tells_apart_get_one_state(doubt: Doubt) -> None:
+    """INT8 outputs one step apart: equal confidence but for the last digits, by where they lie."""
+    generator = np.random.default_rng(11)
+    margin = np.repeat(np.linspace(2, 0.2, 12), 100)
+    at = generator.integers(-60, 60, len(margin)).astype(np.float32) * np.float32(0.0838)
+    logits = np.stack([at + margin.astype(np.float32), at], axis=1).astype(float)
+    logits[::2] = logits[::2, ::-1]
+    answer = logits.argmax(axis=1)
+    wrong = generator.random(len(margin)) < np.repeat([0, 0, 0, 0.01, 0.01, 0.4], 200)
+    output = Output(activation="none", labels=("a", "b"), positive=("a",))
+    fitted = fit(logits, np.where(wrong, 1 - answer, answer), output, doubt)
+    certainty = probabilities(logits, fitted.temperature).max(axis=1)
+    assert len(set(certainty.tolist())) > 50
+    assert 0.1 < fitted.coverage < 0.9
+    for noise in (0.0, 4e-7, -4e-7):
+        sure = is_sure(certainty + noise, answer, fitted)
+        assert sure.mean() == pytest.approx(fitted.coverage)
+        for side in (0, 1):
+            for level in np.split(sure, 12):
+                assert len(set(level[side::2].tolist())) == 1
+
+
 def test_where_no_threshold_is_safe_every_answer_is_in_doubt() -> None:
     logits = np.array([[2.0, 0.0]] * 40)
     fitted = fit_confidence(logits, np.array([0, 1] * 20), max_error=0.05, audit_share=0.1)

@@ -103,7 +103,7 @@ def test_int8_stays_within_half_a_point_on_the_4500_test_beats(
     source = float((logits.argmax(axis=1) == truth).mean())
     assert measured.samples == 4_500
     assert abs(measured.accuracy - source) <= 0.005
-    assert measured.holds
+    assert measured.outcome == "holds"
 
 
 @pytest.mark.convert
@@ -149,7 +149,11 @@ def test_the_bundle_carries_its_whole_proof(converted: tuple[Path, Any], trust: 
     calibration = json.loads(bundle.read("calibration.json"))
     assert calibration["consumed"] == calibration["samples"] == 350
     assert calibration["sample_sha256"] == open_dataset(TRAIN).hashes()
-    assert "350 calibration samples" in calibration["warnings"][0]
+    nobody, few = calibration["warnings"]
+    assert "nobody says whose the samples are" in nobody
+    assert few.startswith("350 calibration samples")
+    said = json.loads(bundle.read("report.json"))["warnings"]
+    assert "  1 is R-on-T PVC (n=53)," in said[0].splitlines()
     assert set(calibration["method_errors"]) == {"min-max", "percentile", "mse", "entropy"}
     best = min(calibration["method_errors"], key=calibration["method_errors"].__getitem__)
     assert calibration["method"] == best
@@ -636,7 +640,8 @@ def test_sabotaged_calibration_data_are_a_missed_gate_that_says_how(
     data = wanted(calibration=tmp_path / "bad.npz", validation=VALIDATION)
     done = convert(FLOAT, *data, "-o", tmp_path / "x.edgeclin")
     refused(done, 3, "1 gate missed", SABOTAGE[how])
-    assert ("quantising" in done.stderr) is (how == "labels turned"), "the rest before long work"
+    long = "quantising with ranges by min-max" in done.stderr
+    assert long is (how == "labels turned"), "the rest before long work"
     assert not (tmp_path / "x.edgeclin").exists()
 
 

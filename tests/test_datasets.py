@@ -66,7 +66,8 @@ def test_arrays_are_read_with_their_labels_and_groups(tmp_path: Path) -> None:
 
 
 def test_labels_and_groups_may_be_absent_and_other_arrays_are_left_alone(tmp_path: Path) -> None:
-    data = open_dataset(npz(tmp_path / "d.npz", X=X, notes=np.zeros(99)))
+    data = open_dataset(npz(tmp_path / "d.npz", X=X, notes=np.zeros(99), subject=X))
+    assert data.unread == ("notes", "subject")
     assert data.labels is None
     assert data.groups is None
     assert data.truth(["a", "b"]) is None
@@ -257,6 +258,7 @@ def test_a_table_gives_labels_groups_and_the_order(tmp_path: Path) -> None:
     content = images(tmp_path, "x/1.png", "x/2.png", "3.png")
     table(tmp_path, "group,file,label,notes\np2,3.png,sick,\np1,x/1.png,well,hello\n")
     data = open_dataset(tmp_path)
+    assert data.unread == ("notes",)
     assert data.labels == ("sick", "well")
     assert data.groups == ("p2", "p1")
     assert [sample.tobytes() for sample in data] == [content[2], content[0]]

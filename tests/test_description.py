@@ -181,6 +181,54 @@ def test_a_starter_for_a_real_model_describes_that_model(tmp_path: Path) -> None
     assert len(description.output.labels) == len(by_hand.output.labels)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ((64, 64, 3), "image"),
+        ((3, 64, 48), "image"),
+        ((28, 28, 1), "image"),
+        ((None, None, 3), "image"),
+        ((1, 1250, 1), "signal"),
+        ((1250, 12, 1), "signal"),
+        ((1, 5000, 12), "signal"),
+        ((140, 1), "signal"),
+    ],
+)
+def test_what_is_long_and_thin_is_guessed_to_be_a_signal(
+    shape: tuple[int | None, ...], kind: str
+) -> None:
+    text = starter("model", facts(inputs=(("x", shape),)))
+    assert f'kind = "{kind}"                  # FILL IN: a guess' in text
+    assert ('step = "decode"                  # FILL IN: a guess' in text) is (kind == "image")
+
+
+@pytest.mark.parametrize("axis", ["first", "last"])
+def test_an_output_that_is_a_map_is_guessed_to_be_a_segmentation(tmp_path: Path, axis: str) -> None:
+    told = facts(inputs=(("x", (48, 48, 1)),), outputs=2, activation="softmax", map=axis)
+    text = starter("model", told)
+    assert 'task = "segmentation"          # FILL IN: a guess; its output is a map' in text
+    described = load_description(written(tmp_path, text))
+    assert (described.task, described.metric.name) == (Task.SEGMENTATION, "dice")
+    assert described.output.axis == axis
+    assert len(described.output.labels) == 2
+    with pytest.raises(BadFile, match="answers with a map, not with a label; describe it"):
+        describe_or_guess(None, "model", told)
+
+
+def test_what_nobody_filled_in_is_refused_by_its_keys(tmp_path: Path) -> None:
+    text = starter("model", facts()).replace('"class 3"', '"FILL IN: which?"')
+    path = written(tmp_path, text)
+    with pytest.raises(BadFile) as refused:
+        describe_or_guess(path, "model", facts())
+    assert str(refused.value) == (
+        f"{path}: still says FILL IN in intended_use, output.labels[3], provenance.licence, "
+        "provenance.source; a person must say it"
+    )
+    filled = re.sub(r'= "FILL IN[^"]*"', '= "said"', starter("model", facts()))
+    assert "FILL IN" in filled, "in comments, which are nobody's description"
+    assert describe_or_guess(written(tmp_path, filled), "model", facts()).intended_use == "said"
+
+
 # Without a description
 
 
@@ -234,4 +282,4 @@ def test_a_starter_asks_where_outputs_may_stand_for_something_else(
 ) -> None:
     text = starter("model", facts(activation=activation, outputs=outputs))
     (line,) = [line for line in text.splitlines() if line.startswith("task = ")]
-    assert doubt in line if doubt else line == 'task = "classification"'
+    assert doubt in line if doubt else line.endswith("# FILL IN: a guess")

@@ -76,6 +76,16 @@ def alarms(report: DriftReport) -> set[str]:
 # -- the index ----------------------------------------------------------------------------------
 
 
+def test_confidences_that_noise_alone_tells_apart_are_in_one_bin() -> None:
+    generator = np.random.default_rng(3)
+    levels = np.repeat(np.linspace(0.6, 0.99, 7), 40)
+    noisy = [levels + generator.normal(size=len(levels)) * 1e-8 for _ in range(2)]
+    known = histogram("confidence", noisy[0], 1e-6)
+    assert [count for count in known.counts if count] == [40] * 7
+    here = np.bincount(np.searchsorted(known.edges, noisy[1]), minlength=len(known.counts))
+    assert here.tolist() == list(known.counts)
+
+
 def test_the_indices_are_those_of_a_plain_count() -> None:
     known = histogram("x", np.arange(100.0))
     assert known.counts == (10,) * 10

@@ -20,6 +20,7 @@ from edgeclin.gates.engines import (
     loss_gates,
     metric_gate,
 )
+from edgeclin.gates.gate import shown
 from edgeclin.gates.margins import DecisionMargins, LossMargins
 from edgeclin.gates.trial import Trial
 from edgeclin.manifest import Confidence, LabelThreshold
@@ -409,3 +410,11 @@ def test_outputs_that_stand_for_no_labels_are_refused() -> None:
         Answers.of(np.zeros((2, 4)), Task.CLASSIFICATION, OUTPUT)
     with pytest.raises(ValueError, match="7 values"):
         Answers.of(np.zeros((2, 7)), Task.SEGMENTATION, OUTPUT)
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [(1200.0, "1200"), (0.95249, "0.952"), (-0.00333, "-0.00333"), (3.4e38, "3.4e+38")],
+)
+def test_a_figure_of_thousands_is_printed_whole(figure: float, said: str) -> None:
+    assert shown(figure) == said

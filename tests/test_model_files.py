@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeclin.errors import BadFile, MissingExtra
 from edgeclin.model_files import ModelFacts, companions, fix_shape, read_model
+from edgeclin.model_files.facts import values_of
 
 DATA = Path(__file__).parent / "data"
 EDGE = (ECG / "edge.keras").read_bytes()
@@ -65,6 +66,48 @@ def test_a_sequential_model_is_told(tmp_path: Path) -> None:
     config = {"class_name": "Sequential", "config": {"layers": [INPUT, DENSE]}}
     path = keras_file(tmp_path / "m.keras", config)
     assert read_model(path) == ModelFacts("keras", (("beat", (140, 1)),), 5, "softmax")
+
+
+@pytest.mark.parametrize(
+    ("last", "outputs", "axis"),
+    [
+        (layer("Conv2D", "y", [48, 48, 8], filters=2, strides=[1, 1], padding="same"), 2, "last"),
+        (layer("Conv2D", "y", [48, 48, 8], filters=2, kernel_size=[1, 1], padding="valid"), 2,
+         "last"),
+        (layer("Conv2D", "y", [8, 8, 8], filters=2, kernel_size=[8, 8], padding="valid"), 2, None),
+        (layer("Softmax", "y", [48, 48, 3]), 3, "last"),
+        (layer("Softmax", "y", [3]), 3, None),
+        (layer("GlobalAveragePooling2D", "y", [6, 6, 4]), 4, None),
+        (layer("Dense", "y", [20, 7], units=3), 3, "last"),
+    ],
+)  # fmt: skip
+def test_a_keras_model_that_answers_with_a_map_is_told(
+    tmp_path: Path, last: dict[str, Any], outputs: int, axis: str | None
+) -> None:
+    facts = read_model(keras_file(tmp_path / "m.keras", functional(INPUT, last)))
+    assert (facts.outputs, facts.map) == (outputs, axis)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, (None, None)),
+        ((5,), (5, None)),
+        ((None,), (None, None)),
+        ((1, 1, 5), (5, None)),
+        ((5, 1, 1), (5, None)),
+        ((None, 5), (5, None)),
+        ((48, 48, 2), (2, "last")),
+        ((2, 48, 48), (2, "first")),
+        ((1, 48, 48), (1, "first")),
+        ((48, 48, 1), (1, "last")),
+        ((1250, 2), (2, "last")),
+    ],
+)
+def test_an_output_with_more_than_one_long_axis_is_a_map(
+    answer: tuple[int | None, ...] | None, told: tuple[int | None, str | None]
+) -> None:
+    assert values_of(answer) == told
 
 
 @pytest.mark.parametrize("listed", [[["b", 0, 0], ["a", 0, 0]], {"y": ["b", 0, 0], "x": ["a", 0]}])

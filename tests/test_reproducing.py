@@ -124,6 +124,30 @@ def test_a_plan_names_the_way_and_converts_nothing(keys: str, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"PVC", "supraventricular", "unclassified"]', '"PVC", "supraventricular"]',
+         "answers with 5 values, the description has 4 labels; mend output.labels"),
+        ('step = "zscore"', 'step = "decode"\ncolour = "rgb"',
+         "train.npz: sample 0: 140 values of float16, where the step `decode` takes an image's"),
+        ('intended_use = "', 'intended_use = "FILL IN: ', "still says FILL IN in intended_use;"),
+    ],
+)  # fmt: skip
+def test_a_plan_looks_at_the_first_sample_and_at_what_the_model_answers(
+    keys: str, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    text = (ECG / "edge.toml").read_text()
+    assert old in text
+    (tmp_path / "model.toml").write_text(text.replace(old, new))
+    done = invoke(
+        keys, FLOAT, "--profile", "cpu-x86_64", "--description", tmp_path / "model.toml",
+        "--calibration", TRAIN, "--validation", VALIDATION, "--dry-run",
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert words in done.stderr
+
+
 def test_a_plan_refuses_what_the_conversion_would_refuse(keys: str, tmp_path: Path) -> None:
     shutil.copy(TRAIN, tmp_path / "same.npz")
     done = invoke(

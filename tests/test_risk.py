@@ -19,7 +19,7 @@ from edgeclin.answered import share_of
 from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
-from edgeclin.description import Doubt, Task
+from edgeclin.description import Doubt, Task, Thresholds
 from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable
 from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
@@ -163,6 +163,19 @@ def test_what_nothing_is_found_in_is_in_doubt_and_chooses_nothing(
         measure_risk(runtime, judged, Doubt(max_error=0.3))
 
 
+@pytest.mark.parametrize("thresholds", ["one", "per-class"])
+def test_samples_that_break_no_promise_but_are_few_prove_nothing(
+    bundle: Bundle, judged: Dataset, thresholds: Thresholds
+) -> None:
+    doubt = Doubt(max_error=0.3, thresholds=thresholds)
+    confidence = measure_risk(Runtime(bundle), judged, doubt).confidence
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=confidence)
+    few = measure(Runtime(bundle), judged.subset([1, 2]))
+    assert few.error_bound > few.max_error
+    assert (few.outcome, few.broken) == ("too few to tell", ())
+    assert measure(Runtime(bundle), judged).outcome == "holds"
+
+
 def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
     bundle: Bundle, judged: Dataset
 ) -> None:
@@ -170,14 +183,14 @@ def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
     doubt = Doubt(max_error=0.3, thresholds="per-class")
     confidence = measure_risk(Runtime(bundle), judged, doubt).confidence
     bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=confidence)
-    assert measure(Runtime(bundle), judged).holds
+    assert measure(Runtime(bundle), judged).outcome == "holds"
     tight = tuple(
         msgspec.structs.replace(own, max_error=0.001 if own.coverage else 0.9)
         for own in confidence.by_label
     )
     changed = msgspec.structs.replace(confidence, by_label=tight, max_error=0.9)
     bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=changed)
-    assert not measure(Runtime(bundle), judged).holds
+    assert measure(Runtime(bundle), judged).outcome == "broken"
     (broken, *_) = measure(Runtime(bundle), judged).broken
     assert re.fullmatch(
         r"\d+\.\d\d% of the \d+ confident answers '.*' are wrong, more than the 0\.10% that the "
@@ -337,6 +350,15 @@ def test_the_new_bundle_is_signed_and_decides_by_the_new_threshold(
     assert made.digest != bundle.digest
     for name in bundle.manifest.files:
         assert made.read(name) == bundle.read(name)
+
+
+def test_the_engine_is_named_and_the_curve_has_a_line_for_each_threshold_in_print(
+    command: Command,
+) -> None:
+    first, *lines = command().stdout.splitlines()
+    assert first.startswith("measured with fake")
+    curve = [line.split()[0] for line in lines if re.match(r"[01]\.\d{4} ", line)]
+    assert len(curve) == len(set(curve)) > 3
 
 
 def test_nothing_is_written_over_nor_for_a_risk_that_cannot_be_kept(command: Command) -> None:

@@ -248,6 +248,26 @@ def test_run_takes_a_shadow_and_says_at_its_end_how_far_it_agreed(
     assert f", n = {shadow['compared']}" in done.output
 
 
+def test_run_refuses_a_shadow_for_another_use_as_it_starts(
+    tmp_path: Path, manifest_and_files: tuple[Manifest, dict[str, bytes]], bundle_path: Path
+) -> None:
+    manifest, files = manifest_and_files
+    (spec,) = manifest.inputs
+    other = replace(manifest, inputs=(replace(spec, sampling_hz=999.0),))
+    shadow = write_bundle(tmp_path / "other.edgeclin", other, files, None)
+    config = tmp_path / "device.toml"
+    config.write_text(
+        f'schema = 1\nsite = "s"\ndevice = "d"\nbundle = "{bundle_path}"\nsource = "-"\n'
+        f'[queue]\npath = "{tmp_path / "queue.sqlite"}"\n'
+    )
+    command = ["run", "--config", str(config), "--shadow", str(shadow), "--allow-unsigned"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    assert "its sampling_hz is 999.0, that of the bundle that answers" in done.stderr
+    assert "a shadow must be for the same use: name another bundle" in done.stderr
+    assert "restart" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -613,6 +613,11 @@ def test_another_shape_is_refused_and_both_are_named(shape: tuple[int, ...]) -> 
         prepare((140, 1))(np.zeros(shape))
 
 
+def test_where_a_model_takes_one_lead_of_several_the_step_is_named() -> None:
+    with pytest.raises(BadInput, match=r"; the step `leads` takes one of these 2 in model\.toml"):
+        prepare((1, 140, 1))(np.zeros((140, 2)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "preprocessing",

@@ -148,7 +148,7 @@ def test_what_is_still_being_written_is_not_looked_into(
         ("gone", "fake.edgeclin"),
         ("other input", "sampling_hz"),
         ("other windows", "restart the service"),
-        ("other task", "its task is segmentation"),
+        ("other task", "answers classification; the bundle's task is segmentation"),
         ("no engine", "no-such-engine"),
     ],
 )

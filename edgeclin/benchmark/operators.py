@@ -9,7 +9,10 @@ import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,19 +29,24 @@ _TABLE = "Operator-wise Profiling Info for Regular Benchmark Runs:"
 
 
 class Operator(Record, frozen=True):
-    """One operator's part of a run: milliseconds in the mean, and its share of all operators."""
+    """One operator's part of a run: milliseconds, and its share of all operators."""
 
     name: str
     kind: str
-    mean_ms: float
+    ms: float
     share: float
 
 
 class Profiled(Record, frozen=True):
-    """All operators, the slowest first, and what measured them. Measuring takes time itself."""
+    """All operators, the slowest first, and what measured them. Measuring takes time itself.
+
+    Attributes:
+        statistic: of the runs, which `ms` is. A few slow runs make a mean another one's.
+    """
 
     tool: str
     runs: int
+    statistic: Literal["median", "mean"]
     operators: tuple[Operator, ...]
 
 
@@ -72,13 +80,19 @@ def _by_onnxruntime(model: bytes, sample: np.ndarray, threads: int) -> Profiled:
         for _ in range(RUNS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_bytes())
-    spent: dict[tuple[str, str], float] = defaultdict(float)
+    return _ordered("ONNX Runtime's profiler", "median", read_events(events))
+
+
+def read_events(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
+    """Name, kind and median milliseconds a run of each operator, from ONNX Runtime's events of
+    `RUNS` runs; one in a loop has several in each."""
+    spent: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             kind = str(event["args"].get("op_name", "?"))
-            spent[name.removesuffix("_kernel_time"), kind] += event["dur"] / 1000 / RUNS
-    return _ordered("ONNX Runtime's profiler", [(*key, value) for key, value in spent.items()])
+            spent[name.removesuffix("_kernel_time"), kind].append(event["dur"] / 1000)
+    return [(*key, median(took) * len(took) / RUNS) for key, took in spent.items()]
 
 
 def find_benchmark_model() -> str | None:
@@ -110,7 +124,7 @@ def _by_benchmark_model(model: bytes, threads: int) -> Profiled:
     rows = read_table(done.stdout)
     if not rows:
         raise EngineUnavailable(f"{program} printed no profile (exit {done.returncode})")
-    return _ordered(f"benchmark_model ({program})", rows)
+    return _ordered(f"benchmark_model ({program})", "mean", rows)
 
 
 def read_table(text: str) -> list[tuple[str, str, float]]:
@@ -123,7 +137,9 @@ def read_table(text: str) -> list[tuple[str, str, float]]:
     return [(row["name"], row["kind"], float(row["mean"]) * int(row["times"])) for row in rows]
 
 
-def _ordered(tool: str, rows: list[tuple[str, str, float]]) -> Profiled:
+def _ordered(
+    tool: str, statistic: Literal["median", "mean"], rows: list[tuple[str, str, float]]
+) -> Profiled:
     total = sum(spent for _, _, spent in rows) or 1.0
     operators = [Operator(name, kind, spent, spent / total) for name, kind, spent in rows]
-    return Profiled(tool, RUNS, tuple(sorted(operators, key=lambda one: -one.mean_ms)))
+    return Profiled(tool, RUNS, statistic, tuple(sorted(operators, key=lambda one: -one.ms)))

@@ -203,11 +203,12 @@ def _print(report: Report) -> None:
         click.echo(sentence)
     if not isinstance(report.operators, str):
         operators = [
-            (one.name, one.kind, f"{one.mean_ms:.4f}", f"{one.share:.1%}")
+            (one.name, one.kind, f"{one.ms:.4f}", f"{one.share:.1%}")
             for one in report.operators.operators[:10]
         ]
         click.echo()
-        print_table(("slowest operators", "kind", "ms", "share"), operators)
+        ms = f"{report.operators.statistic} ms (n={report.operators.runs})"
+        print_table(("slowest operators", "kind", ms, "share"), operators)
     for warning in report.warnings:
         click.echo(f"warning: {warning}")
     if report.unsigned:

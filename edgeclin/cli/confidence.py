@@ -124,11 +124,12 @@ def confidence(
 
 
 def _print(risk: Risk, output: Output) -> None:
+    last = {f"{point.threshold:.4f}": point for point in risk.curve}
     rows = [
-        (f"{point.threshold:.4f}", f"{point.coverage:.1%}", f"{point.error:.2%}",
-         f"{point.error_bound:.2%}")
-        for point in risk.curve
-    ]  # fmt: skip
+        (threshold, f"{point.coverage:.1%}", f"{point.error:.2%}", f"{point.error_bound:.2%}")
+        for threshold, point in last.items()
+    ]
+    click.echo(f"measured with {risk.engine}")
     print_table(("threshold", "coverage", "error", "bound (95 %, alone)"), rows)
     head = ("samples", "confident", "wrong of these", "findings found", "confidently missed")
     print_table(

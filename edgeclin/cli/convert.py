@@ -113,7 +113,11 @@ def describe(model: Path, output: Path | None, input_shape: tuple[int, ...] | No
     type=FILE,
     help="Write the bundle's report.html here too, even when a gate was missed.",
 )
-@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, convert nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check model, description, data and tools, print the plan, convert nothing.",
+)
 @click.option(
     "--reproduce",
     type=FILE,

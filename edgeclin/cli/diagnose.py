@@ -67,9 +67,10 @@ def diagnose(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what INT8 does to each layer of MODEL, which of them break it, and what to do.
+    """Say what INT8 does to each layer of MODEL.
 
-    Writes no bundle. Exit 3 when an engine misses its gates even with layers in float.
+    Which of them break the engine, and what to do. Writes no bundle. Exit 3 when an engine misses
+    its gates even with layers in float.
     """
     from edgeclin.convert import Conversion, examine
     from edgeclin.datasets import open_dataset

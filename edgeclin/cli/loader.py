@@ -57,17 +57,24 @@ class Loader:
             rehearse(bundle, self.threads)
         return self.load(bundle)
 
-    def load_shadow(self, path: Path, beside: Bundle) -> Runtime:
-        """A runtime of a second bundle, in a process of its own whatever the first one's is.
+    def open_shadow(self, path: Path, beside: Bundle) -> Bundle:
+        """A second bundle.
 
         Raises:
             BadBundle: it is for another use than the bundle `beside`.
         """
-        from edgeclin.config import IsolationConfig
-        from edgeclin.runtime import Runtime
         from edgeclin.swap import require_same_use
 
         bundle = open_bundle(path, self.trust, self.allow_unsigned)
-        require_same_use(bundle, beside)
+        require_same_use(bundle, beside, "a shadow must be for the same use: name another bundle")
+        return bundle
+
+    def load_shadow(self, path: Path, beside: Bundle) -> Runtime:
+        """A runtime of a second bundle, in a process of its own whatever the first one's is; raises
+        as `open_shadow`."""
+        from edgeclin.config import IsolationConfig
+        from edgeclin.runtime import Runtime
+
+        bundle = self.open_shadow(path, beside)
         isolation = self.isolation or IsolationConfig()
         return Runtime(bundle, threads=self.threads, isolation=isolation)

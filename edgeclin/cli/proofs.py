@@ -80,12 +80,14 @@ def _print_comparison(done: Sequence[Done]) -> None:
 
 def print_gates(gates: Sequence[Gate]) -> None:
     """A table of gates."""
+    from edgeclin.gates.gate import shown
+
     rows = [
         (
             gate.stage,
             gate.name,
-            f"{gate.value:.3g}",
-            f"[{gate.low:.3g}, {gate.high:.3g}]",
+            shown(gate.value),
+            f"[{shown(gate.low)}, {shown(gate.high)}]",
             f"{gate.rule} {gate.limit:g}",
             gate.n if gate.n >= gate.least else f"{gate.n}, needs {gate.least}",
             "passed" if gate.passed else "MISSED",

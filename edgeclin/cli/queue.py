@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def queue() -> None:
-    """What this device keeps for the cloud: look at it, carry it away, mend it, give it up."""
+    """What this device keeps for the cloud.
+
+    Look at it, carry it away, mend it, give it up.
+    """
 
 
 @queue.command()

@@ -120,7 +120,10 @@ def run(
         raise BadFile(shadow, "not there", "name a bundle with --shadow")
 
     seen = mark(path)
-    runtime = loader.load(loader.open())
+    first = loader.open()
+    if shadow is not None:
+        loader.open_shadow(shadow, first)
+    runtime = loader.load(first)
     origins = open_sources(where, runtime, rate, live)
     sources: list[Source] = [*origins]
     waits = http is None and not any(origin.live for origin in origins)

@@ -151,12 +151,21 @@ def prepare(dataset: Dataset, preprocess: Preprocess, path: Path) -> np.ndarray:
     """
     with path.open("wb") as file:
         begin_rows(file, len(dataset), preprocess.shape)
-        for index, sample in enumerate(dataset):
-            try:
-                file.write(preprocess(sample).tobytes())
-            except BadInput as exc:
-                raise BadFile(dataset.path, f"{dataset.place(index)}: {exc}") from exc
+        for index in range(len(dataset)):
+            file.write(prepare_one(dataset, index, preprocess).tobytes())
     return np.load(path, mmap_mode="r")
+
+
+def prepare_one(dataset: Dataset, index: int, preprocess: Preprocess) -> np.ndarray:
+    """One sample as the engine takes it, float32.
+
+    Raises:
+        BadFile: it cannot be prepared; names its index.
+    """
+    try:
+        return preprocess(dataset[index])
+    except BadInput as exc:
+        raise BadFile(dataset.path, f"{dataset.place(index)}: {exc}") from exc
 
 
 def record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,16 @@ def of_validation(calibration: Dataset, validation: Dataset, repeats: int) -> It
         )
     if repeats:
         yield f"{repeats} validation samples are exact repeats of others: they prove nothing more"
+    for dataset in (calibration, validation):
+        if dataset.unread:
+            listed = ", ".join(f"`{name}`" for name in dataset.unread[:_LISTED])
+            yield f"of {dataset.name} nobody reads {listed}; patients or subjects are `group`"
+    if not any(data.groups or data.recordings for data in (calibration, validation)):
+        yield (
+            "nobody says whose the samples are (`group`): whether calibration and validation share "
+            "patients was not checked, and many samples of few people prove less than their number "
+            "does"
+        )
     together = len(set(validation.groups or validation.recordings or ()))
     if 0 < together < FEW_GROUPS:
         what = "groups" if validation.groups else "recordings"
@@ -104,6 +114,21 @@ def of_validation(calibration: Dataset, validation: Dataset, repeats: int) -> It
         yield (
             f"calibration and validation share {len(shared)} groups, such as {shared[0]!r}: the "
             "figures flatter the engine"
+        )
+
+
+def of_labels(validation: Dataset, labels: Sequence[str]) -> Iterator[str]:
+    """About labels that are numbers: no gate can tell whether the names are in the outputs' order,
+    for the names were not compared with anything."""
+    numbered = validation.numbered(labels)
+    if numbered:
+        listed = [f"{y} is {name} (n={n})" for y, (name, n) in list(numbered.items())[:_LISTED]]
+        if len(numbered) > _LISTED:
+            listed.append(f"and {len(numbered) - _LISTED} more")
+        yield (
+            f"the labels of {validation.name} are numbers, so that no gate saw whether "
+            "output.labels is in the order of the model's outputs: compare this yourself, or give "
+            "names\n  " + ",\n  ".join(listed)
         )
 
 

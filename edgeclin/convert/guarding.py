@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from edgeclin.confidence import probabilities
+from edgeclin.confidence import TIE, probabilities
 from edgeclin.convert.judging import Judge
 from edgeclin.datasets import Dataset
 from edgeclin.description import Task
@@ -75,7 +75,7 @@ def guarded(
     ]
     found += [
         histogram("value", np.array(values, np.float64)[judged]),
-        histogram("confidence", scores.max(axis=1)[judged]),
+        histogram("confidence", scores.max(axis=1)[judged], TIE),
         label_histogram(scores.argmax(axis=1)[judged], scores.shape[1]),
     ]
     return Guarded(

@@ -18,7 +18,9 @@ from edgeclin.datasets import Dataset
 from edgeclin.description import Output, Task
 from edgeclin.errors import BadFile, EngineUnavailable
 from edgeclin.files import require_place_for_page
+from edgeclin.gates import Answers
 from edgeclin.model_files import ModelFacts, fix_shape, read_model
+from edgeclin.preprocess import Preprocess
 from edgeclin.toolchains import needed_by, require
 
 VERIFIED_TASKS = (Task.CLASSIFICATION, Task.SEGMENTATION)
@@ -72,6 +74,8 @@ def plan(job: Conversion) -> Plan:
         job.calibration, job.validation, job.description.inputs[0], job.allow_shared_groups
     )
     calibration, validation = unchanging(calibration), unchanging(validation)
+    for data in (calibration, validation):
+        calibrating.prepare_one(data, 0, Preprocess(job.description.inputs[0]))
     truths = [_truth(data, job) for data in (calibration, validation)]
     return Plan(facts, way, quantiser, calibration, validation, *truths)
 
@@ -112,3 +116,32 @@ def _check_fit(job: Conversion, facts: ModelFacts) -> None:
             f"takes the shape {list(shape or ())}, the description says {list(described)}",
             "mend inputs.shape in model.toml",
         )
+    if facts.map is not None and description.task is not Task.SEGMENTATION:
+        raise BadFile(
+            job.model,
+            f"answers with a map, model.toml describes the task {description.task.value}",
+            "set task to segmentation and metric.name to dice",
+        )
+    if facts.outputs is not None and description.task is Task.CLASSIFICATION:
+        check_values(job, facts.outputs)
+
+
+def check_values(job: Conversion, values: int) -> None:
+    """Refuse a model whose answer to one sample, of so many values, does not fit the description.
+
+    Raises:
+        BadFile: says what to mend.
+    """
+    described = job.description
+    try:
+        Answers.of(np.zeros((1, values), np.float32), described.task, described.output)
+    except ValueError as exc:
+        remedy = "mend output.labels in model.toml"
+        if described.task is Task.CLASSIFICATION:
+            remedy += "; where it answers for each place of a map, the task is segmentation"
+        raise BadFile(
+            job.model,
+            f"answers with {values} values, the description has {len(described.output.labels)} "
+            "labels",
+            remedy,
+        ) from exc

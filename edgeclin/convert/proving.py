@@ -19,7 +19,7 @@ from edgeclin.convert.guarding import Guarded, guarded
 from edgeclin.convert.job import Conversion
 from edgeclin.convert.judging import Judge, judge_calibration, judge_samples
 from edgeclin.convert.model_copies import copy_model, model_sha256
-from edgeclin.convert.planning import Plan
+from edgeclin.convert.planning import Plan, check_values
 from edgeclin.convert.quantising import Quantised, quantise
 from edgeclin.convert.stages import TITLE, Progress, Stage, Workshop
 from edgeclin.convert.tolerance import Kernels, between_kernels
@@ -90,6 +90,7 @@ class Proof:
         """All that somebody should know who relies on the engine."""
         labelled = self.judge.truth is not None
         return (
+            *cautions.of_labels(self.plan.validation, job.description.output.labels),
             *self.record.warnings,
             *cautions.of_gates(job.margins, job.description.metric, labelled),
             *cautions.of_judging(self.judge, self.proven.outputs, self.proven.confidence),
@@ -196,15 +197,8 @@ def _judge_samples(
 
 
 def _check_outputs(judge: Judge, job: Conversion) -> None:
-    try:
-        answers = judge.answers(judge.source)
-    except ValueError as exc:
-        raise BadFile(
-            job.model,
-            f"answers with {judge.source.shape[1]} values, the description has "
-            f"{len(job.description.output.labels)} labels",
-            "mend output.labels in model.toml",
-        ) from exc
+    check_values(job, judge.source.shape[1])
+    answers = judge.answers(judge.source)
     if not np.isfinite(judge.source).all():
         raise ConversionFailed(f"{job.model}: the source model's own outputs are not finite")
     if judge.truth is not None and judge.truth.shape != answers.decisions.shape:

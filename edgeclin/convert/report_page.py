@@ -11,6 +11,7 @@ from edgeclin.convert.diagnosis import Diagnosis
 from edgeclin.convert.layers import LOW_DB, Layer
 from edgeclin.convert.ranges import Range
 from edgeclin.convert.report import Comparison, Report
+from edgeclin.gates.gate import shown
 from edgeclin.pages import render
 from edgeclin.pages.drawing import BLUE, GREY, RED, figure, matrix, svg
 
@@ -37,6 +38,7 @@ def draw_report(
         "edgeclin.convert",
         "report.html",
         report=report,
+        shown=shown,
         missed=sum(not gate.passed for gate in report.gates),
         sentences=[
             *(gate.sentence for gate in report.gates if not gate.passed),

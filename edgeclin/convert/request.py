@@ -20,6 +20,8 @@ kinds, by what they make:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgeclin.errors import ConversionFailed
 from edgeclin.profiles import Profile
 from edgeclin.records import Record
@@ -43,6 +45,11 @@ class Request(Record, frozen=True):
     kept: tuple[str, ...] = ()
     """Tensors of the float model that operators go on computing in float."""
     engine: str = ""
+
+    @property
+    def method(self) -> str:
+        """How the ranges were chosen, which their file is named after."""
+        return Path(self.ranges).stem
 
 
 class Outcome(Record, frozen=True):

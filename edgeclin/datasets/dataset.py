@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ class Dataset:
         files: the file of each sample, as seen from `path`, where they are in files.
         label_maps: label indices of every pixel, int [n, height, width], in place of labels.
         left_out: recordings that are not among the samples because they hold no full window.
+        unread: names of arrays or columns beside these, which nobody reads.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Dataset:
     files: tuple[str, ...] | None = None
     label_maps: np.ndarray | None = None
     left_out: int = 0
+    unread: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,8 +86,7 @@ class Dataset:
             return self._mapped(self.label_maps, labels)
         if self.labels is None:
             return None
-        known = {label: index for index, label in enumerate(labels)}
-        known |= {str(index): index for index in range(len(labels)) if str(index) not in known}
+        known = _indices(labels) | {label: index for index, label in enumerate(labels)}
         strangers = sorted(set(self.labels) - set(known))
         if strangers:
             raise BadFile(
@@ -93,6 +95,16 @@ class Dataset:
                 "describe the labels in model.toml in the order of the model's outputs",
             )
         return np.array([known[label] for label in self.labels], dtype=np.int64)
+
+    def numbered(self, labels: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """The labels that only count as indices: each with the name that it stands for and how many
+        samples have it."""
+        counts = Counter(self.labels or ())
+        return {
+            number: (labels[index], counts[number])
+            for number, index in _indices(labels).items()
+            if number in counts and number not in labels
+        }
 
     def _mapped(self, maps: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         low, high = int(maps.min()), int(maps.max())
@@ -158,6 +170,10 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.samples[self.indices[index]]
+
+
+def _indices(labels: Sequence[str]) -> dict[str, int]:
+    return {str(index): index for index in range(len(labels))}
 
 
 def sample_hash(sample: np.ndarray) -> str:

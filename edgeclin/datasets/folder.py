@@ -13,15 +13,16 @@ from edgeclin.errors import BadFile
 from edgeclin.files import require_file
 
 
-def rows_of(folder: Path) -> tuple[Reader, list[Row]]:
-    """The files of a folder in order, with what the folder says of them, and what reads them.
+def rows_of(folder: Path) -> tuple[Reader, list[Row], tuple[str, ...]]:
+    """What reads the files of a folder; these in order, with what the folder says of them; and the
+    columns of its table that are not read.
 
     Raises:
         BadFile: no such files, or files of several kinds.
     """
     if os.path.lexists(folder / TABLE):
-        rows = read_labels(folder)
-        return _one_kind(folder, (row.path for row in rows), notes=False), rows
+        rows, unread = read_labels(folder)
+        return _one_kind(folder, (row.path for row in rows), notes=False), rows, unread
     # Not `glob`, which leaves out without a word what it may not read.
     subfolders = [entry for entry in folder.iterdir() if entry.is_dir()]
     inner = sorted(file for subfolder in subfolders for file in _files(subfolder))
@@ -37,7 +38,7 @@ def rows_of(folder: Path) -> tuple[Reader, list[Row]]:
         )
     for file in (*inner, *beside):
         require_file(file)
-    return reader, [Row(file, file.parent.name) for file in inner] or list(map(Row, beside))
+    return reader, [Row(file, file.parent.name) for file in inner] or list(map(Row, beside)), ()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from edgeclin.errors import BadFile
 from edgeclin.files import require_file
 
 TABLE = "labels.csv"
+_READ = {"file", "label", "group", "start", "end"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,16 @@ class Row:
     end: int | None = None
 
 
-def read_labels(folder: Path) -> list[Row]:
-    """The rows of a folder's table: columns file and label, optional group, start and end.
+def read_labels(folder: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a folder's table (columns file and label, optional group, start and end), and the
+    names of its other columns.
 
     Raises:
         BadFile: not such a table, a file that is not in the folder, or a sample named twice.
     """
     table = folder / TABLE
     columns, cells = _cells(table)
-    wanted = {"file", "label", "group", "start", "end"} & columns
+    wanted = _READ & set(columns)
     rows: list[Row] = []
     seen: dict[tuple[Path, int | None, int | None], Row] = {}
     for number, cell in enumerate(cells, 1):
@@ -51,19 +53,19 @@ def read_labels(folder: Path) -> list[Row]:
             other = "" if first.label == row.label else " with another label"
             raise BadFile(table, f"row {number} names {cell['file']} again{other}")
         rows.append(row)
-    return rows
+    return rows, tuple(column for column in columns if column and column not in _READ)
 
 
-def _cells(table: Path) -> tuple[set[str], list[dict[str, str]]]:
+def _cells(table: Path) -> tuple[list[str], list[dict[str, str]]]:
     require_file(table)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
+            columns = list(reader.fieldnames or ())
             cells = list(reader)
     except (OSError, ValueError, csv.Error) as exc:
         raise BadFile(table, f"cannot be read as CSV in UTF-8 ({exc})") from exc
-    if not {"file", "label"} <= columns:
+    if not {"file", "label"} <= set(columns):
         raise BadFile(table, "needs the columns file and label (and may have group, start and end)")
     if not cells:
         raise BadFile(table, "has no rows")

@@ -13,6 +13,8 @@ import numpy as np
 from edgeclin.datasets.dataset import Dataset
 from edgeclin.errors import BadFile
 
+_READ = ("X", "y", "group")
+
 
 def open_npz(path: Path) -> Dataset:
     """The arrays of an `.npz` file.
@@ -22,7 +24,8 @@ def open_npz(path: Path) -> Dataset:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            present = [key for key in ("X", "y", "group") if key in arrays.files]
+            present = [key for key in _READ if key in arrays.files]
+            unread = tuple(key for key in arrays.files if key not in _READ)
             content = {key: _array(arrays[key]) for key in present}
     except Exception as exc:  # numpy has no one error for damage
         raise BadFile(path, "not an .npz file of plain arrays") from exc
@@ -39,7 +42,9 @@ def open_npz(path: Path) -> Dataset:
         if column.shape != (len(samples),):
             raise BadFile(path, f"{key} has the shape {column.shape}, X has {len(samples)} samples")
     named = {key: tuple(map(_text, column.tolist())) for key, column in columns.items()}
-    return Dataset(path, samples, named.get("y"), named.get("group"), label_maps=maps)
+    return Dataset(
+        path, samples, named.get("y"), named.get("group"), label_maps=maps, unread=unread
+    )
 
 
 def _label_maps(path: Path, content: dict[str, np.ndarray]) -> np.ndarray | None:

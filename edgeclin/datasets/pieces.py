@@ -42,8 +42,10 @@ class Pieces:
         return self.companions.get(piece.path, ())
 
 
-def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
-    """The data set at `path` that these rows make.
+def dataset_of(
+    path: Path, reader: Reader, rows: Sequence[Row], unread: tuple[str, ...] = ()
+) -> Dataset:
+    """The data set at `path` that these rows make, of a table whose columns `unread` are not read.
 
     Raises:
         BadFile: a file that is not what its name says, a stretch that it does not have, or
@@ -71,6 +73,7 @@ def dataset_of(path: Path, reader: Reader, rows: Sequence[Row]) -> Dataset:
         sampling_hz=recorder.sampling_hz,
         sampling_error=recorder.sampling_error,
         files=names,
+        unread=unread,
     )
 
 

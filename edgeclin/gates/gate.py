@@ -106,6 +106,11 @@ class Gate(Record, frozen=True):
         return f"{measured}: {self.hint}" if self.hint else measured
 
 
+def shown(figure: float) -> str:
+    """A figure of a gate in print: three digits, of thousands all."""
+    return f"{figure:.0f}" if 1000 <= abs(figure) < 1e6 else f"{figure:.3g}"
+
+
 def missed(gates: Sequence[Gate]) -> tuple[str, ...]:
     """The sentences of the gates that were missed."""
     return tuple(gate.sentence for gate in gates if not gate.passed)

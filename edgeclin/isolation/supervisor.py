@@ -225,7 +225,8 @@ class Supervisor:
             self._moved.clear()
             self.why, self.ready = "", True
             if self.restarts:
-                log.warning("%s answers again after %d restarts", self._name, self.restarts)
+                again = "restart" if self.restarts == 1 else "restarts"
+                log.warning("%s answers again after %d %s", self._name, self.restarts, again)
             return None
         self.why = str(problem)
         return problem

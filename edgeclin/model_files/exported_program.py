@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeclin.errors import BadFile
-from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, Shape
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, Shape, values_of
 from edgeclin.model_files.plain_program import plain_entries, program_of
 
 _FLOAT32 = 7
@@ -38,13 +38,13 @@ def read_exported_program(path: Path) -> ModelFacts:
         answer = graph["outputs"][-1]["as_tensor"]["name"]
         makers = [node for node in graph["nodes"] if answer in _made(node)]
         last = makers[-1]["target"] if makers else ""
-        width = _sizes(tensors[answer])[-1]
+        outputs, axis = values_of(tuple(_sizes(tensors[answer])[1:]))
         activation = _ACTIVATIONS.get(last)
     except BadFile:
         raise
     except (KeyError, IndexError, TypeError, AttributeError) as exc:
         raise BadFile(path, "an unusual exported program", CONVERTIBLE) from exc
-    return ModelFacts("torch_export", inputs, width, activation or "none")
+    return ModelFacts("torch_export", inputs, outputs, activation or "none", axis)
 
 
 def _made(node: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from edgeclin.errors import BadFile
 
@@ -15,6 +15,7 @@ CONVERTIBLE = (
 
 Shape = tuple["int | None", ...]
 """Without the batch axis; None is a dynamic axis."""
+Axis: TypeAlias = Literal["first", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,34 @@ class ModelFacts:
     """A model's source format, inputs (name and shape) and output.
 
     A shape is None where the file does not even tell its axes. `outputs` is the number of values
-    of the output's last axis, `activation` what it applies last; each is None where the file does
-    not say.
+    of the output, of a map at each of its places, `activation` what it applies last; each is None
+    where the file does not say. `map` is where a map's values stand for each place, as far as one
+    can tell; empty for one answer a sample.
     """
 
     source: str
     inputs: tuple[tuple[str, Shape | None], ...]
     outputs: int | None
     activation: Literal["none", "softmax", "sigmoid"] | None
+    map: Axis | None = None
+
+
+def values_of(answer: Shape | None) -> tuple[int | None, Axis | None]:
+    """How many values an output has (of a map at each place), and where they stand if it is a map:
+    more than one of its axes has a length.
+
+    Args:
+        answer: its shape, or None where the file does not tell.
+    """
+    if not answer:
+        return None, None
+    known = [size for size in answer if size is not None and size > 1]
+    if len(known) < 2:
+        return known[0] if known and None not in answer else answer[-1], None
+    first, last = answer[0], answer[-1]
+    if len(answer) > 2 and first is not None and (last is None or first < last):
+        return first, "first"
+    return last, "last"
 
 
 def fix_shape(path: Path, facts: ModelFacts, given: tuple[int, ...] | None) -> ModelFacts:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeclin.errors import BadFile, MissingExtra
-from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, Shape, values_of
 from edgeclin.model_files.keras_objects import refuse_own_code
 
 _KEEPS_WIDTH = {
@@ -71,7 +71,8 @@ def _facts(path: Path, model: dict[str, Any]) -> ModelFacts:
         for name in _ends(config, "input_layers", first=True)
     )
     last = layers[_ends(config, "output_layers", first=False)[0]]
-    return ModelFacts("keras", inputs, _width(last), _activation(last))
+    outputs, axis = values_of(_answer(last))
+    return ModelFacts("keras", inputs, outputs, _activation(last), axis)
 
 
 def _batch_shape(config: dict[str, Any]) -> list[int | None]:
@@ -90,16 +91,22 @@ def _ends(config: dict[str, Any], key: str, *, first: bool) -> list[str]:
     return [listed[0]] if isinstance(listed[0], str) else [entry[0] for entry in listed]
 
 
-def _width(layer: dict[str, Any]) -> int | None:
-    units = layer["config"].get("units") or layer["config"].get("filters")
-    if units is not None:
-        return int(units)
-    if layer["class_name"] not in _KEEPS_WIDTH:
-        return None
+def _answer(layer: dict[str, Any]) -> Shape | None:
+    """What a layer gives, without the batch; of axes that the file does not tell only the last."""
+    config, kind = layer["config"], layer["class_name"]
     try:
-        return int(layer["inbound_nodes"][0]["args"][0]["config"]["shape"][-1])
+        taken = tuple(layer["inbound_nodes"][0]["args"][0]["config"]["shape"][1:])
     except (KeyError, IndexError, TypeError):
+        taken = ()
+    units = config.get("units") or config.get("filters")
+    if units is None and kind not in _KEEPS_WIDTH:
         return None
+    width = taken[-1:] if units is None else (int(units),)
+    single, whole = (set(config.get(key) or [1]) == {1} for key in ("strides", "kernel_size"))
+    steady = single and (whole or config.get("padding") == "same")
+    if kind.startswith("Global") or not steady:
+        return width
+    return (*taken[:-1], *width)
 
 
 def _activation(layer: dict[str, Any]) -> Literal["none", "softmax", "sigmoid"] | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edgeclin.errors import BadFile, MissingExtra
 from edgeclin.files import require_file
-from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, Shape
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, Shape, values_of
 
 _QUANTISED = re.compile("[Qq]uantize|^QLinear|Integer|^Q(Gemm|Attention|MoE)$|NBits")
 """ONNX's operators that compute on integers of a scale, and those of ONNX Runtime."""
@@ -33,7 +33,8 @@ def read_onnx(path: Path) -> ModelFacts:
         inputs = tuple(
             (value.name, _shape(value)) for value in graph.input if value.name not in constants
         )
-        return ModelFacts("onnx", inputs, (_shape(graph.output[0]) or (None,))[-1], _last(graph))
+        outputs, axis = values_of(_shape(graph.output[0]))
+        return ModelFacts("onnx", inputs, outputs, _last(graph), axis)
     except BadFile:
         raise
     except Exception as exc:  # protobuf and onnx share no root

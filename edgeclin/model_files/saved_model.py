@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeclin.errors import BadFile, MissingExtra
-from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, values_of
 
 GRAPH = "saved_model.pb"
 SIGNATURE = "serving_default"
@@ -42,9 +42,9 @@ def read_saved_model(path: Path) -> ModelFacts:
         raise BadFile(path, f"has no signature {SIGNATURE} (there are: {names})", "export it so")
     signature = signatures[SIGNATURE]
     inputs = tuple((entry.key, _sizes(entry.value)[1:]) for entry in signature.inputs)
-    widths = [_sizes(entry.value)[-1:] for entry in signature.outputs]
-    width = widths[0][0] if widths and widths[0] else None
-    return ModelFacts("saved_model", inputs, width, None)
+    answers = [_sizes(entry.value)[1:] for entry in signature.outputs]
+    outputs, axis = values_of(answers[0] if answers else None)
+    return ModelFacts("saved_model", inputs, outputs, None, axis)
 
 
 def _sizes(tensor: Any) -> tuple[int | None, ...]:

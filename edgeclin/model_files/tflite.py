@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeclin.errors import BadFile, MissingExtra
-from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts
+from edgeclin.model_files.facts import CONVERTIBLE, ModelFacts, values_of
 
 _LAST: dict[str, Literal["softmax", "sigmoid"]] = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
@@ -48,4 +48,5 @@ def read_tflite(path: Path) -> ModelFacts:
             path, "leaves axes of its input open", "give the model that it was made from instead"
         )
     last = next((name for name in reversed(operators) if name != "DELEGATE"), "")
-    return ModelFacts("tflite", shapes, int(output["shape"][-1]), _LAST.get(last, "none"))
+    outputs, axis = values_of(tuple(map(int, output["shape"][1:])))
+    return ModelFacts("tflite", shapes, outputs, _LAST.get(last, "none"), axis)

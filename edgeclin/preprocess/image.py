@@ -28,10 +28,14 @@ def decode(value: np.ndarray, step: steps.Decode) -> np.ndarray:
     """
     if value.ndim >= 2:
         return value
+    if value.dtype != np.uint8:
+        raise BadInput(
+            f"{value.size} values of {value.dtype}, where the step `decode` takes an image's "
+            "bytes: in model.toml take that step out, and is `kind` right?"
+        )
     cv2 = opencv()
-    known = value.dtype == np.uint8 and value.size > 0
     try:
-        decoded = cv2.imdecode(value, cv2.IMREAD_COLOR) if known else None
+        decoded = cv2.imdecode(value, cv2.IMREAD_COLOR) if value.size else None
     except cv2.error as exc:
         raise BadInput(
             "an image that OpenCV refuses to decode, such as one of over "

@@ -180,7 +180,11 @@ class Preprocess:
 
     def _remedy(self, shape: tuple[int, ...]) -> str:
         first = (*shape[-1:], *shape[:-1])
-        return "; is the step `channels_first` missing?" if first == self.shape else ""
+        if first == self.shape:
+            return "; is the step `channels_first` missing?"
+        if len(shape) > 1 and _squeezed(shape[:-1]) == _squeezed(self.shape):
+            return f"; the step `leads` takes one of these {shape[-1]} in model.toml"
+        return ""
 
 
 def _native(value: np.ndarray) -> np.ndarray:
