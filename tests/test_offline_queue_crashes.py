@@ -471,6 +471,23 @@ def test_a_process_that_died_while_setting_aside_loses_nothing(
             assert logged <= {row.id for row in every_row(queue)}
 
 
+@pytest.mark.parametrize("renames", range(5))
+def test_a_process_that_died_while_setting_aside_leaves_the_payloads(
+    tmp_path: Path, make_result: MakeResult, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens a new queue sweeps those that have no row there."""
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        payload = queue.put(make_result(0, state=State.PROVISIONAL), noise(100_000)).id
+    path.write_bytes(b"damage" * 500)
+    with monkeypatch.context() as patch:
+        _dying_after(renames, patch)
+        with suppress(KeyboardInterrupt):
+            OfflineQueue(path)
+    OfflineQueue(path).close()
+    assert list(tmp_path.rglob(payload))
+
+
 @pytest.mark.parametrize("gone", ["emptied", "deleted"])
 def test_a_log_without_its_database_is_taken_over(
     tmp_path: Path, make_result: MakeResult, gone: str
@@ -571,6 +588,23 @@ def test_a_put_that_another_process_overtakes_with_setting_aside_is_not_called_s
     with OfflineQueue(path) as queue:
         there = {row.kind: row.id for row in every_row(queue)}
         assert queue.next_position("test.npz", BUNDLE) == len(there), "judged again, or there"
+
+
+@pytest.mark.parametrize("byte", [0x48, 0xC9])
+def test_a_damaged_description_of_a_table_is_set_aside_whatever_the_error_says(
+    tmp_path: Path, make_result: MakeResult, byte: int
+) -> None:
+    """SQLite's error names the word, which may be no text."""
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        identity = queue.put(make_result()).id
+    data = bytearray(path.read_bytes())
+    data[data.index(b"CREATE INDEX rows_by_tier") + len("CREATE ")] = byte
+    path.write_bytes(data)
+    with pytest.raises(QueueUnusable, match="salvage"):
+        look(path)
+    with OfflineQueue(path) as queue:
+        assert [row.id for row in every_row(queue)] == [identity]
 
 
 def test_an_empty_file_is_a_new_queue(tmp_path: Path, make_result: MakeResult) -> None:

@@ -188,7 +188,7 @@ def prepare(path: Path, keyring: Keyring) -> None:
             if was_there and not (path.exists() and path.stat().st_size):
                 log.error("ALARM: queue %s was deleted or emptied: a new one takes its place", path)
             _prepare(path)
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # of a damaged word it names
             if isinstance(exc, sqlite3.OperationalError) and not _tells_damage(path, exc):
                 raise
             why = " ".join(str(exc).split())

@@ -190,10 +190,9 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except QueueUnusable:
         raise
-    except (OSError, sqlite3.Error) as exc:
-        damaged = isinstance(exc, sqlite3.DatabaseError) and (
-            not isinstance(exc, sqlite3.OperationalError) or "no such" in str(exc)
-        )
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as exc:
+        passing = isinstance(exc, OSError | sqlite3.OperationalError)
+        damaged = not passing or "no such" in str(exc)
         hint = f"; {_SALVAGE}" if damaged else ""
         raise QueueUnusable(f"{path}: the queue cannot be read ({exc}){hint}") from exc
 
