@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from edgeclin.errors import BadFile
+from edgeclin.errors import BadFile, EdgeclinError
 
 _HEAD = 64
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -76,10 +76,12 @@ def writing(path: Path) -> Iterator[None]:
     """Say which target could not be written, and why, in one sentence.
 
     Raises:
-        BadFile: instead of an OSError from within the block.
+        BadFile: instead of an OSError from within the block; what is explained already stays.
     """
     try:
         yield
+    except EdgeclinError:
+        raise
     except OSError as exc:
         raise BadFile(path, f"cannot be written ({exc.strerror})") from exc
 

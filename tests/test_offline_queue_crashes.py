@@ -471,6 +471,23 @@ def test_a_process_that_died_while_setting_aside_loses_nothing(
             assert logged <= {row.id for row in every_row(queue)}
 
 
+@pytest.mark.parametrize("renames", range(5))
+def test_a_process_that_died_while_setting_aside_leaves_the_payloads(
+    tmp_path: Path, make_result: MakeResult, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens a new queue sweeps those that have no row there."""
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        payload = queue.put(make_result(0, state=State.PROVISIONAL), noise(100_000)).id
+    path.write_bytes(b"damage" * 500)
+    with monkeypatch.context() as patch:
+        _dying_after(renames, patch)
+        with suppress(KeyboardInterrupt):
+            OfflineQueue(path)
+    OfflineQueue(path).close()
+    assert list(tmp_path.rglob(payload))
+
+
 @pytest.mark.parametrize("gone", ["emptied", "deleted"])
 def test_a_log_without_its_database_is_taken_over(
     tmp_path: Path, make_result: MakeResult, gone: str
@@ -565,12 +582,29 @@ def test_a_put_that_another_process_overtakes_with_setting_aside_is_not_called_s
         OfflineQueue(path).close()
 
     monkeypatch.setattr(old._questions, "insert", overtaken)
-    with pytest.raises(QueueUnusable, match="another process has set this queue aside"):
+    with pytest.raises(QueueUnusable, match="another process has set it aside"):
         old.put(make_result(1, state=State.PROVISIONAL), noise(10), 60.0)
     old.close()
     with OfflineQueue(path) as queue:
         there = {row.kind: row.id for row in every_row(queue)}
         assert queue.next_position("test.npz", BUNDLE) == len(there), "judged again, or there"
+
+
+@pytest.mark.parametrize("byte", [0x48, 0xC9])
+def test_a_damaged_description_of_a_table_is_set_aside_whatever_the_error_says(
+    tmp_path: Path, make_result: MakeResult, byte: int
+) -> None:
+    """SQLite's error names the word, which may be no text."""
+    path = tmp_path / "q.db"
+    with OfflineQueue(path) as queue:
+        identity = queue.put(make_result()).id
+    data = bytearray(path.read_bytes())
+    data[data.index(b"CREATE INDEX rows_by_tier") + len("CREATE ")] = byte
+    path.write_bytes(data)
+    with pytest.raises(QueueUnusable, match="salvage"):
+        look(path)
+    with OfflineQueue(path) as queue:
+        assert [row.id for row in every_row(queue)] == [identity]
 
 
 def test_an_empty_file_is_a_new_queue(tmp_path: Path, make_result: MakeResult) -> None:
@@ -601,7 +635,7 @@ def test_a_damaged_log_costs_only_what_it_held(
         rows = every_row(queue)
         assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
         assert 1 <= len(rows) < 20
-        assert queue.epoch == epoch
+        assert (queue.epoch == epoch) is (damage == "half"), "garbage was not left by a power cut"
         assert queue.next_position("test.npz", BUNDLE) == len(rows)
 
 
@@ -618,6 +652,57 @@ def test_a_process_whose_queue_was_set_aside_stops_rather_than_put_where_nobody_
             with pytest.raises(QueueUnusable):
                 old.put(make_result(1))
             new.put(make_result(1))
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_a_log_that_is_deleted_under_a_process_costs_nothing(
+    tmp_path: Path, make_result: MakeResult, tier: Tier
+) -> None:
+    path = tmp_path / "q.db"
+    at_work = OfflineQueue(path, routine_sync_s=NEVER_S)
+    stored = {at_work.put(make_result(n, tier=tier)).id for n in range(20)}
+    Path(f"{path}-wal").unlink()
+    with pytest.raises(QueueUnusable, match="deleted or replaced its log"):
+        at_work.put(make_result(20, tier=tier))
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    with OfflineQueue(tmp_path / "killed/q.db") as queue:
+        assert stored <= {row.id for row in every_row(queue)}
+        assert queue.next_position("test.npz", BUNDLE) == 21, "it is there, and not judged again"
+    with pytest.raises(QueueUnusable, match="deleted or replaced its log"):
+        at_work.close()
+
+
+@pytest.mark.parametrize("gone", ["moved", "deleted"])
+def test_a_folder_that_goes_under_a_process_is_said_as_what_is_known(
+    tmp_path: Path, make_result: MakeResult, gone: str
+) -> None:
+    folder = tmp_path / "folder"
+    with OfflineQueue(folder / "q.db") as queue:
+        queue.put(make_result(0))
+        if gone == "moved":
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(folder)
+        with pytest.raises(QueueUnusable, match="or somebody moved or deleted it"):
+            queue.put(make_result(1))
+
+
+@pytest.mark.parametrize("gone", ["emptied", "deleted"])
+def test_a_queue_that_somebody_emptied_is_an_alarm(
+    tmp_path: Path, make_result: MakeResult, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "q.db"
+    OfflineQueue(path).close()
+    assert not caplog.messages
+    path.unlink()
+    if gone == "emptied":
+        path.touch()
+    OfflineQueue(path).close()
+    assert "ALARM: queue" in caplog.text
+    assert "was deleted or emptied" in caplog.text
+    caplog.clear()
+    OfflineQueue(path).close()
+    assert not caplog.messages
 
 
 def test_damage_that_shows_only_later_is_one_sentence(

@@ -189,7 +189,9 @@ def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
         connection.execute(
             "UPDATE rows SET id = CAST(x'f0' || substr(id, 2) AS TEXT) WHERE seq = 1"
         )
-        connection.execute("UPDATE rows SET body = CAST('{' || body AS BLOB) WHERE seq = 2")
+        connection.execute(
+            "UPDATE rows SET body = CAST('[' || substr(body, 2) AS BLOB) WHERE seq = 2"
+        )
     with OfflineQueue(ward.path) as queue:
         queue.put(make_result(3))
         assert [row.sound for row in queue.pending(Tier.ROUTINE)] == [False, False, True, True]
@@ -199,8 +201,50 @@ def test_a_row_that_the_disk_damaged_keeps_no_command_from_the_others(
     assert "final: normal (test.npz 2)" in listed[3]
     ward("export", "-o", tmp_path / "rows")
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
-    assert base64.b64decode(rows[1].pop("damaged")).startswith(b"{{")
+    assert base64.b64decode(rows[1].pop("damaged")).startswith(b'["')
     assert [row["body"] is None for row in rows] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("column", ["id", "kind", "body"])
+@pytest.mark.parametrize("kind", ["CAST({} AS BLOB)", "CAST({} AS TEXT)", "7", "x'ff00'"])
+def test_a_column_whose_type_is_damaged_keeps_no_command_from_the_others(
+    ward: Ward, make_result: MakeResult, tmp_path: Path, column: str, kind: str
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for at in range(3):
+            queue.put(make_result(at))
+    with closing(sqlite3.connect(ward.path)) as connection, connection:
+        connection.execute(f"UPDATE rows SET {column} = {kind.format(column)} WHERE seq = 2")
+    for command in (["list"], ["list", "--json"], ["export", "-o", tmp_path / "x.jsonl"]):
+        done = ward(*command)
+        assert done.exit_code == 0, done.output
+    assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_queue_that_cannot_be_read_is_said_so_by_each_command(
+    ward: Ward, make_result: MakeResult, tmp_path: Path
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result())
+    ward.path.write_bytes(b"damage" * 1000)
+    commands = (["status"], ["list"], ["export", "-o", tmp_path / "x.jsonl"])
+    done = [ward(*command) for command in commands]
+    assert [one.exit_code for one in done] == [4, 4, 4]
+    assert len({one.output for one in done}) == 1
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_what_was_lost_with_a_damaged_queue_is_an_alarm(
+    ward: Ward, make_result: MakeResult
+) -> None:
+    with OfflineQueue(ward.path) as queue:
+        for at in range(300):
+            queue.put(make_result(at))
+    whole = ward.path.read_bytes()
+    ward.path.write_bytes(whole[: len(whole) // 2])
+    OfflineQueue(ward.path).close()
+    assert "of 300 rows could be read" in ward("status").output
+    assert "of 300 rows could be read" in json.loads(ward("status", "--json").output)["damage"][0]
 
 
 @pytest.mark.parametrize("body", ["[1]", "1e5", '{"made_bt": 1}', '{"made_at": 1e300}', "null"])

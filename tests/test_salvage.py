@@ -6,9 +6,11 @@ import logging
 import random
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeclin import wire
-from edgeclin.offline_queue import OfflineQueue, Row, quarantine, schema
-from edgeclin.offline_queue.damaged import PAGE, DamagedDatabase
+from edgeclin.offline_queue import OfflineQueue, Row, look, quarantine, schema
+from edgeclin.offline_queue.damaged import DamagedDatabase
+from edgeclin.offline_queue.write_ahead_log import PAGE
 from edgeclin.records import Result, Review, State, Tier
 
 MakeResult = Callable[..., Result]
@@ -135,10 +138,11 @@ def test_what_is_only_in_the_log_is_taken_over_too(tmp_path: Path, make_result: 
         return {record.values[1] for record in records if len(record.values) == 5} & ids
 
     assert found(log) == ids
-    changed = bytearray(log)
-    changed[len(log) // 8] ^= 1
-    for part in (log[: len(log) // 8], bytes(changed)):
-        assert set() < found(part) < ids, "up to the last commit that is whole"
+    assert set() < found(log[: len(log) // 8]) < ids, "up to the last commit that is whole"
+    for at in (*range(0, 96, 5), *range(len(log) // 8, len(log) // 2, 9999)):
+        changed = bytearray(log)
+        changed[at] ^= 1
+        assert found(bytes(changed)) == ids, "also beyond a frame that is damaged"
 
 
 def test_a_process_that_dies_while_it_takes_over_is_carried_on(
@@ -342,6 +346,217 @@ def test_pages_that_lost_their_first_sector_are_counted(
         assert not fewer or damaged.unreadable
         lost += bool(fewer)
     assert lost > 10
+
+
+def leaves(data: bytes) -> list[int]:
+    """Where pages with results begin."""
+    starts = range(2 * PAGE, len(data), PAGE)
+    return [at for at in starts if data[at] == 0x0D and b'"bundle"' in data[at : at + PAGE]]
+
+
+def spoilt_by(path: Path, damage: Callable[[bytearray], None]) -> None:
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+
+
+def filled(path: Path, make_result: MakeResult, count: int = 120) -> set[str]:
+    with OfflineQueue(path) as queue:
+        return {queue.put(make_result(at)).id for at in range(count)}
+
+
+def report(path: Path) -> dict[str, Any]:
+    said = msgspec.json.decode(Path(f"{path}.corrupt-1/salvage.json").read_bytes())
+    return dict(said["taken_over"])
+
+
+@pytest.mark.parametrize("bit", [0, 3, 6])
+@pytest.mark.parametrize("at", range(0, 24, 3))
+def test_whatever_bit_of_the_head_of_a_page_is_flipped_no_row_goes_unsaid(
+    tmp_path: Path, make_result: MakeResult, at: int, bit: int
+) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result)
+
+    def flip(data: bytearray) -> None:
+        data[leaves(data)[3] + at] ^= 1 << bit
+
+    spoilt_by(path, flip)
+    with OfflineQueue(path) as queue:
+        lost = ids - {row.id for row in every_row(queue)}
+        assert not lost or queue.standing().damage
+
+
+@pytest.mark.parametrize("damage", ["kind of page", "count of cells"])
+def test_a_page_whose_head_is_damaged_is_read_all_the_same(
+    tmp_path: Path, make_result: MakeResult, damage: str
+) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result)
+
+    def flip(data: bytearray) -> None:
+        at = leaves(data)[3]
+        if damage == "kind of page":
+            data[at] = 0x05
+        else:
+            data[at + 4] = 4
+
+    spoilt_by(path, flip)
+    with OfflineQueue(path) as queue:
+        assert {row.id for row in every_row(queue)} == ids
+        assert Path(f"{path}.corrupt-1").exists()
+
+
+@pytest.mark.parametrize("damaged", ["id", "kind", "type of the id", "type of the kind", "tier"])
+def test_a_row_whose_body_is_whole_is_kept_whatever_else_of_it_is_damaged(
+    tmp_path: Path, make_result: MakeResult, damaged: str
+) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        change = {
+            "id": "id = replace(id, '-', 'x')",
+            "kind": "kind = 'sesult'",
+            "type of the id": "id = CAST(id AS BLOB)",
+            "type of the kind": "kind = CAST(kind AS BLOB)",
+            "tier": "tier = 77",
+        }[damaged]
+        connection.execute(f"UPDATE rows SET {change} WHERE seq = 50")
+    spoil(path)
+    with OfflineQueue(path) as queue:
+        rows = every_row(queue)
+        assert len(rows) == len(ids)
+        assert len(ids - {row.id for row in rows}) == (damaged == "id")
+        assert all(row.sound for row in rows)
+        queue.salvage()
+        assert every_row(queue) == rows, "once, under whatever id"
+
+
+def test_a_page_in_use_that_is_listed_as_free_is_read_and_what_was_deleted_is_not(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    filled(path, make_result, 600)
+    with OfflineQueue(path) as queue:
+        db = queue._database.connection
+        db.execute("PRAGMA secure_delete = OFF")
+        queue.remove(wire.Receipt(queue.epoch, ((1, 300),)))
+        ids = {row.id for row in every_row(queue)}
+
+    def enlist(data: bytearray) -> None:
+        trunk = (int.from_bytes(data[32:36], "big") - 1) * PAGE
+        count = int.from_bytes(data[trunk + 4 : trunk + 8], "big")
+        assert count > 5
+        in_use = leaves(data)[-2] // PAGE + 1
+        data[trunk + 8 : trunk + 12] = in_use.to_bytes(4, "big")
+
+    def unlist(data: bytearray) -> None:
+        data[32:36] = bytes(4)
+
+    whole = path.read_bytes()
+    for damage, most in ((enlist, 20), (unlist, 0)):
+        copy = tmp_path / damage.__name__
+        copy.write_bytes(whole)
+        Path(f"{copy}.open.lock").touch()
+        spoilt_by(copy, damage)
+        with OfflineQueue(copy) as queue:
+            found = {row.id for row in every_row(queue)}
+        assert found >= ids
+        assert len(found - ids) <= most, "of the page whose place was taken, at most"
+        assert Path(f"{copy}.corrupt-1").exists()
+
+
+def test_rows_that_could_not_be_read_are_an_alarm_until_the_folder_is_deleted(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    filled(path, make_result)
+
+    def destroy(data: bytearray) -> None:
+        at = leaves(data)[3]
+        data[at : at + PAGE] = bytes(PAGE)
+
+    spoilt_by(path, destroy)
+    with OfflineQueue(path) as queue:
+        kept = len(every_row(queue))
+        (alarm,) = queue.standing().damage
+        assert f"{kept} of 120 rows could be read, 1 pages" in alarm
+        shutil.rmtree(f"{path}.corrupt-1")
+        assert queue.standing().damage == ()
+
+
+def test_what_was_not_taken_over_is_an_alarm_until_it_is(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q"
+    filled(path, make_result)
+    with taken_over_late(path, monkeypatch) as queue:
+        assert "q.corrupt-1 was not taken over: `edgeclin queue salvage`" in str(look(path).damage)
+        queue.salvage()
+        assert "120 rows could be read, 2 pages" in str(look(path).damage), "its head, and a list"
+
+
+def test_a_report_that_is_damaged_is_made_again(tmp_path: Path, make_result: MakeResult) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result, 5)
+    spoil(path)
+    OfflineQueue(path).close()
+    for said in ('{"attempts": "x"}', '{"attempts": -1}', "[1]", ""):
+        Path(f"{path}.corrupt-1/salvage.json").write_text(said)
+        with OfflineQueue(path) as queue:
+            assert {row.id for row in every_row(queue)} == ids
+        assert report(path)["read"] == 5
+
+
+def test_two_salvages_at_once_take_over_nothing_twice(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result, 3000)
+    with taken_over_late(path, monkeypatch) as one, OfflineQueue(path) as other:
+        one.remove(wire.Receipt(one.epoch, ((1, 3000),)))
+        threads = [threading.Thread(target=queue.salvage) for queue in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rows = every_row(one)
+        assert sorted(row.id for row in rows) == sorted(ids)
+
+
+def test_a_number_that_is_none_is_replaced_so_that_its_row_is_sent(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    ids = filled(path, make_result, 5)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE rows SET seq = 0 WHERE seq = 2")
+        connection.execute("UPDATE rows SET seq = -7 WHERE seq = 3")
+        connection.execute("UPDATE rows SET seq = 1 << 60 WHERE seq = 4")
+    spoil(path)
+    with OfflineQueue(path) as queue:
+        rows = every_row(queue)
+        assert {row.id for row in rows} == ids
+        assert all(0 < row.seq < 10 for row in rows)
+
+
+def test_a_record_that_nothing_can_be_made_of_keeps_back_no_other(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path) as queue:
+        ids = {queue.put(make_result(at)).id for at in range(20)}
+        body = make_result((1 << 63) - 2)
+        ids.add(queue.put(body).id)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        change = "CAST(replace(CAST(body AS TEXT), '5806,', '5807,') AS BLOB)"
+        assert connection.execute(f"UPDATE rows SET body = {change} WHERE seq = 21").rowcount
+        connection.execute("UPDATE rows SET body = CAST('x' || body AS BLOB) WHERE seq = 1")
+    spoil(path)
+    with OfflineQueue(path) as queue:
+        assert len({row.id for row in every_row(queue)} & ids) == 20
+        assert queue.next_position("test.npz", BUNDLE) >= 20
+    assert report(path)["unreadable"] == 1 + 2, "a record, the first page, and its list"
 
 
 @pytest.fixture(scope="module")

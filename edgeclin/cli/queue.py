@@ -45,7 +45,8 @@ def status(config_path: Path, as_json: bool) -> None:
     path = Path(config.queue.path)
     keyring = keyring_at_hand(config)
     standing, now = look(path, keyring or NO_KEYS), time.time()
-    alarms = [standing.urgent_alarm(config.queue.urgent_alarm_s, now), standing.refusal_alarm()]
+    late = standing.urgent_alarm(config.queue.urgent_alarm_s, now)
+    alarms = [late, standing.refusal_alarm(), *standing.damage]
     if keyring is not None:
         alarms.append(standing.absent_alarm())
     notices = Notices(path)

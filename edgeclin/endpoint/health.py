@@ -130,7 +130,12 @@ class Watch:
                 standing.oldest_s(now),
             )
             late = standing.urgent_alarm(self._config.queue.urgent_alarm_s, now)
-            alarms = (late, standing.refusal_alarm(), standing.absent_alarm())
+            alarms = (
+                late,
+                standing.refusal_alarm(),
+                standing.absent_alarm(),
+                *standing.damage,
+            )
             self._alarms = [one for one in alarms if one]
             self._problem = ""
             self._look_for_room(full_at, used)

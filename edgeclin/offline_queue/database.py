@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeclin.errors import QueueFull, QueueUnusable
@@ -47,7 +47,7 @@ class Database:
     """
 
     def __init__(self, path: Path, routine_sync_s: float, keyring: Keyring) -> None:
-        self.path, self._name = path, str(path)
+        self.path, self._name, self._log_name = path, str(path), f"{path}-wal"
         self._routine_sync_s = routine_sync_s
         self._lock = threading.RLock()
         self._dirty: dict[Tier, float] = {}
@@ -61,6 +61,8 @@ class Database:
             self.connection.text_factory = damaged_text
             self._inode = path.stat().st_ino
             self._execute("PRAGMA journal_mode = WAL")
+            self._execute("PRAGMA user_version")  # opens the log
+            self._log_inode = _inode(self._log_name)
         except QueueUnusable:
             raise
         except (OSError, sqlite3.Error) as exc:
@@ -92,6 +94,7 @@ class Database:
                 yield db
                 db.execute("COMMIT")
                 self._check_in_place()  # Again: it may have been set aside meanwhile.
+                self._check_log()
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -147,11 +150,12 @@ class Database:
         """
         due = dict(self._dirty)
         self._dirty.clear()
+        if _inode(self._name) != self._inode:
+            return  # Whoever set it aside takes over what it holds.
         try:
-            with Path(f"{self.path}-wal").open("rb") as log_file:
+            self._check_log()
+            with Path(self._log_name).open("rb") as log_file:
                 os.fdatasync(log_file.fileno())
-        except FileNotFoundError:
-            return
         except OSError:
             self._dirty.update(due)
             raise
@@ -162,11 +166,15 @@ class Database:
         Raises:
             QueueUnusable: the disk failed, so that a power cut may take what was stored last.
         """
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._flusher.join()
         with self._lock:
             try:
                 self.flush()
+            except QueueUnusable:
+                raise
             except OSError as exc:
                 raise QueueUnusable(
                     f"{self.path}: what was stored last is not safe from a power cut "
@@ -203,13 +211,20 @@ class Database:
             raise QueueUnusable(f"{self.path}: {exc}") from exc
 
     def _check_in_place(self) -> None:
-        """Refuse to write into a file that another process has set aside: nobody would read it."""
-        try:
-            here = os.stat(self._name).st_ino  # noqa: PTH116  half the time of Path's, each `put`
-        except FileNotFoundError:
-            here = None
-        if here != self._inode:
-            raise QueueUnusable(f"{self.path}: another process has set this queue aside")
+        """Refuse to write into a file that is not at its place: nobody would read it."""
+        if _inode(self._name) != self._inode:
+            raise QueueUnusable(
+                f"{self.path}: the file in use is not there any more: another process has set it "
+                "aside as damaged, or somebody moved or deleted it; start again"
+            )
+
+    def _check_log(self) -> None:
+        """Refuse to call stored what is in a log that nobody will find. What it holds goes into the
+        database, so that nothing of it is lost."""
+        if _inode(self._log_name) != self._log_inode:
+            with self._lock, suppress(sqlite3.Error):
+                self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            raise QueueUnusable(f"{self.path}: somebody deleted or replaced its log; start again")
 
     def _flush_in_time(self) -> None:
         bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
@@ -222,6 +237,13 @@ class Database:
                     self.flush()
                 except OSError as exc:
                     log.error("ALARM: %s cannot be made safe from a power cut: %s", self.path, exc)
+
+
+def _inode(name: str) -> int | None:
+    try:
+        return os.stat(name).st_ino  # noqa: PTH116  half the time of Path's, each `put`
+    except FileNotFoundError:
+        return None
 
 
 def _is_disk_full(exc: Exception) -> bool:

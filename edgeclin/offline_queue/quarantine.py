@@ -8,7 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
 
@@ -18,11 +18,23 @@ from edgeclin.offline_queue.salvage import Salvaged, salvage
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = ("", "-wal", "-shm", ".payloads")
-"""Of what belongs together. The database goes first: without it, whoever opens the queue next sees
-that the rest has been left."""
+SUFFIXES = (".payloads", "", "-wal", "-shm")
+"""Of what belongs together. The payloads go first, for whoever opens a new queue sweeps them; then
+the database: without it, whoever opens the queue next sees that its log has been left."""
 _REPORT = "salvage.json"
 _ATTEMPTS = 3
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """What is known of taking over a damaged queue.
+
+    Attributes:
+        attempts: that were begun and did not end.
+        taken_over: None where it was not done yet.
+    """
+
+    attempts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    taken_over: Salvaged | None = None
 
 
 def set_aside(path: Path) -> Path:
@@ -61,7 +73,7 @@ def take_over(folder: Path, path: Path, keyring: Keyring) -> Salvaged:
     """
     with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
         found = salvage(folder / path.name, db, time.time(), keyring)
-    _write_down(folder, attempts=0, taken_over=found)
+    _write_down(folder, _Report(taken_over=found))
     return found
 
 
@@ -70,19 +82,30 @@ def take_over_all(path: Path, keyring: Keyring) -> None:
     process that is killed meanwhile tries again at its next start, `_ATTEMPTS` times in all."""
     for folder in damaged_queues(path):
         try:
-            said = _written_down(folder)
-            if said.get("taken_over") is not None:
+            report = _written_down(folder)
+            if report.taken_over is not None:
                 continue
-            attempts = int(said.get("attempts", 0))
-            if attempts == _ATTEMPTS:
+            if report.attempts >= _ATTEMPTS:
                 log.error("ALARM: %s was not taken over: `edgeclin queue salvage` does it", folder)
                 continue
-            _write_down(folder, attempts=attempts + 1, taken_over=None)
+            _write_down(folder, _Report(attempts=report.attempts + 1))
             found = take_over(folder, path, keyring)
         except Exception as exc:  # of memory too: the device must start
             log.error("ALARM: %s was not taken over, or not all: %r", folder, exc)
         else:
             log.error("taken over of %s: %s", folder, found)
+
+
+def damage_alarms(path: Path) -> tuple[str, ...]:
+    """What was not taken over of the damaged queues of the one at `path`, each in a sentence."""
+    alarms = []
+    for folder in damaged_queues(path):
+        report = _written_down(folder)
+        if report.taken_over is None:
+            alarms.append(f"{folder} was not taken over: `edgeclin queue salvage` does it")
+        elif lost := report.taken_over.lost:
+            alarms.append(f"of {folder} {lost}; delete it once nobody needs it any more")
+    return tuple(alarms)
 
 
 def _numbers(path: Path) -> list[int]:
@@ -91,13 +114,12 @@ def _numbers(path: Path) -> list[int]:
     return [int(match[1]) for match in found if match]
 
 
-def _written_down(folder: Path) -> dict[str, Any]:
+def _written_down(folder: Path) -> _Report:
     try:
-        return msgspec.json.decode((folder / _REPORT).read_bytes(), type=dict[str, Any])
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-        return {}
+        return msgspec.json.decode((folder / _REPORT).read_bytes(), type=_Report)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return _Report()
 
 
-def _write_down(folder: Path, *, attempts: int, taken_over: Salvaged | None) -> None:
-    said = msgspec.json.encode({"attempts": attempts, "taken_over": taken_over})
-    write_atomic(folder / _REPORT, msgspec.json.format(said))
+def _write_down(folder: Path, report: _Report) -> None:
+    write_atomic(folder / _REPORT, msgspec.json.format(msgspec.json.encode(report)))

@@ -31,7 +31,7 @@ from edgeclin.offline_queue.questions import Question, Questions
 from edgeclin.offline_queue.rekeying import Rekeyed, Rekeying
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
 from edgeclin.offline_queue.salvage import Salvaged
-from edgeclin.offline_queue.schema import real_path
+from edgeclin.offline_queue.schema import opening, real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
 from edgeclin.records import Drop, Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
@@ -290,7 +290,7 @@ class OfflineQueue:
 
     def standing(self) -> Standing:
         """What waits now."""
-        return standing(self._database.all, self._keyring)
+        return standing(self._database.all, self.path, self._keyring)
 
     def remember(self, name: str, fact: str) -> None:
         """Keep a fact, under a name of its own, in this life of the queue; no power cut takes it.
@@ -358,8 +358,9 @@ class OfflineQueue:
         """
         found = {}
         try:
-            for folder in damaged_queues(self.path):
-                found[folder] = take_over(folder, self.path, self._keyring)
+            with opening(self.path):
+                for folder in damaged_queues(self.path):
+                    found[folder] = take_over(folder, self.path, self._keyring)
         except (OSError, sqlite3.Error) as exc:
             raise QueueUnusable(f"{self.path}: {exc}") from exc
         return found

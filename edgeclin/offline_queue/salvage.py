@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -16,15 +13,20 @@ from typing import TypeAlias, cast
 import msgspec
 
 from edgeclin.errors import BadSeal, KeyAbsent
-from edgeclin.offline_queue.damaged import DamagedDatabase, Record
+from edgeclin.offline_queue.damaged import DamagedDatabase, Record, Value
+from edgeclin.offline_queue.disk_bytes import disk_bytes
 from edgeclin.offline_queue.keyring import Keyring
-from edgeclin.offline_queue.rows import ID, TIERS, Kind
+from edgeclin.offline_queue.rows import ID, TIERS, Kind, first_id_of
 from edgeclin.records import DECODERS, Drop, Result, Review, State, Tier
 
 _Row: TypeAlias = "tuple[str, Kind, int, bytes]"
 """Id, kind, tier and body."""
 _BUNDLE = re.compile(r"|[0-9a-f]{64}|whole|windows of .*")
 """What positions are kept by; see `Preprocess.cut` too."""
+_NUMBERS = range(1, 1 << 53)
+"""That JSON can have: those beyond are damaged."""
+_LATEST = 1 << 38
+"""Seconds since 1970 that an id can have."""
 _TOGETHER = 500
 """Rows in one transaction: the log stays short, and a process that is killed has done some."""
 _MEETING_PLACES = """
@@ -32,11 +34,11 @@ DROP TABLE IF EXISTS temp.present;
 DROP TABLE IF EXISTS temp.asked;
 DROP TABLE IF EXISTS temp.reviewed;
 DROP TABLE IF EXISTS temp.went_on;
-CREATE TEMP TABLE present (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE present (id TEXT PRIMARY KEY, read INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TEMP TABLE asked (result TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE reviewed (result TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE went_on (source TEXT, bundle TEXT, PRIMARY KEY (source, bundle)) WITHOUT ROWID;
-INSERT INTO present SELECT id FROM rows;
+INSERT OR IGNORE INTO present SELECT id, 0 FROM rows;
 """
 """On disk, for a queue may be larger than the memory."""
 
@@ -50,21 +52,34 @@ class Salvaged:
         there: rows that wait already, as when it was done before.
         unreviewed: answers that waited for an opinion: nobody asks any more, so a person must look.
         positions: of sources, which go on there.
-        unreadable: pages and records that nothing could be made of.
+        unreadable: pages that are damaged, and records that nothing could be made of.
+        read: rows that could be read, there already or not.
+        counted: by the number of its tier how many rows the damaged queue said that it held.
     """
 
-    rows: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, int] = field(default_factory=dict)
     there: int = 0
     unreviewed: int = 0
     positions: int = 0
     unreadable: int = 0
+    read: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> str:
+        """What could not be read, in words; empty where all could."""
+        counted = sum(self.counted.values())
+        if not self.unreadable and self.read >= counted:
+            return ""
+        share = f"{self.read} of {counted} rows" if self.read < counted else f"{self.read} rows"
+        return f"{share} could be read, {self.unreadable} pages or records are unreadable"
 
     def __str__(self) -> str:
         rows = ", ".join(f"{count} {kind}s" for kind, count in sorted(self.rows.items()))
         return (
             f"{rows or 'no rows'} ({self.there} were there already), with {self.unreviewed} "
             "reviews that say of answers that waited for an opinion that a person must look; "
-            f"{self.positions} positions; {self.unreadable} pages or records are unreadable"
+            f"{self.positions} positions; {self.lost or 'all could be read'}"
         )
 
 
@@ -88,8 +103,8 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float, keyring: Keyring) -
     # Of a number that was given before, nobody knows whether its row was delivered and deleted.
     numbered = db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'rows'").fetchone() is None
     try:
-        with _file(aside) as database:
-            damaged = DamagedDatabase(database, _log_of(aside))
+        with disk_bytes(aside) as database, disk_bytes(Path(f"{aside}-wal")) as log:
+            damaged = DamagedDatabase(database, log)
             waiting: list[Record] = []
             for record in damaged.records():
                 waiting.append(record)
@@ -98,6 +113,7 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float, keyring: Keyring) -
                     waiting.clear()
             _take_over(db, waiting, numbered, found, keyring)
             found.unreadable += damaged.unreadable
+        (found.read,) = db.execute("SELECT COUNT(*) FROM present WHERE read").fetchone()
         db.execute("BEGIN IMMEDIATE")
         for result, label in db.execute(
             "SELECT result, label FROM asked WHERE result NOT IN (SELECT result FROM reviewed)"
@@ -122,36 +138,41 @@ def _take_over(
 ) -> None:
     db.execute("BEGIN IMMEDIATE")
     for record in records:
-        if row := _row(record):
-            identity, kind, _, body = row
-            content = None
-            try:
-                content = DECODERS[kind].decode(keyring.open(body, kind, identity))
-            except KeyAbsent:
-                pass
-            except (BadSeal, msgspec.MsgspecError, UnicodeDecodeError):
-                found.unreadable += 1
-                continue
-            _insert(db, record.rowid if numbered else None, row, found)
-            _note(db, identity, content, keyring)
-        elif review := _review(record, keyring):
-            db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (review.result,))
-        elif question := _question(record):
-            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
-        elif position := _position(record):
-            _go_on(db, *position)
+        try:
+            _take_over_one(db, record, numbered, found, keyring)
+        except (ValueError, TypeError, OverflowError, sqlite3.DataError):
+            found.unreadable += 1
     db.execute("COMMIT")
+
+
+def _take_over_one(
+    db: sqlite3.Connection, record: Record, numbered: bool, found: Salvaged, keyring: Keyring
+) -> None:
+    if _stands_among_rows(record):
+        row, content = _row(record, keyring)
+        _note(db, row[0], content, keyring)
+        _insert(db, record.rowid if numbered else None, row, found)
+    elif review := _review(record, keyring):
+        db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (review.result,))
+    elif question := _question(record):
+        db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
+    elif position := _position(record):
+        _go_on(db, *position)
+    elif count := _count(record):
+        found.counted.setdefault(*count)
 
 
 def _insert(db: sqlite3.Connection, seq: int | None, row: _Row, found: Salvaged) -> bool:
     """Add a row unless its id is there; returns whether it was added."""
-    if not db.execute("INSERT OR IGNORE INTO present VALUES (?)", row[:1]).rowcount:
+    if not db.execute("INSERT OR IGNORE INTO present VALUES (?, 1)", row[:1]).rowcount:
+        db.execute("UPDATE present SET read = 1 WHERE id = ?", row[:1])
         found.there += 1
         return False
-    if seq is not None and db.execute("SELECT 1 FROM rows WHERE seq = ?", (seq,)).fetchone():
+    given = "SELECT 1 FROM rows WHERE seq = ?"
+    if seq is not None and (seq not in _NUMBERS or db.execute(given, (seq,)).fetchone()):
         seq = None
     db.execute("INSERT INTO rows (seq, id, kind, tier, body) VALUES (?, ?, ?, ?, ?)", (seq, *row))
-    found.rows[row[1]] += 1
+    found.rows[row[1]] = found.rows.get(row[1], 0) + 1
     return True
 
 
@@ -164,7 +185,7 @@ def _note(
     """What a row says of others, which the damage may have taken elsewhere: a result where its
     source goes on and that it waits for an opinion, and a review that its result has one."""
     if isinstance(content, Result):
-        if not content.shadow_of:
+        if not content.shadow_of and content.position + 1 in _NUMBERS:
             _go_on(db, content.source, content.bundle, content.position + 1)
         if content.state is State.PROVISIONAL:
             label = keyring.seal_text(content.label, "label", identity)
@@ -185,52 +206,50 @@ def _go_on(db: sqlite3.Connection, source: str, bundle: str, following: int) -> 
         db.execute("INSERT OR IGNORE INTO went_on VALUES (?, ?)", (source, bundle))
 
 
-class _File:
-    """A file's bytes, a stretch at a time; what the disk cannot read is empty."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, stretch: slice) -> bytes:
-        try:
-            return os.pread(self._descriptor, stretch.stop - stretch.start, stretch.start)
-        except OSError:
-            return b""
+def _stands_among_rows(record: Record) -> bool:
+    """Of the same length is what describes a table or an index, which begins with its kind."""
+    return (
+        record.rowid is not None
+        and len(record.values) == 5
+        and record.values[0] not in ("table", "index", "trigger", "view")
+    )
 
 
-@contextmanager
-def _file(path: Path) -> Iterator[_File]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # its log is all that there is
-        descriptor = os.open(os.devnull, os.O_RDONLY)
-    try:
-        yield _File(descriptor)
-    finally:
-        os.close(descriptor)
+def _row(record: Record, keyring: Keyring) -> tuple[_Row, Result | Review | Drop | None]:
+    """A row and what its body says, None where its key is absent. While the body is whole the rest
+    can be made again of it, under a new id where the old one is damaged; not what is sealed, for
+    that opens under its id alone.
 
-
-def _log_of(aside: Path) -> bytes:
-    try:
-        return Path(f"{aside}-wal").read_bytes()
-    except OSError:
-        return b""
-
-
-def _row(record: Record) -> _Row | None:
-    """Where it is one."""
-    if record.rowid is None or len(record.values) != 5:
-        return None
+    Raises:
+        ValueError: the body is damaged.
+    """
     _, identity, kind, tier, body = record.values
-    if not isinstance(identity, str) or not ID.fullmatch(identity) or kind not in DECODERS:
-        return None
-    if not isinstance(tier, int) or not 0 <= tier < len(TIERS) or not isinstance(body, bytes):
-        return None
-    return identity, cast("Kind", kind), tier, body
+    identity, kind = _text(identity), _text(kind)
+    body = body.encode() if isinstance(body, str) else body
+    if not isinstance(body, bytes):
+        raise ValueError("no body")
+    content: Result | Review | Drop | None = None
+    known, named = kind in DECODERS, ID.fullmatch(identity) is not None
+    for likely in cast("list[Kind]", [kind] if known else list(DECODERS)):
+        with suppress(BadSeal, msgspec.MsgspecError, UnicodeDecodeError):
+            try:
+                content = DECODERS[likely].decode(keyring.open(body, likely, identity))
+            except KeyAbsent as exc:
+                if not known or not named:
+                    raise ValueError("nobody knows what it is") from exc
+            break
+    else:
+        raise ValueError("no record")
+    if content is not None and not named:
+        made_at = content.made_at if 0 <= content.made_at < _LATEST else 0.0
+        identity = _made_id(first_id_of(made_at), f"{identity} {body.hex()}")
+    if not isinstance(tier, int) or not 0 <= tier < len(TIERS):
+        tier = TIERS.index(content.tier if isinstance(content, Result) else Tier.ROUTINE)
+    return (identity, likely, tier, body), content
+
+
+def _text(value: Value) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _review(record: Record, keyring: Keyring) -> Review | None:
@@ -267,6 +286,16 @@ def _position(record: Record) -> tuple[str, str, int] | None:
     return (source, str(bundle), following) if known else None
 
 
+def _count(record: Record) -> tuple[str, int] | None:
+    """A tier and how many rows of it wait."""
+    if record.rowid not in range(len(TIERS)) or len(record.values) != 3:
+        return None
+    first, count, size = record.values
+    if first is not None or not isinstance(count, int) or not isinstance(size, int):
+        return None
+    return str(record.rowid), count
+
+
 def _unreviewed(result: str, sealed: str | bytes | None, now: float, keyring: Keyring) -> _Row:
     """The row that says so; its id, a UUIDv7 of the result's time, is the same whenever it is made,
     so that it counts once."""
@@ -279,7 +308,12 @@ def _unreviewed(result: str, sealed: str | bytes | None, now: float, keyring: Ke
         reason="the queue was damaged before an opinion came",
         made_at=now,
     )
-    digest = hashlib.sha256(f"salvaged {result}".encode()).hexdigest()
-    identity = f"{result[:13]}-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"
+    identity = _made_id(result[:13], result)
     body = keyring.seal(msgspec.json.encode(review), "review", identity)
     return identity, "review", TIERS.index(Tier.ROUTINE), body
+
+
+def _made_id(moment: str, about: str) -> str:
+    """A UUIDv7 of that moment, the same whenever it is made of the same."""
+    digest = hashlib.sha256(f"salvaged {about}".encode()).hexdigest()
+    return f"{moment}-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"

@@ -7,6 +7,8 @@ import fcntl
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import uuid6
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.quarantine import left_behind, set_aside, take_over_all
+from edgeclin.offline_queue.soundness import require_sound
+from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ VERSION = 5
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
+SKIPPED = 1 << 20
+"""Numbers that are not given where a process did not end well: more than a log holds rows."""
 _NEWEST_VERSION = 100
 """What says that it is newer is damaged."""
 _IN_SCHEMA = b"rows_by_tier"
@@ -157,8 +163,8 @@ def prepare(path: Path, keyring: Keyring) -> None:
 
     A damaged one is set aside in a folder `<path>.corrupt-N`, with its log and its payloads, and a
     new one takes its place, with what can still be read of it. The check reads every page and holds
-    the indexes against their tables, for what an index lacks nobody would deliver: a second for a
-    million rows (370 MB).
+    the indexes and counts against their tables, for what an index lacks nobody would deliver: a
+    second for a million rows (370 MB). It reads the log beyond where SQLite would.
 
     Args:
         keyring: opens what is taken over.
@@ -170,21 +176,33 @@ def prepare(path: Path, keyring: Keyring) -> None:
         OSError: the folder is not there or not writable.
     """
     require_queue(path)
-    with _lock_file(path).open("w") as lock:
-        # Also while setting aside: the second of two processes would else find the first one's
-        # new database and set that aside too.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    was_there = _lock_file(path).exists()
+    # Also while setting aside: the second of two processes would else find the first one's new
+    # database and set that aside too.
+    with opening(path):
         try:
             if left_behind(path):
                 raise sqlite3.DatabaseError("its log is there, its database is not")
+            if log_is_damaged(path):
+                raise sqlite3.DatabaseError("its log is damaged, or torn by a power cut")
+            if was_there and not (path.exists() and path.stat().st_size):
+                log.error("ALARM: queue %s was deleted or emptied: a new one takes its place", path)
             _prepare(path)
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # of a damaged word it names
             if isinstance(exc, sqlite3.OperationalError) and not _tells_damage(path, exc):
                 raise
             why = " ".join(str(exc).split())
             log.error("queue %s is corrupt (%s): kept in %s", path, why, set_aside(path))
             _prepare(path)
         take_over_all(path, keyring)
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Be the only one, of all processes, that makes, mends or takes over a queue at `path`."""
+    with _lock_file(path).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def real_path(path: Path | str) -> Path:
@@ -245,6 +263,8 @@ def _tells_damage(path: Path, exc: sqlite3.OperationalError) -> bool:
 
 
 def _prepare(path: Path) -> None:
+    log_file = Path(f"{path}-wal")
+    ended = not log_file.exists() or not log_file.stat().st_size
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -268,8 +288,30 @@ def _prepare(path: Path) -> None:
             raise sqlite3.DatabaseError(verdict)
         if version < VERSION:
             _migrate(connection)
+        require_sound(connection)
+        if version and not ended:
+            _skip_numbers(connection)
     finally:
         connection.close()
+
+
+def _skip_numbers(connection: sqlite3.Connection) -> None:
+    """Give none of the numbers again that stood in a part of the log that is gone: a receipt for
+    what had them would delete what gets them."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "INSERT INTO sqlite_sequence SELECT 'rows', 0 "
+            "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'rows')"
+        )
+        connection.execute(
+            "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'rows'", (SKIPPED,)
+        )
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as exc:  # of a full disk what waits is delivered all the same
+        log.error("ALARM: numbers of rows may be given again: %s", exc)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -14,9 +14,11 @@ from urllib.parse import quote
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import schema
 from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
+from edgeclin.offline_queue.quarantine import damage_alarms
 from edgeclin.offline_queue.rows import TIERS, Row, damaged_text, stored_at
 from edgeclin.records import Tier
 
+_SALVAGE = "`edgeclin queue salvage` sets it aside and takes over what it holds"
 Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
 """Runs one SELECT and returns all of its rows."""
 
@@ -50,6 +52,7 @@ class Standing:
         set_aside: rows among them that the broker or the cloud does not take.
         sealed: rows among them by the id of the key that opens them; others are plain.
         absent: rows among them whose key is not there, so that they cannot be sent.
+        damage: of damaged queues that not all was taken over, each in a sentence.
     """
 
     epoch: str
@@ -59,6 +62,7 @@ class Standing:
     sealed: dict[str, int]
     set_aside: int = 0
     absent: int = 0
+    damage: tuple[str, ...] = ()
 
     def refusal_alarm(self) -> str:
         """That rows cannot be delivered, in a sentence; empty when all can."""
@@ -89,12 +93,18 @@ class Standing:
         return f"an urgent result has waited {waited / 60:.0f} minutes for the cloud"
 
 
-def standing(query: Query, keyring: Keyring) -> Standing:
-    """How the queue stands that `query` reads."""
-    ((epoch,),) = query("SELECT value FROM meta WHERE key = 'epoch'")
+def standing(query: Query, path: Path, keyring: Keyring) -> Standing:
+    """How the queue at `path` stands, that `query` reads.
+
+    Raises:
+        QueueUnusable: it is damaged.
+    """
+    epochs = query("SELECT value FROM meta WHERE key = 'epoch'")
     newest = query("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
     names = [*(tier.value for tier in TIERS), "questions"]
     rows = query("SELECT tier, count, bytes FROM usage ORDER BY tier")
+    if len(epochs) != 1 or [row[0] for row in rows] != list(range(len(names))):
+        raise QueueUnusable(f"{path}: damaged, its epoch or a count is gone; {_SALVAGE}")
     first = {
         tier.value: query(f"SELECT id FROM rows WHERE tier = {number} ORDER BY seq LIMIT 1")
         for number, tier in enumerate(TIERS)
@@ -105,7 +115,8 @@ def standing(query: Query, keyring: Keyring) -> Standing:
         set_aside=set_aside,
         sealed=sealed,
         absent=sum(count for key, count in sealed.items() if key not in keyring),
-        epoch=epoch,
+        damage=damage_alarms(path),
+        epoch=epochs[0][0],
         last_seq=newest[0][0] if newest else 0,
         waiting={names[tier]: Usage(count, size) for tier, count, size in rows},
         oldest_at={
@@ -119,7 +130,7 @@ def standing(query: Query, keyring: Keyring) -> Standing:
 def look(path: Path, keyring: Keyring = NO_KEYS) -> Standing:
     """How the queue at `path` stands; raises as `looking` does."""
     with looking(path) as connection:
-        return standing(lambda select: connection.execute(select).fetchall(), keyring)
+        return standing(lambda select: connection.execute(select).fetchall(), path, keyring)
 
 
 def remembered(path: Path, name: str) -> str | None:
@@ -140,7 +151,7 @@ def waiting(
         rows = connection.execute(
             # With `+` in the order of the table: the index would have all of it sorted first.
             f"""
-            SELECT rows.seq, tier, id, kind, body, coalesce(reason, '')
+            SELECT rows.seq, tier, CAST(id AS TEXT), CAST(kind AS TEXT), body, coalesce(reason, '')
             FROM rows LEFT JOIN set_aside USING (seq)
             WHERE +tier IN ({marks}) ORDER BY rows.seq
             """,
@@ -179,10 +190,10 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except QueueUnusable:
         raise
-    except (OSError, sqlite3.Error) as exc:
-        hint = ""
-        if isinstance(exc, sqlite3.DatabaseError) and not isinstance(exc, sqlite3.OperationalError):
-            hint = "; `edgeclin queue salvage` sets it aside and takes over what it holds"
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as exc:
+        passing = isinstance(exc, OSError | sqlite3.OperationalError)
+        damaged = not passing or "no such" in str(exc)
+        hint = f"; {_SALVAGE}" if damaged else ""
         raise QueueUnusable(f"{path}: the queue cannot be read ({exc}){hint}") from exc
 
 

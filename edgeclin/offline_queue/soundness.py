@@ -1,0 +1,43 @@
+"""Whether a queue's tables hold together: of SQLite's checks none knows what they mean."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+_EPOCH = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_COUNTED = """
+    SELECT tier, COUNT(*) FROM rows GROUP BY tier
+    UNION ALL SELECT 3, COUNT(*) FROM questions WHERE bytes > 0
+"""
+"""From indexes alone; what each row takes would be to read all of them, a second for a million."""
+_MOST_ASK = 1 << 28
+
+
+def require_sound(connection: sqlite3.Connection) -> None:
+    """Refuse a queue that has no epoch, or whose counts are not those of its rows.
+
+    Raises:
+        sqlite3.DatabaseError: says which.
+    """
+    try:
+        connection.execute("BEGIN")
+        epochs = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
+        usage = connection.execute("SELECT tier, count, bytes FROM usage").fetchall()
+        counted = dict.fromkeys(range(4), 0) | dict(connection.execute(_COUNTED).fetchall())
+        ((size,),) = connection.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as exc:
+        if "no such" not in str(exc):
+            raise
+        raise sqlite3.DatabaseError(str(exc)) from exc
+    if [bool(_EPOCH.fullmatch(str(epoch))) for (epoch,) in epochs] != [True]:
+        raise sqlite3.DatabaseError("its epoch is damaged")
+    if {tier: count for tier, count, _ in usage} != counted:
+        raise sqlite3.DatabaseError("its counts are not those of its rows")
+    for tier, count, taken in usage:
+        most = size if tier < 3 else count * _MOST_ASK
+        if not isinstance(taken, int) or not count <= taken <= most:
+            raise sqlite3.DatabaseError("its rows cannot take what it says")
