@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -1103,3 +1104,18 @@ def test_a_flush_that_failed_is_tried_again(
         synced: list[int] = []
         monkeypatch.setattr("os.fdatasync", synced.append)
         wait_until(lambda: synced, "an attempt that went well")
+
+
+def test_nobody_but_owner_and_group_may_read_what_waits(
+    tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    before = os.umask(0o022)
+    try:
+        with OfflineQueue(tmp_path / "queue.sqlite") as queue:
+            queue.put(make_result(), np.zeros(50_000))
+            modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert {"queue.sqlite", "queue.sqlite-wal", "queue.sqlite.payloads"} <= modes.keys()
+    told = {name for name, mode in modes.items() if mode & 0o007}
+    assert told <= {"queue.sqlite.open.lock", "queue.sqlite.health"}

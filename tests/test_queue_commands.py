@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +471,25 @@ def test_rekey_seals_what_is_plain_and_says_what_it_did(
     again = ward("rekey", "--json")
     facts = json.loads(again.stdout)
     assert (facts["rows"], facts["rebuilt"], facts["sealed"]) == (0, True, {first: 70})
+
+
+def test_a_full_disk_is_an_alarm_though_run_cannot_say_so(
+    small_disk: Path, make_result: MakeResult
+) -> None:
+    ward = Ward(small_disk)
+
+    def fill() -> None:
+        with suppress(OSError), (small_disk / "fill").open("ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    told = f"the disk of {ward.path} is full, 0 kB are free: nothing can be stored"
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result())
+        assert "is full" not in ward("status").output
+        fill()
+        done = ward("status")
+        assert (done.exit_code, told in done.output) == (0, True)
+    fill()
+    done = ward("status")
+    assert (done.exit_code, told in done.output) == (4, True), "SQLite has no room to read it"

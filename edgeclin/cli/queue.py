@@ -39,14 +39,14 @@ def status(config_path: Path, as_json: bool) -> None:
 
     from edgeclin.config import load_config
     from edgeclin.health import RunHealth, SyncHealth
-    from edgeclin.offline_queue import NO_KEYS, Notices, look
+    from edgeclin.offline_queue import NO_KEYS, Notices, disk_alarm, look
 
     config = load_config(config_path)
     path = Path(config.queue.path)
     keyring = keyring_at_hand(config)
     standing, now = look(path, keyring or NO_KEYS), time.time()
     late = standing.urgent_alarm(config.queue.urgent_alarm_s, now)
-    alarms = [late, standing.refusal_alarm(), *standing.damage]
+    alarms = [late, standing.refusal_alarm(), *standing.damage, disk_alarm(path)]
     if keyring is not None:
         alarms.append(standing.absent_alarm())
     notices = Notices(path)

@@ -7,7 +7,15 @@ from edgeclin.offline_queue.quarantine import damaged_queues
 from edgeclin.offline_queue.questions import Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
-from edgeclin.offline_queue.standing import Standing, Usage, WaitingRow, look, remembered, waiting
+from edgeclin.offline_queue.standing import (
+    Standing,
+    Usage,
+    WaitingRow,
+    disk_alarm,
+    look,
+    remembered,
+    waiting,
+)
 
 __all__ = [
     "ENDED",
@@ -25,6 +33,7 @@ __all__ = [
     "Usage",
     "WaitingRow",
     "damaged_queues",
+    "disk_alarm",
     "handed_by_systemd",
     "load_keyring",
     "look",

@@ -17,7 +17,7 @@ class PayloadFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o750, exist_ok=True)
         sync_directory(folder.parent)
 
     def write(self, name: str, data: bytes) -> None:

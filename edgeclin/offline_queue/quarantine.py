@@ -40,7 +40,7 @@ class _Report(msgspec.Struct, frozen=True):
 def set_aside(path: Path) -> Path:
     """Move the queue at `path` and all that belongs to it into a new folder `<path>.corrupt-N`."""
     folder = Path(f"{path}.corrupt-{max(_numbers(path), default=0) + 1}")
-    folder.mkdir()
+    folder.mkdir(mode=0o750)
     for suffix in SUFFIXES:
         file = Path(f"{path}{suffix}")
         if file.exists():

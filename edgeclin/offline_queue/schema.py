@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,15 @@ def _tells_damage(path: Path, exc: sqlite3.OperationalError) -> bool:
     return "unsupported file format" in str(exc)
 
 
+def _make(path: Path) -> None:
+    """Make an empty file that nobody but its owner and group may read; SQLite gives its log the
+    same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o640))
+
+
 def _prepare(path: Path) -> None:
+    _make(path)
     log_file = Path(f"{path}-wal")
     ended = not log_file.exists() or not log_file.stat().st_size
     connection = sqlite3.connect(path, isolation_level=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ from edgeclin.offline_queue.quarantine import damage_alarms
 from edgeclin.offline_queue.rows import TIERS, Row, damaged_text, stored_at
 from edgeclin.records import Tier
 
+_FULL_DISK = 128 << 10
 _SALVAGE = "`edgeclin queue salvage` sets it aside and takes over what it holds"
 Query: TypeAlias = Callable[[str], "list[tuple[Any, ...]]"]
 """Runs one SELECT and returns all of its rows."""
@@ -133,6 +135,15 @@ def look(path: Path, keyring: Keyring = NO_KEYS) -> Standing:
         return standing(lambda select: connection.execute(select).fetchall(), path, keyring)
 
 
+def disk_alarm(path: Path) -> str:
+    """That the disk of the queue at `path` is full, in a sentence; empty while it is not. `run` may
+    not have the room to say so itself."""
+    free = shutil.disk_usage(path.parent).free
+    if free >= _FULL_DISK:
+        return ""
+    return f"the disk of {path} is full, {free // 1024} kB are free: nothing can be stored"
+
+
 def remembered(path: Path, name: str) -> str | None:
     """What the queue at `path` keeps under a name; raises as `looking` does."""
     with looking(path) as connection:
@@ -194,6 +205,8 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
         passing = isinstance(exc, OSError | sqlite3.OperationalError)
         damaged = not passing or "no such" in str(exc)
         hint = f"; {_SALVAGE}" if damaged else ""
+        if full := disk_alarm(path):
+            hint = f"; {full}"
         raise QueueUnusable(f"{path}: the queue cannot be read ({exc}){hint}") from exc
 
 
