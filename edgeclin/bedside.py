@@ -247,7 +247,7 @@ class Bedside:
 
     def _judge(self, arrival: Arrival) -> Result | None:
         """The result; None where the sample waits for an engine."""
-        waited_ms = round((time.monotonic() - arrival.at) * 1000, 4)
+        waited_ms = round((time.monotonic() - arrival.at) * 1000, 3)
         try:
             if isinstance(arrival.sample, BadInput):
                 raise arrival.sample

@@ -56,9 +56,9 @@ class Latency(Record, frozen=True):
 class Result(Record, frozen=True, omit_defaults=True):
     """One answer of an edge engine about one sample.
 
-    `probabilities` are calibrated and sum to one. A sample that cannot be judged is `rejected`: it
-    has no `label`, and `reason` says why. `degraded` says why another engine answered than the
-    bundle's primary one; empty when that one did.
+    `probabilities` are calibrated and sum to one, but for rounding. A sample that cannot be judged
+    is `rejected`: it has no `label`, and `reason` says why. `degraded` says why another engine
+    answered than the bundle's primary one; empty when that one did.
     `made_at` is seconds since 1970 by the device's clock, which may be wrong: order is the
     queue's sequence number, never this. `position` is the sample's index in its source.
     `shadow_of` is the id of the answer beside which a second bundle gave this one, for comparison

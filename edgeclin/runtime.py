@@ -28,6 +28,10 @@ from edgeclin.records import Latency, Result, State, Tier
 from edgeclin.states import decide
 from edgeclin.steps import Decode
 
+DIGITS = 4
+"""Decimals of a probability in a record. What an answer is was decided by all of them; each more is
+half a byte for every label on the wire."""
+
 
 class Runtime:
     """Answers about samples with the engine of one bundle.
@@ -154,13 +158,13 @@ class Runtime:
             preprocessing=self.preprocess.digest,
             source=source,
             position=position,
-            made_at=self._clock(),
+            made_at=round(self._clock(), 3),
             state=decision.state,
             reason=decision.reason,
             tier=decision.tier,
             label=decision.label,
-            confidence=round(decision.confidence, 6),
-            probabilities=tuple(scores.round(6).tolist()),
+            confidence=round(decision.confidence, DIGITS),
+            probabilities=tuple(scores.round(DIGITS).tolist()),
             latency_ms=Latency(
                 preprocess=_milliseconds(started, ready),
                 engine=_milliseconds(ready, answered),
@@ -267,4 +271,4 @@ def require_answerable(bundle: Bundle) -> None:
 
 
 def _milliseconds(start: float, end: float) -> float:
-    return round((end - start) * 1000, 4)
+    return round((end - start) * 1000, 3)

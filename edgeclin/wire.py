@@ -1,4 +1,4 @@
-"""The messages between device and cloud: MQTT topics, and JSON under zstd, schema 1.
+"""The messages between device and cloud: MQTT topics, and JSON under zstd.
 
 `docs/wire.md` documents the same for those who write the other side.
 """
@@ -14,12 +14,15 @@ import msgspec
 import numpy as np
 import zstandard
 
+from edgeclin.columns import Column
 from edgeclin.config import check_topic_level
 from edgeclin.errors import BadMessage, EdgeclinError
 from edgeclin.health import RunHealth
 from edgeclin.records import Record, Tier
 
 SCHEMA = 1
+BATCH_SCHEMA = 2
+"""Schema 1 was a list of rows, at three times the length."""
 ROOT = "ec/v1"
 CONTENT_TYPE = "application/vnd.edgeclin+json+zstd"
 INGEST_FILTERS = (f"$share/ingest/{ROOT}/+/+/up/+", f"{ROOT}/+/+/st/+")
@@ -28,7 +31,7 @@ REQUEST_TYPE = "application/vnd.edgeclin.command+json"
 """What DSSE signs beside a request, so that no other signature passes for a command's."""
 MAX_DECODED = 32 << 20
 
-_LEVEL = 3
+_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +98,26 @@ def parse_topic(topic: str) -> tuple[Topics, str]:
     return Topics(parts[2], parts[3]), "/".join(parts[4:])
 
 
-class Item(Record, frozen=True):
-    """One queue row in a batch; `body` is the JSON of a Result, Review or Drop."""
+class Table(Record, frozen=True):
+    """Rows of one kind whose records have the same keys.
 
-    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    id: str
+    Attributes:
+        heads: their numbers `seq` and their ids.
+        bodies: their records.
+    """
+
     kind: Literal["result", "review", "drop"]
-    body: msgspec.Raw
+    count: Annotated[int, msgspec.Meta(ge=1)]
+    heads: dict[str, Column]
+    bodies: dict[str, Column]
 
 
-class Batch(Record, frozen=True):
-    """Rows of one device and epoch, in the order of their sequence numbers."""
+class PackedBatch(Record, frozen=True):
+    """A batch as columns."""
 
     epoch: str
-    items: tuple[Item, ...]
-    schema: int = SCHEMA
+    tables: tuple[Table, ...]
+    schema: int = BATCH_SCHEMA
 
 
 class Receipt(Record, frozen=True):
@@ -241,14 +249,17 @@ class Reply(Record, frozen=True, omit_defaults=True):
 
 
 MessageType = TypeVar(
-    "MessageType", Batch, Receipt, Ask, Opinion, Status, SignedRequest, Request, Reply
+    "MessageType", PackedBatch, Receipt, Ask, Opinion, Status, SignedRequest, Request, Reply
 )
 
 
-def encode(message: Batch | Receipt | Ask | Opinion | Status | SignedRequest | Reply) -> bytes:
+def encode(
+    message: PackedBatch | Receipt | Ask | Opinion | Status | SignedRequest | Reply,
+) -> bytes:
     """A message as bytes for the wire."""
+    plain = msgspec.json.encode(message)
     # A compressor of its own each time: two threads in one crash the process.
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.json.encode(message))
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
 
 
 def decode(data: bytes, kind: type[MessageType], most: int = MAX_DECODED) -> MessageType:
@@ -278,8 +289,9 @@ def from_json(plain: bytes, kind: type[MessageType]) -> MessageType:
         message = msgspec.json.decode(plain, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"not a {kind.__name__}: {exc}") from exc
-    if message.schema != SCHEMA:
-        raise BadMessage(f"a {kind.__name__} of schema {message.schema}; this reads {SCHEMA}")
+    known = BATCH_SCHEMA if isinstance(message, PackedBatch) else SCHEMA
+    if message.schema != known:
+        raise BadMessage(f"a {kind.__name__} of schema {message.schema}; this reads {known}")
     return message
 
 

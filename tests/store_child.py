@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.cloud.store import Store
 from edgeclin.records import Result
 
@@ -23,9 +23,9 @@ def mark(text: str) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-def batch_of(result: Result, *seqs: int) -> wire.Batch:
+def batch_of(result: Result, *seqs: int) -> batches.Batch:
     items = (
-        wire.Item(
+        batches.Item(
             seq=seq,
             id=f"e-{seq}",
             kind="result",
@@ -33,7 +33,7 @@ def batch_of(result: Result, *seqs: int) -> wire.Batch:
         )
         for seq in seqs
     )
-    return wire.Batch(epoch="e", items=tuple(items))
+    return batches.Batch(epoch="e", items=tuple(items))
 
 
 def share(result: Result) -> None:

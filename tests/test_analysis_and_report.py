@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.errors import BadFile
 from edgeclin.health import RunHealth
 from edgeclin.records import Drop, Latency, Record, Result, Review, State, Tier
@@ -68,12 +68,12 @@ def filled(tmp_path: Path, make_result: Callable[..., Result]) -> Store:
             )
             records.append((f"v{position}-{turn}", "review", review))
     items = tuple(
-        wire.Item(seq, identity, kind, msgspec.Raw(msgspec.json.encode(record)))  # type: ignore[arg-type]
+        batches.Item(seq, identity, kind, msgspec.Raw(msgspec.json.encode(record)))  # type: ignore[arg-type]
         for seq, (identity, kind, record) in enumerate(records, 1)
     )
-    store.add(wire.Topics("ward", "bed"), wire.Batch(epoch="e", items=items[:30]))
+    store.add(wire.Topics("ward", "bed"), batches.Batch(epoch="e", items=items[:30]))
     store.compact()
-    store.add(wire.Topics("ward", "bed"), wire.Batch(epoch="e", items=items[30:]))
+    store.add(wire.Topics("ward", "bed"), batches.Batch(epoch="e", items=items[30:]))
     store.add_status(wire.Topics("ward", HOSTILE), "st/state", wire.Status("lost", 1.0))
     return store
 
@@ -143,7 +143,7 @@ def test_a_shadows_answers_are_compared_and_counted_nowhere_else(
         5: make_result(5, label=None, state=State.UNREVIEWED, rejected=True),
     }
     items = tuple(
-        wire.Item(
+        batches.Item(
             1000 + position,
             f"s{position}",
             "result",
@@ -157,7 +157,7 @@ def test_a_shadows_answers_are_compared_and_counted_nowhere_else(
         )
         for position, shadow in shadows.items()
     )
-    filled.add(wire.Topics("ward", "bed"), wire.Batch(epoch="e", items=items))
+    filled.add(wire.Topics("ward", "bed"), batches.Batch(epoch="e", items=items))
     filled.add_status(
         wire.Topics("ward", HOSTILE),
         "st/health",
@@ -212,10 +212,10 @@ OPTIONAL = {"li"}
 def add(store: Store, site: str, device: str, *records: tuple[str, Record]) -> None:
     kinds: dict[type, Any] = {Result: "result", Review: "review", Drop: "drop"}
     items = tuple(
-        wire.Item(seq, identity, kinds[type(record)], msgspec.Raw(msgspec.json.encode(record)))
+        batches.Item(seq, identity, kinds[type(record)], msgspec.Raw(msgspec.json.encode(record)))
         for seq, (identity, record) in enumerate(records, 1)
     )
-    store.add(wire.Topics(site, device), wire.Batch(epoch=f"{site}/{device}", items=items))
+    store.add(wire.Topics(site, device), batches.Batch(epoch=f"{site}/{device}", items=items))
 
 
 class Counted:

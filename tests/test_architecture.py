@@ -26,7 +26,9 @@ LAYERS = (
         "manifest",
         "bundle",
         "config",
+        "columns",
         "wire",
+        "batches",
     ),
     (
         "preprocess",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polling import wait_until
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.config import BudgetConfig, SyncConfig, load_config
 from edgeclin.errors import BadFile
 from edgeclin.offline_queue import OfflineQueue
@@ -57,7 +57,7 @@ class Device:
 
     def _receipt(self, message: Message) -> None:
         tier = Tier(message.topic.rsplit("/", 1)[1])
-        seqs = [item.seq for item in wire.decode(message.payload, wire.Batch).items]
+        seqs = [item.seq for item in batches.decode(message.payload).items]
         self.sent += [(tier, seq) for seq in seqs]
         receipt = wire.Receipt(epoch=self.queue.epoch, ranges=wire.ranges(seqs))
         self.cloud.publish(Message(TOPICS.receipt, wire.encode(receipt)))

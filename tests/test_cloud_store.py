@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from small_disk import take_all_room
 from tracing import traced
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.errors import BadFile, EdgeclinError, StoreUnusable
 from edgeclin.records import Drop, Latency, Record, Result, Review, State, Tier
 
@@ -35,11 +35,13 @@ DAY = 86_400.0
 Make = Callable[..., Result]
 
 
-def batch(make: Make, *seqs: int, epoch: str = "e") -> wire.Batch:
-    return wire.Batch(
+def batch(make: Make, *seqs: int, epoch: str = "e") -> batches.Batch:
+    return batches.Batch(
         epoch=epoch,
         items=tuple(
-            wire.Item(seq, f"{epoch}-{seq}", "result", msgspec.Raw(msgspec.json.encode(make(seq))))
+            batches.Item(
+                seq, f"{epoch}-{seq}", "result", msgspec.Raw(msgspec.json.encode(make(seq)))
+            )
             for seq in seqs
         ),
     )
@@ -71,8 +73,8 @@ def test_each_id_is_stored_once_across_compaction_and_restart(
 def test_a_record_comes_back_as_it_was(tmp_path: Path, make_result: Make) -> None:
     result = make_result(7, state=State.PROVISIONAL, probabilities=(0.25, 0.75), audit=True)
     store = Store(tmp_path, clock=lambda: 5 * DAY)
-    item = wire.Item(7, "id-7", "result", msgspec.Raw(msgspec.json.encode(result)))
-    store.add(TOPICS, wire.Batch(epoch="e", items=(item,)))
+    item = batches.Item(7, "id-7", "result", msgspec.Raw(msgspec.json.encode(result)))
+    store.add(TOPICS, batches.Batch(epoch="e", items=(item,)))
     for compacted in (False, True):
         if compacted:
             store.compact()
@@ -135,10 +137,10 @@ def test_a_body_that_cannot_be_read_is_set_aside_once_and_harms_no_other(
     tmp_path: Path, make_result: Make, body: bytes
 ) -> None:
     store = Store(tmp_path)
-    bad = wire.Item(9, "bad", "result", msgspec.Raw(body))
+    bad = batches.Item(9, "bad", "result", msgspec.Raw(body))
     good = batch(make_result, 1).items
-    assert store.add(TOPICS, wire.Batch(epoch="e", items=(bad, *good))) == Added(1, 0, 1)
-    assert store.add(TOPICS, wire.Batch(epoch="e", items=(bad,))) == Added(0, 1, 0)
+    assert store.add(TOPICS, batches.Batch(epoch="e", items=(bad, *good))) == Added(1, 0, 1)
+    assert store.add(TOPICS, batches.Batch(epoch="e", items=(bad,))) == Added(0, 1, 0)
     store.compact()
     assert positions(store) == [1]
     store.close()
@@ -146,14 +148,14 @@ def test_a_body_that_cannot_be_read_is_set_aside_once_and_harms_no_other(
 
 CHILD = """
 import sys, msgspec
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.cloud.store import Store
 from edgeclin.records import Result, State, Tier
 store = Store(sys.argv[1])
 for number in range(100_000):
     result = Result("b", "e", "p", "s", number, 1.0, State.FINAL, "r", Tier.ROUTINE)
-    item = wire.Item(number, f"id-{number}", "result", msgspec.Raw(msgspec.json.encode(result)))
-    store.add(wire.Topics("w", "d"), wire.Batch("e", (item,)))
+    item = batches.Item(number, f"id-{number}", "result", msgspec.Raw(msgspec.json.encode(result)))
+    store.add(wire.Topics("w", "d"), batches.Batch("e", (item,)))
     print(number, flush=True)
     if number % 7 == 6:
         store.compact()
@@ -339,7 +341,7 @@ def test_the_tables_equal_what_was_added(
     for seq, record in enumerate(records):
         kind: Any = KINDS[type(record)]  # type: ignore[index]
         body = msgspec.Raw(msgspec.json.encode(record))
-        items.append(wire.Item(seq=seq, id=f"id-{seq}", kind=kind, body=body))
+        items.append(batches.Item(seq=seq, id=f"id-{seq}", kind=kind, body=body))
         columns = {name: getattr(record, name) for name in record.__struct_fields__}
         if isinstance(record, Result):
             latency = columns.pop("latency_ms")
@@ -350,9 +352,9 @@ def test_the_tables_equal_what_was_added(
             columns[name] = columns[name].value
         columns |= {"id": f"id-{seq}", "site": TOPICS.site, "device": TOPICS.device}
         expected[kind][f"id-{seq}"] = {**columns, "epoch": "e", "seq": seq, "received_at": 7.0}
-    store.add(TOPICS, wire.Batch(epoch="e", items=tuple(items[:cut])))
+    store.add(TOPICS, batches.Batch(epoch="e", items=tuple(items[:cut])))
     store.compact()
-    store.add(TOPICS, wire.Batch(epoch="e", items=tuple(items)))
+    store.add(TOPICS, batches.Batch(epoch="e", items=tuple(items)))
     found = store.tables()
     for kind, rows in expected.items():
         assert {row["id"]: row for row in found[kind].to_pylist()} == rows

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polling import wait_until
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.cli import main
 from edgeclin.cloud.commanding import Commanding
 from edgeclin.config import SyncConfig
@@ -83,7 +83,7 @@ class Device:
         if message.topic == TOPICS.reply:
             self.replies.append(wire.decode(message.payload, wire.Reply))
         else:
-            batch = wire.decode(message.payload, wire.Batch)
+            batch = batches.decode(message.payload)
             self.sent += [item.seq for item in batch.items]
 
     def request(self, number: int, command: str = "status", **changes: Any) -> wire.Request:

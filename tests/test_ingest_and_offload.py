@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_disk import take_all_room
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.bundle import Bundle
 from edgeclin.records import Result
 from edgeclin.runtime import Runtime
@@ -52,10 +52,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def encoded(make: Callable[..., Result], *seqs: int) -> bytes:
     items = tuple(
-        wire.Item(seq, f"id-{seq}", "result", msgspec.Raw(msgspec.json.encode(make(seq))))
+        batches.Item(seq, f"id-{seq}", "result", msgspec.Raw(msgspec.json.encode(make(seq))))
         for seq in seqs
     )
-    return wire.encode(wire.Batch(epoch="e", items=items))
+    return batches.encode(batches.Batch(epoch="e", items=items))
 
 
 def test_a_receipt_comes_after_the_store_and_again_for_what_comes_again(

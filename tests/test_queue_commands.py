@@ -53,7 +53,6 @@ def put_days_ago(
     moment = time.time() - days * DAY_S
     with monkeypatch.context() as patch, OfflineQueue(ward.path) as queue:
         patch.setattr("time.time_ns", lambda: int(moment * 1e9))
-        patch.setattr("uuid6._last_v7_timestamp", None)  # it never goes back within a process
         for result in results:
             queue.put(result)
 

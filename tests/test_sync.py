@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polling import wait_until
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import QueueFull
 from edgeclin.health import RunHealth
@@ -73,10 +73,10 @@ class Device:
         self.now += seconds
         self.agent.step()
 
-    def batches(self) -> list[tuple[Tier, wire.Batch]]:
+    def batches(self) -> list[tuple[Tier, batches.Batch]]:
         """Every batch so far, in order."""
         return [
-            (Tier(message.topic.rsplit("/", 1)[1]), wire.decode(message.payload, wire.Batch))
+            (Tier(message.topic.rsplit("/", 1)[1]), batches.decode(message.payload))
             for message in self.seen
             if "/up/" in message.topic
         ]
@@ -168,23 +168,23 @@ def test_a_silent_link_is_made_anew_and_each_time_waited_for_twice_as_long(
     assert device.transport.sessions == 7, "after a receipt it is as at first"
 
 
-def refuse(device: Device, code: int, told: Callable[[wire.Batch], bool]) -> None:
+def refuse(device: Device, code: int, told: Callable[[batches.Batch], bool]) -> None:
     """Have the broker refuse batches of which that is true."""
 
     def refuses(message: Message) -> int:
         if "/up/" not in message.topic:
             return 0
-        return code if told(wire.decode(message.payload, wire.Batch)) else 0
+        return code if told(batches.decode(message.payload)) else 0
 
     device.transport.refuses = refuses
 
 
-def take_in(device: Device, took: Callable[[wire.Batch], bool] = lambda _: True) -> None:
+def take_in(device: Device, took: Callable[[batches.Batch], bool] = lambda _: True) -> None:
     """Have the cloud receipt batches of which that is true, a whole batch or none of it."""
 
     def receipt(message: Message) -> None:
         if "/up/" in message.topic:
-            batch = wire.decode(message.payload, wire.Batch)
+            batch = batches.decode(message.payload)
             if took(batch):
                 device.receipt(*wire.ranges([item.seq for item in batch.items]))
 
@@ -236,7 +236,7 @@ def test_a_tier_that_the_broker_does_not_take_now_waits_longer_each_time_and_oth
 ) -> None:
     refused: list[float] = []
 
-    def routine(batch: wire.Batch) -> bool:
+    def routine(batch: batches.Batch) -> bool:
         tiers = {json.loads(bytes(item.body))["tier"] for item in batch.items}
         if tiers == {"routine"}:
             refused.append(device.now)
@@ -307,11 +307,11 @@ def test_a_slow_cloud_costs_no_row_its_way(
 ) -> None:
     """Each receipt comes after 22 s, of 5 that it may take."""
     device = Device(tmp_path, msgspec.structs.replace(SETTINGS, window_batches=50))
-    due: list[tuple[float, wire.Batch]] = []
+    due: list[tuple[float, batches.Batch]] = []
 
     def later(message: Message) -> None:
         if "/up/" in message.topic:
-            due.append((device.now + 22, wire.decode(message.payload, wire.Batch)))
+            due.append((device.now + 22, batches.decode(message.payload)))
 
     device.broker.transport().open(("ec/v1/+/+/up/+",), later)
     for position in range(100):
@@ -356,7 +356,7 @@ def test_rows_that_end_connections_are_found_and_set_aside_and_the_others_go(
     def ends(message: Message) -> bool:
         if "/up/" not in message.topic:
             return False
-        batch = wire.decode(message.payload, wire.Batch)
+        batch = batches.decode(message.payload)
         return any(item.seq in poison for item in batch.items)
 
     device.transport.ends = ends
@@ -406,7 +406,7 @@ def test_urgent_rows_go_while_suspects_and_questions_wait(
     """Nobody answers the questions, and one row ends each connection that it is sent over."""
     device.transport.ends = lambda message: (
         "/up/" in message.topic
-        and any(item.seq == 1 for item in wire.decode(message.payload, wire.Batch).items)
+        and any(item.seq == 1 for item in batches.decode(message.payload).items)
     )
     take_in(device)
     device.queue.put(make_result(0))
@@ -789,7 +789,7 @@ def test_run_ends_when_nothing_waits_any_more(device: Device, make_result: Make)
 
     def answer(message: Message) -> None:
         if "/up/" in message.topic:
-            batch = wire.decode(message.payload, wire.Batch)
+            batch = batches.decode(message.payload)
             device.receipt(*wire.ranges([item.seq for item in batch.items]))
 
     device.broker.transport().open(("ec/v1/+/+/up/+",), answer)

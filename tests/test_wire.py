@@ -9,7 +9,6 @@ import tracemalloc
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import zstandard
@@ -19,19 +18,14 @@ from hypothesis.extra import numpy as hnp
 
 from edgeclin import wire
 from edgeclin.errors import BadMessage
-from edgeclin.records import Result, Tier
+from edgeclin.records import Tier
 
 quick = settings(deadline=None)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
-bodies = st.dictionaries(texts, finite | texts | st.none()).map(
-    lambda body: msgspec.Raw(msgspec.json.encode(body))
-)
-items = st.builds(wire.Item, seq=numbers, id=texts, body=bodies)
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
-    wire.Batch: st.builds(wire.Batch, epoch=texts, items=st.lists(items, max_size=5).map(tuple)),
     wire.Receipt: st.builds(
         wire.Receipt, epoch=texts, ranges=st.lists(st.tuples(numbers, numbers)).map(tuple)
     ),
@@ -83,19 +77,6 @@ def test_a_message_is_the_same_after_its_journey(data: st.DataObject, kind: Any)
 def test_the_documented_receipt_is_what_is_sent() -> None:
     assert plain(RECEIPT) == {"epoch": "e", "ranges": [[1, 64], [70, 70]], "schema": 1}
     assert wire.decode(packed(plain(RECEIPT)), wire.Receipt) == RECEIPT
-
-
-def test_the_documented_batch_is_what_is_sent(make_result: Any) -> None:
-    result = make_result(3)
-    raw = msgspec.Raw(msgspec.json.encode(result))
-    batch = wire.Batch(epoch="e", items=(wire.Item(seq=17, id="a", kind="result", body=raw),))
-    body = plain(batch)
-    assert set(body) == {"epoch", "items", "schema"}
-    (item,) = body["items"]
-    assert set(item) == {"seq", "id", "kind", "body"}
-    assert item["body"]["state"] == "final"
-    (received,) = wire.decode(wire.encode(batch), wire.Batch).items
-    assert msgspec.json.decode(received.body, type=Result) == result
 
 
 def test_the_documented_request_is_what_is_sent() -> None:
@@ -197,14 +178,6 @@ def test_another_schema_is_refused_by_its_number(schema: int) -> None:
     body = plain(RECEIPT) | {"schema": schema}
     with pytest.raises(BadMessage, match=f"a Receipt of schema {schema}; this reads 1"):
         wire.decode(packed(body), wire.Receipt)
-
-
-@pytest.mark.parametrize("seq", [-1, 2**63, 2**70])
-def test_a_sequence_number_that_no_queue_gives_is_a_bad_message(seq: int, make_result: Any) -> None:
-    item = wire.Item(seq, "id", "result", msgspec.Raw(msgspec.json.encode(make_result())))
-    message = wire.encode(wire.Batch(epoch="e", items=(item,)))
-    with pytest.raises(BadMessage, match="seq"):
-        wire.decode(message, wire.Batch)
 
 
 def test_an_unknown_key_a_wrong_type_and_another_kind_are_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.cloud.store import Store
 from edgeclin.errors import BadMessage, StoreUnusable
 from edgeclin.transport import Message, Transport
@@ -55,7 +55,7 @@ class Ingest:
         if rest.startswith("st/"):
             self._store.add_status(topics, rest, wire.decode(message.payload, wire.Status))
             return
-        batch = wire.decode(message.payload, wire.Batch)
+        batch = batches.decode(message.payload)
         added = self._store.add(topics, batch)
         self.stored += added.stored
         self.duplicates += added.duplicates

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.cloud.tables import SCHEMAS, Table, flatten, require_record
 from edgeclin.errors import BadFile, MissingExtra, StoreUnusable
 from edgeclin.files import reading, sync_directory, write_atomic
@@ -106,7 +106,7 @@ class Store:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(_SCHEMA)
 
-    def add(self, topics: wire.Topics, batch: wire.Batch) -> Added:
+    def add(self, topics: wire.Topics, batch: batches.Batch) -> Added:
         """Store each id of a batch once; durable when this returns."""
         now = self._clock()
         good: list[tuple[Any, ...]] = []
@@ -286,7 +286,7 @@ def _known(db: sqlite3.Connection, ids: list[str]) -> set[str]:
     return found
 
 
-def _problem(item: wire.Item) -> str | None:
+def _problem(item: batches.Item) -> str | None:
     try:
         require_record(item.kind, bytes(item.body))
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:

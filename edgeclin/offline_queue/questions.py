@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
-import uuid6
 
 from edgeclin import states, wire
 from edgeclin.errors import BadSeal, KeyAbsent, QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.ids import Ids
 from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.payloads import INLINE_LIMIT, PayloadFolder
 from edgeclin.offline_queue.rows import insert_row
@@ -53,6 +53,7 @@ class Questions:
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
         boot: this boot's id.
+        ids: of rows.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Questions:
         clock: Callable[[], float],
         uptime: Uptime,
         boot: str,
+        ids: Ids,
     ) -> None:
         self._database = database
         self._payloads = payloads
@@ -70,6 +72,7 @@ class Questions:
         self._clock = clock
         self._uptime = uptime
         self._boot = boot
+        self._ids = ids
 
     def insert(
         self,
@@ -267,7 +270,7 @@ class Questions:
 
     def _insert_review(self, db: sqlite3.Connection, seq: int, review: Review) -> None:
         """Queue what became of a result, and remember it while the result is among the newest."""
-        body, identity = msgspec.json.encode(review), str(uuid6.uuid7())
+        body, identity = msgspec.json.encode(review), self._ids.new()
         sealed = self._keyring.seal(body, "review", identity)
         insert_row(db, identity, "review", Tier.ROUTINE, sealed)
         kept = self._keyring.seal(body, "kept review", str(seq))

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import uuid6
 
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.ids import Ids
 from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
 from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
@@ -95,11 +95,12 @@ class OfflineQueue:
         self._max_bytes = max_bytes
         self._clock = clock
         self._keyring = keyring
+        self._ids = Ids()
         self._database = Database(self.path, routine_sync_s, keyring)
         try:
             self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
             self._questions = Questions(
-                self._database, self._payloads, keyring, clock, uptime, boot
+                self._database, self._payloads, keyring, clock, uptime, boot, self._ids
             )
             self._questions.sweep()
             standing = self.standing()
@@ -138,7 +139,7 @@ class OfflineQueue:
         Raises:
             QueueFull: no room, also after dropping what may be dropped. Nothing was stored.
         """
-        identity = str(uuid6.uuid7())
+        identity = self._ids.new()
         body = self._keyring.seal(msgspec.json.encode(result), "result", identity)
         bundle = _ANY if last else cut or result.bundle
         after = ENDED if last else result.position + 1
@@ -441,7 +442,7 @@ class OfflineQueue:
             count=len(rows),
             made_at=self._clock(),
         )
-        identity = str(uuid6.uuid7())
+        identity = self._ids.new()
         body = self._keyring.seal(msgspec.json.encode(drop), "drop", identity)
         insert_row(db, identity, "drop", Tier.ROUTINE, body)
         return drop

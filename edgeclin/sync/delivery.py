@@ -7,7 +7,7 @@ from collections.abc import Set
 
 import msgspec
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import QueueFull
 from edgeclin.offline_queue import OfflineQueue, Row
@@ -117,11 +117,11 @@ class Delivery:
         if not sound:
             return []
         items = tuple(
-            wire.Item(seq=row.seq, id=row.id, kind=row.kind, body=msgspec.Raw(row.body))
+            batches.Item(seq=row.seq, id=row.id, kind=row.kind, body=msgspec.Raw(row.body))
             for row in sound
         )
-        payload = wire.encode(wire.Batch(epoch=self._queue.epoch, items=items))
-        message = Message(self._topics.up(tier), payload)
+        payload = batches.encode(batches.Batch(epoch=self._queue.epoch, items=items))
+        message = Message(self._topics.up(tier), payload, wire.BATCH_SCHEMA)
         if not fits(message, self._transport):
             if len(sound) == 1:
                 most = self._transport.most_bytes

@@ -9,10 +9,11 @@ from typing import Protocol, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, with the MQTT 5 properties that edgeclin uses."""
+    """One message, with the MQTT 5 properties that edgeclin uses; `schema` is of the payload."""
 
     topic: str
     payload: bytes
+    schema: int = 1
     retain: bool = False
     correlation: bytes | None = None
     response_topic: str | None = None

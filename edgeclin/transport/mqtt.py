@@ -276,7 +276,7 @@ def _at_once(_: mqtt.Client, __: Any, connection: Any) -> None:
 def _properties(message: Message) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ContentType = CONTENT_TYPE
-    properties.UserProperty = ("schema", "1")
+    properties.UserProperty = ("schema", str(message.schema))
     if message.correlation is not None:
         properties.CorrelationData = message.correlation
     if message.response_topic is not None:

@@ -8,6 +8,7 @@ milliseconds, for machines are noisy and differ.
 from __future__ import annotations
 
 import os
+import random
 import resource
 import sqlite3
 import statistics
@@ -35,12 +36,13 @@ from faults.network import PROFILES, Network  # noqa: E402
 from paho.mqtt.enums import CallbackAPIVersion  # noqa: E402
 from runtime import BUILD, ecg, line, replaced, timed  # noqa: E402
 
-from edgeclin import wire  # noqa: E402
+from edgeclin import batches, wire  # noqa: E402
 from edgeclin.benchmark.machine import filesystem  # noqa: E402
 from edgeclin.benchmark.percentiles import digits, distribution  # noqa: E402
 from edgeclin.bundle import Bundle  # noqa: E402
 from edgeclin.config import BrokerConfig, SyncConfig  # noqa: E402
 from edgeclin.offline_queue import OfflineQueue  # noqa: E402
+from edgeclin.offline_queue.ids import Ids  # noqa: E402
 from edgeclin.records import Result, State, Tier  # noqa: E402
 from edgeclin.runtime import Runtime  # noqa: E402
 from edgeclin.sync import SyncAgent  # noqa: E402
@@ -60,11 +62,20 @@ def results() -> list[Result]:
 
 
 def fill(path: Path, count: int, tier: Tier = Tier.ROUTINE) -> None:
-    """Put a backlog there at once: with `put` a million rows would take minutes."""
+    """Put a backlog there at once: with `put` a million rows would take minutes. One heartbeat a
+    second or so, each stored some milliseconds later."""
     OfflineQueue(path).close()
-    bodies = [msgspec.json.encode(replaced(one, tier=tier, state=State.FINAL)) for one in results()]
+    chance, moment, bodies = random.Random(1), time.time() - 86_400, []
+    for one in results():
+        moment += chance.gauss(0.85, 0.05)
+        made = replaced(one, tier=tier, state=State.FINAL, made_at=round(moment, 3))
+        bodies.append(
+            (round((moment + chance.uniform(0.001, 0.004)) * 1e9), msgspec.json.encode(made))
+        )
+    moments = (bodies[at % len(bodies)][0] for at in range(count))
+    ids = Ids(lambda: next(moments))
     rows = (
-        (str(uuid6.uuid7()), "result", list(Tier).index(tier), bodies[at % len(bodies)])
+        (ids.new(), "result", list(Tier).index(tier), bodies[at % len(bodies)][1])
         for at in range(count)
     )
     with closing(sqlite3.connect(path)) as db:
@@ -231,10 +242,10 @@ def size() -> None:
             rows = queue.pending(Tier.ROUTINE, limit=2000)
             for start in range(0, len(rows), settings.batch_results):
                 items = tuple(
-                    wire.Item(one.seq, one.id, one.kind, msgspec.Raw(one.body))
+                    batches.Item(one.seq, one.id, one.kind, msgspec.Raw(one.body))
                     for one in rows[start : start + settings.batch_results]
                 )
-                sent += len(wire.encode(wire.Batch(queue.epoch, items)))
+                sent += len(batches.encode(batches.Batch(queue.epoch, items)))
     mean = statistics.mean(len(one.body) for one in rows)
     line("a routine result on the wire", f"{sent / len(rows):.1f} bytes of {mean:.0f}", "<= 20",
          sent / len(rows) <= 20)  # fmt: skip

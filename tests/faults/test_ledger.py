@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgeclin import wire
+from edgeclin import batches, wire
 from edgeclin.records import Latency, Result, Tier
 
 pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
@@ -29,10 +29,10 @@ LABELS: dict[int, str | None] = dict.fromkeys(range(10), "normal")
 def stored(folder: Path, results: list[tuple[str, Result]], compact: bool) -> Path:
     store = Store(folder / "store")
     items = tuple(
-        wire.Item(seq=seq, id=one, kind="result", body=msgspec.Raw(msgspec.json.encode(result)))
+        batches.Item(seq=seq, id=one, kind="result", body=msgspec.Raw(msgspec.json.encode(result)))
         for seq, (one, result) in enumerate(results, 1)
     )
-    store.add(TOPICS, wire.Batch(epoch="e", items=items))
+    store.add(TOPICS, batches.Batch(epoch="e", items=items))
     if compact:
         store.compact()
     store.close()
