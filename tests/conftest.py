@@ -271,12 +271,12 @@ def _no_space(_: int) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of three megabytes."""
+    """A file system of eight megabytes, twice what the log of a queue may take."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     folder = Path(tempfile.mkdtemp(prefix="edgeclin-disk-"))
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
         check=False,
         capture_output=True,
         text=True,

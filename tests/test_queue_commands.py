@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Done
+from small_disk import take_all_room
 from test_keyring import write_keys
 
 from edgeclin import wire
@@ -476,19 +477,14 @@ def test_a_full_disk_is_an_alarm_though_run_cannot_say_so(
     small_disk: Path, make_result: MakeResult
 ) -> None:
     ward = Ward(small_disk)
-
-    def fill() -> None:
-        with suppress(OSError), (small_disk / "fill").open("ab", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
-
     told = f"the disk of {ward.path} is full, 0 kB are free: nothing can be stored"
     with OfflineQueue(ward.path) as queue:
         queue.put(make_result())
         assert "is full" not in ward("status").output
-        fill()
+        ballast = take_all_room(small_disk)
         done = ward("status")
         assert (done.exit_code, told in done.output) == (0, True)
-    fill()
+    ballast.unlink()
+    take_all_room(small_disk)
     done = ward("status")
     assert (done.exit_code, told in done.output) == (4, True), "SQLite has no room to read it"

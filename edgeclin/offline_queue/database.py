@@ -204,11 +204,18 @@ class Database:
             raise
         except (sqlite3.DatabaseError, OSError) as exc:
             if _is_disk_full(exc):
+                self._shorten_log()
                 raise QueueFull(f"{self.path}: the disk is full") from exc
             if str(exc) == _LOCKED:
                 why = f"another program has kept it locked for {_LOCKED_S:g} s"
                 raise QueueFull(f"{self.path}: {why}") from exc
             raise QueueUnusable(f"{self.path}: {exc}") from exc
+
+    def _shorten_log(self) -> None:
+        """Give back what the log takes, up to 4 MB, for the next attempt: SQLite itself does so
+        after a commit, and there may be no room for another one."""
+        with suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _check_in_place(self) -> None:
         """Refuse to write into a file that is not at its place: nobody would read it."""
