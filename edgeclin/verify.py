@@ -85,7 +85,7 @@ def measure(runtime: Runtime, dataset: Dataset) -> Measured:
         outcome="broken"
         if broken
         else "holds"
-        if all(part.proven for part in parts)
+        if parts and all(part.proven for part in parts)
         else "too few to tell",
         broken=broken,
         engine_ms_p50=float(np.percentile(latencies, 50)),

@@ -176,6 +176,8 @@ def test_a_confidence_just_below_one_is_not_rounded_up_to_it(page: Page, stage: 
     assert "over 99.9 %" in page.text("#answer")
     newest_is(page, stage.add(confidence=0.89996, state=State.PROVISIONAL))
     assert "90.0 % confidence threshold 90.0 %, not reached" in page.text("#answer")
+    newest_is(page, stage.add(confidence=0.89996))
+    assert "threshold 90.0 %, reached" in page.text("#answer"), "by what it was before rounding"
 
 
 def test_every_state_has_a_word_and_a_shape_of_its_own(page: Page, stage: Stage) -> None:

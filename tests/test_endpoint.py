@@ -182,6 +182,26 @@ def test_a_full_queue_serves_nobody_until_less_waits_in_it(
             assert served.predict(npy(beats[0]), NPY).status == 200
 
 
+def test_a_full_queue_is_tried_once_more_after_a_while_though_nothing_tells_of_room(
+    runtime: Runtime,
+    tmp_path: Path,
+    beats: np.ndarray,
+    make_result: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as where the disk was full of something else, or another program held the lock."""
+    monkeypatch.setattr("edgeclin.endpoint.endpoint._LOOK_S", 0.05)
+    monkeypatch.setattr("edgeclin.endpoint.health._FORGET_S", 0.5)
+    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
+        with suppress(QueueFull):
+            while True:
+                queue.put(make_result())
+        with serving(runtime, queue) as served:
+            assert served.predict(npy(beats[0]), NPY).status == 503
+            wait_until(lambda: served.get("/health").status == 200, "it is tried again")
+            assert served.predict(npy(beats[0]), NPY).status == 503
+
+
 def test_health_tells_that_no_engine_answers(
     unsound: Path, engines_of: Callable[..., Bundle], queue: OfflineQueue
 ) -> None:

@@ -140,6 +140,26 @@ def test_the_last_urgent_and_the_last_amended_one_stay_however_many_follow(
     assert not shown.urgent
 
 
+def test_what_became_of_an_older_result_is_told_though_it_is_not_kept_in_sight(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    for seq in range(1, KEPT + 10):
+        doubtful = seq in (1, 3)
+        state = State.PROVISIONAL if doubtful else State.FINAL
+        made = make_result(seq, label="normal", state=state)
+        history.add(Stored(seq, str(seq)), made, SAMPLE, manifest_and_files[0])
+    _, cursor = history.since(Cursor())
+    history.review({3: replace(review(3, State.AMENDED), label="R-on-T PVC")})
+    latest, cursor = history.since(cursor)
+    assert [one.seq for one in latest.results] == [3]
+    history.review({1: review(1, State.CONFIRMED)})
+    latest, after = history.since(cursor)
+    assert [(one.seq, one.state) for one in latest.results] == [(1, State.CONFIRMED)]
+    assert history.since(after)[0].results == ()
+
+
 def test_what_may_still_be_amended_is_bounded(
     make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,17 @@ def test_samples_that_break_no_promise_but_are_few_prove_nothing(
     assert measure(Runtime(bundle), judged).outcome == "holds"
 
 
+def test_where_every_answer_is_in_doubt_no_promise_is_proven(
+    bundle: Bundle, judged: Dataset
+) -> None:
+    doubt = Doubt(max_error=0.3, thresholds="per-class")
+    found = measure_risk(Runtime(bundle), judged, doubt).confidence
+    none = tuple(msgspec.structs.replace(own, threshold=1.01) for own in found.by_label)
+    confidence = msgspec.structs.replace(found, by_label=none, threshold=1.01)
+    bundle.manifest = msgspec.structs.replace(bundle.manifest, confidence=confidence)
+    assert measure(Runtime(bundle), judged).outcome == "too few to tell"
+
+
 def test_every_label_must_hold_its_promise_for_a_bundle_to_verify(
     bundle: Bundle, judged: Dataset
 ) -> None:

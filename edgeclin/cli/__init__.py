@@ -25,6 +25,7 @@ from edgeclin.cli import (
     sync,
     toolchain,
 )
+from edgeclin.cli.log import tell_last
 from edgeclin.cli.signals import stopping
 from edgeclin.errors import EdgeclinError
 from edgeclin.version import VERSION
@@ -51,12 +52,12 @@ class _Edgeclin(click.Group):
             with stopping():
                 return super().invoke(ctx)
         except EdgeclinError as exc:
-            click.echo(f"edgeclin: {exc}", err=True)
+            tell_last(f"edgeclin: {exc}")
             ctx.exit(exc.exit_code)
         except PermissionError as exc:
             if exc.filename is None:
                 raise
-            click.echo(f"edgeclin: {exc.filename}: no permission to read or write it", err=True)
+            tell_last(f"edgeclin: {exc.filename}: no permission to read or write it")
             ctx.exit(1)
 
 

@@ -13,7 +13,6 @@ import termios
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import TextIO
 
@@ -50,8 +49,7 @@ class Lines:
         self.left_out = 0
         self._name = name
         self._waits = waits
-        self._waiting: queue.Queue[bytes] = queue.Queue()
-        self._ending = threading.Event()
+        self._waiting: queue.Queue[bytes | None] = queue.Queue()
         self._written = self._told = 0
         self._patience: _Patience | None = None
         self._thread = threading.Thread(target=self._write, daemon=True)
@@ -97,7 +95,7 @@ class Lines:
         """
         if self.unread:
             return
-        self._ending.set()
+        self._waiting.put(None)
         until = inf
 
         def over() -> bool:
@@ -107,7 +105,7 @@ class Lines:
             return not self._thread.is_alive() or time.monotonic() >= until
 
         self._wait(over)
-        if left := self._waiting.unfinished_tasks:
+        if left := self._waiting.unfinished_tasks - 1:
             self._end(f"its reader was too slow for the last {left} lines")
 
     def _wait(self, over: Callable[[], bool]) -> None:
@@ -137,10 +135,9 @@ class Lines:
 
     def _write(self) -> None:
         try:
-            while not (self._ending.is_set() and self._waiting.empty()):
-                with suppress(queue.Empty):
-                    self._write_all(self._waiting.get(timeout=_TURN_S) + b"\n")
-                    self._waiting.task_done()
+            while (line := self._waiting.get()) is not None:
+                self._write_all(line + b"\n")
+                self._waiting.task_done()
                 if self.left_out > self._told and self._waiting.empty():
                     lost, self._told = self.left_out - self._told, self.left_out
                     log.warning("%s is read again; %d lines were left out", self._name, lost)

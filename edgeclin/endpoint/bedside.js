@@ -10,7 +10,7 @@ const RETRY_MS = 1000;
 const TICK_MS = 250;
 const MOST_TEXT = 16 << 20;
 const MOST_NAMED = 5; // amended results that a screen reader hears of one by one
-const TICKING = /(?<=^|\s)\d+(\.\d+)?(?=[\s,;)]|$)/g; // ages and counts, not digits of names
+const TICKING = /(^|\s)\d+(\.\d+)?(?=[\s,;)]|$)/g; // ages and counts, not digits of names
 
 const STATES = {
   final: ["Final", "its confidence reached the threshold"],
@@ -285,7 +285,7 @@ function tellOfDevice(why) {
   }
   const health = known.health;
   if (health === null) return;
-  const alarms = health.alarms.join(" ").replace(TICKING, "n");
+  const alarms = health.alarms.join(" ").replace(TICKING, "$1n");
   if (alarms && alarms !== told.alarms) call(`Alarm: ${health.alarms.join(". ")}`);
   if (!alarms && told.alarms) say("No alarm any more.");
   told.alarms = alarms;

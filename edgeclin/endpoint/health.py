@@ -18,6 +18,8 @@ from edgeclin.records import Record
 
 log = logging.getLogger(__name__)
 
+_FORGET_S = 60.0
+"""After so long a disk, full or locked, is tried once more."""
 _SILENT_S = 10.0
 
 
@@ -145,10 +147,11 @@ class Watch:
         self._looked = self._clock()
 
     def _look_for_room(self, full_at: float, used: int) -> None:
-        """Let go of what was full when less waits than after the last answer found no room."""
+        """Let go of what was full when less waits than after the last answer found no room, or for
+        nobody may ask again while it says so."""
         if full_at != self._full[0]:
             self._full = full_at, used
-        elif used < self._full[1]:
+        elif used < self._full[1] or time.monotonic() - full_at > _FORGET_S:
             self._bedside.find_room()
 
     def health(self) -> Health:

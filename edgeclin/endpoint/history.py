@@ -17,7 +17,7 @@ from edgeclin.records import Record, Result, Review, State, Tier
 from edgeclin.uptime import uptime
 
 KEPT = 50
-ASKED = 1000
+ASKED = 200
 """Older ones of which it is still known what an opinion that comes makes of them."""
 KEPT_BYTES = 32 << 20
 """Of samples, for drawings; beyond it the oldest have none."""
@@ -51,8 +51,8 @@ class Latest(Record, frozen=True):
     """What changed since a listener was last told.
 
     Attributes:
-        results: new or reviewed ones, oldest first; of those no longer kept, the newest urgent and
-            the newest amended one.
+        results: new or reviewed ones, oldest first; of those no longer kept, the urgent and the
+            amended one that became so last, and what was reviewed.
         missed: results in between that are no longer kept.
     """
 
@@ -115,6 +115,7 @@ class History:
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._pinned: dict[str, _Kept] = {}
         self._asked: deque[_Kept] = deque(maxlen=ASKED)
+        self._reviewed: deque[_Kept] = deque(maxlen=KEPT)
         self._cursor = Cursor()
         self._held = 0
 
@@ -164,6 +165,7 @@ class History:
                     kept.review, kept.change = review, self._cursor.change
             for kept in self._asked:
                 self._pin(kept)
+            self._reviewed.extend(one for one in self._asked if not one.asked)
             self._asked = deque((one for one in self._asked if one.asked), ASKED)
 
     def newest(self, after: int = 0, limit: int = KEPT) -> list[Shown]:
@@ -175,7 +177,8 @@ class History:
         """What changed after a cursor, and the cursor after it."""
         with self._lock:
             kept, now = list(self._kept), self._cursor
-            pinned = {one.count: one for one in self._pinned.values()}
+            gone = [one for one in self._reviewed if 0 < cursor.change < one.change]
+            pinned = {one.count: one for one in (*gone, *self._pinned.values())}
         everything = [*(pinned[count] for count in sorted(pinned)), *kept]
         changed = [self._shown(one) for one in everything if one.change > cursor.change]
         missed = kept[0].count - cursor.count - 1 if kept else 0
@@ -211,7 +214,7 @@ class History:
     def _pin(self, old: _Kept) -> None:
         amended = old.review is not None and old.review.state is State.AMENDED
         for name, holds in (("urgent", old.urgent), ("amended", amended)):
-            if holds and (name not in self._pinned or self._pinned[name].count < old.count):
+            if holds and (name not in self._pinned or self._pinned[name].change < old.change):
                 self._pinned[name] = old
 
     def _shown(self, kept: _Kept) -> Shown:

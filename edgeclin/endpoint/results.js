@@ -43,10 +43,13 @@ function reasonLine(shown) {
 const elsewhere = (shown) =>
   known.health !== null && shown.result.bundle !== known.health.run.bundle;
 
+const ROUNDED = 1e-4; // a record's confidence is; the device compared what it was before
+
 function confidenceBar(shown) {
   const confidence = shown.result.confidence ?? 0;
   const threshold = shown.threshold ?? null;
-  const reached = threshold !== null && confidence >= threshold;
+  const near = threshold !== null && Math.abs(confidence - threshold) < ROUNDED;
+  const reached = near ? shown.result.state === "final" : threshold !== null && confidence >= threshold;
   const mark = threshold === null ? "no threshold" : `threshold ${percent(threshold)}, ${reached ? "reached" : "not reached"}`;
   const bar = drawn(
     "svg",
