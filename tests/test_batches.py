@@ -197,6 +197,16 @@ def test_columns_that_do_not_fit_are_a_bad_message(change: dict[str, Any], about
         batches.decode(packed(good | {"tables": [TABLE | change]}))
 
 
+@pytest.mark.parametrize("depth", [*range(300, 1100, 7), 200_000])
+def test_columns_however_deep_are_a_batch_or_a_bad_message(depth: int) -> None:
+    text = json.dumps(
+        {"epoch": "e", "tables": [TABLE | {"bodies": {"k": {"one": 0}}}], "schema": 2}
+    )
+    deep = text.replace('{"one": 0}', f'{{"one": {"[" * depth}{"]" * depth}}}')
+    with suppress(BadMessage):
+        batches.decode(zstandard.ZstdCompressor().compress(deep.encode()))
+
+
 def test_a_batch_of_rows_is_refused_by_its_schema() -> None:
     for schema in (1, 3):
         body = {"epoch": "e", "tables": [], "schema": schema}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -47,6 +48,30 @@ class Spy:
     def _seen(self, _: Any, __: Any, message: mqtt.MQTTMessage) -> None:
         content = json.loads(zstandard.ZstdDecompressor().decompress(message.payload))
         if "/up/" in message.topic:
-            self.sightings.update(item["id"] for item in content["items"])
+            for table in content["tables"]:
+                self.sightings.update(_ids(table))
         else:
             self.receipts.update(tuple(pair) for pair in content["ranges"])
+
+
+def _ids(table: dict[str, Any]) -> list[str]:
+    heads, count = table["heads"], table["count"]
+    if "id" in heads:
+        return [str(identity) for identity in _column(heads["id"], count)]
+    parts = (_column(heads[name], count) for name in ("time", "counter", "rest"))
+    found = []
+    for moment, counter, rest in zip(*parts, strict=True):
+        time = f"{moment:012x}"
+        found.append(f"{time[:8]}-{time[8:]}-{counter:04x}-{rest}")
+    return found
+
+
+def _column(column: dict[str, Any], count: int) -> list[Any]:
+    if "one" in column:
+        return [column["one"]] * count
+    if "these" in column:
+        return list(column["these"])
+    if "of" in column:
+        return [column["of"][at] for at in column["at"]]
+    numbers = column["numbers"]
+    return list(accumulate(numbers)) if column.get("steps") else numbers
