@@ -343,7 +343,7 @@ def test_a_sample_for_which_the_disk_has_no_room_leaves_nothing_half_written(
     with OfflineQueue(small_disk / "q.db", routine_sync_s=NEVER_S) as queue:
         queue.put(make_result(0))
         ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes(2 << 20))
+        ballast.write_bytes(bytes(7 << 20))
         with pytest.raises(QueueFull, match="the disk is full"):
             queue.put(make_result(1, state=State.PROVISIONAL), noise(2_000_000))
         assert list((small_disk / "q.db.payloads").iterdir()) == []
