@@ -26,6 +26,7 @@ _EXACT = 1 << 53
 """Up to here float64 tells all whole numbers apart."""
 _FEW = 2
 """Values that are not numbers are listed once where there are so many times more rows."""
+_WHOLE = ("",)
 MOST_CELLS = 4_000_000
 """What a message may become: a few bytes can stand for any number of rows."""
 
@@ -76,19 +77,23 @@ class Column(Record, frozen=True, omit_defaults=True):
 
 
 def pack(rows: Sequence[Row]) -> Iterable[tuple[list[int], Columns]]:
-    """Rows of JSON as columns; those with other paths are another table.
+    """Rows of JSON as columns; those with other keys are another table.
 
     Returns:
         of each table the indices of its rows, and its columns.
     """
-    tables: dict[tuple[str, ...], list[tuple[int, tuple[Any, ...]]]] = {}
+    tables: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(rows):
-        leaves = _leaves(row)
-        tables.setdefault(tuple(leaves), []).append((index, tuple(leaves.values())))
-    for paths, members in tables.items():
-        columns = zip(*(values for _, values in members), strict=True)
-        packed = {path: column(values) for path, values in zip(paths, columns, strict=True)}
-        yield [index for index, _ in members], packed
+        tables.setdefault(_keys(row), []).append(index)
+    for keys, indices in tables.items():
+        members = [rows[index] for index in indices]
+        if keys == _WHOLE:
+            yield indices, {"": column(members)}
+            continue
+        columns: Columns = {}
+        for key in keys:
+            columns |= _columns(key, [row[key] for row in members])
+        yield indices, columns
 
 
 def unpack(columns: Columns, count: int) -> list[Row]:
@@ -161,22 +166,25 @@ def _digits(numbers: np.ndarray) -> float:
     return float(np.log10(np.abs(numbers) + 1.0).sum())
 
 
-def _leaves(row: Row) -> Row:
-    if type(row) is not dict:
-        return {"": row}
-    found: Row = {}
-    for key, value in row.items():
-        if not key or "/" in key or "#" in key:
-            return {"": row}
-        if type(value) is dict and value:
-            for inner, one in value.items():
-                found[f"{key}/{inner}"] = one
-        elif type(value) is list and value:
-            for index, one in enumerate(value):
-                found[f"{key}#{index}"] = one
-        else:
-            found[key] = value
-    return found
+def _keys(row: Row) -> tuple[str, ...]:
+    """Of a row, or `_WHOLE` where paths would not tell them apart."""
+    if type(row) is not dict or any(not key or "/" in key or "#" in key for key in row):
+        return _WHOLE
+    return tuple(row)
+
+
+def _columns(key: str, values: Sequence[Any]) -> Columns:
+    """The values of one key: where all are alike, those within objects and lists are columns."""
+    first = values[0]
+    if type(first) is dict and first:
+        inner = tuple(first)
+        if all(type(one) is dict and tuple(one) == inner for one in values):
+            return {f"{key}/{name}": column([one[name] for one in values]) for name in inner}
+    elif type(first) is list and first:
+        length = len(first)
+        if all(type(one) is list and len(one) == length for one in values):
+            return {f"{key}#{at}": column([one[at] for one in values]) for at in range(length)}
+    return {key: column(values)}
 
 
 def _within(row: Row, key: str, kind: type) -> Any:
