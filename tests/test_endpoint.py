@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,15 @@ def test_health_tells_whether_samples_are_answered(
         assert "the engine or the disk hangs" in answer.json["alarms"][0]
 
 
+@contextmanager
+def full_queue(folder: Path, make_result: Callable[..., Result]) -> Iterator[OfflineQueue]:
+    with OfflineQueue(folder / "small.sqlite", max_bytes=20_000) as queue:
+        with suppress(QueueFull):
+            while True:
+                queue.put(make_result())
+        yield queue
+
+
 def test_a_full_queue_serves_nobody_until_less_waits_in_it(
     runtime: Runtime,
     tmp_path: Path,
@@ -163,23 +172,19 @@ def test_a_full_queue_serves_nobody_until_less_waits_in_it(
 ) -> None:
     """A client that looks before it asks would else never ask again."""
     monkeypatch.setattr("edgeclin.endpoint.endpoint._LOOK_S", 0.05)
-    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
-        with suppress(QueueFull):
-            while True:
-                queue.put(make_result())
-        with serving(runtime, queue) as served:
-            assert served.predict(npy(beats[0]), NPY).status == 503
-            watch = served.endpoint._watch
-            for _ in range(3):
-                before = watch._looked
-                wait_until(lambda before=before: watch._looked > before, "another look")
-                assert served.get("/health").status == 503
-            rows = queue.pending(Tier.ROUTINE, limit=3)
-            ranges = tuple((row.seq, row.seq) for row in rows)
-            queue.remove(wire.Receipt(epoch=queue.epoch, ranges=ranges))
-            wait_until(lambda: served.get("/health").status == 200, "room")
-            assert served.get("/health").json["alarms"] == []
-            assert served.predict(npy(beats[0]), NPY).status == 200
+    with full_queue(tmp_path, make_result) as queue, serving(runtime, queue) as served:
+        assert served.predict(npy(beats[0]), NPY).status == 503
+        watch = served.endpoint._watch
+        for _ in range(3):
+            before = watch._looked
+            wait_until(lambda before=before: watch._looked > before, "another look")
+            assert served.get("/health").status == 503
+        rows = queue.pending(Tier.ROUTINE, limit=3)
+        ranges = tuple((row.seq, row.seq) for row in rows)
+        queue.remove(wire.Receipt(epoch=queue.epoch, ranges=ranges))
+        wait_until(lambda: served.get("/health").status == 200, "room")
+        assert served.get("/health").json["alarms"] == []
+        assert served.predict(npy(beats[0]), NPY).status == 200
 
 
 def test_a_full_queue_is_tried_once_more_after_a_while_though_nothing_tells_of_room(
@@ -192,14 +197,10 @@ def test_a_full_queue_is_tried_once_more_after_a_while_though_nothing_tells_of_r
     """Such as where the disk was full of something else, or another program held the lock."""
     monkeypatch.setattr("edgeclin.endpoint.endpoint._LOOK_S", 0.05)
     monkeypatch.setattr("edgeclin.endpoint.health._FORGET_S", 0.5)
-    with OfflineQueue(tmp_path / "small.sqlite", max_bytes=20_000) as queue:
-        with suppress(QueueFull):
-            while True:
-                queue.put(make_result())
-        with serving(runtime, queue) as served:
-            assert served.predict(npy(beats[0]), NPY).status == 503
-            wait_until(lambda: served.get("/health").status == 200, "it is tried again")
-            assert served.predict(npy(beats[0]), NPY).status == 503
+    with full_queue(tmp_path, make_result) as queue, serving(runtime, queue) as served:
+        assert served.predict(npy(beats[0]), NPY).status == 503
+        wait_until(lambda: served.get("/health").status == 200, "it is tried again")
+        assert served.predict(npy(beats[0]), NPY).status == 503
 
 
 def test_health_tells_that_no_engine_answers(

@@ -138,8 +138,10 @@ class Link:
                 while self._rates and at - self._rates[0][0] > REMEMBERED_S:
                     self._rates.popleft()
             if carried.full or rate > self.goodput:
+                while self._rates and self._rates[-1][1] <= rate:
+                    self._rates.pop()
                 self._rates.append((at, rate))
-            self.goodput = max(rate for _, rate in self._rates)
+            self.goodput = self._rates[0][1]
             self._count_round(carried)
         round_trip = at - carried.sent_at
         old = at - self._measured_at > REMEMBERED_S
