@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -25,8 +25,15 @@ BATCH_SCHEMA = 2
 """Schema 1 was a list of rows, at three times the length."""
 ROOT = "ec/v1"
 CONTENT_TYPE = "application/vnd.edgeclin+json+zstd"
-INGEST_FILTERS = (f"$share/ingest/{ROOT}/+/+/up/+", f"{ROOT}/+/+/st/+")
-OFFLOAD_FILTER = f"$share/offload/{ROOT}/+/+/ask/opinion"
+INGEST_FILTERS = (
+    f"$share/ingest/{ROOT}/+/+/up/+",
+    f"$share/ingest/{ROOT}/+/+/ask/part",
+    f"{ROOT}/+/+/st/+",
+)
+OFFLOAD_FILTERS = (
+    f"$share/offload/{ROOT}/+/+/ask/opinion",
+    f"$share/offload/{ROOT}/+/+/ask/whole",
+)
 REQUEST_TYPE = "application/vnd.edgeclin.command+json"
 """What DSSE signs beside a request, so that no other signature passes for a command's."""
 MAX_DECODED = 32 << 20
@@ -53,8 +60,20 @@ class Topics:
         return f"{self._base}/ask/opinion"
 
     @property
+    def part(self) -> str:
+        return f"{self._base}/ask/part"
+
+    @property
+    def whole(self) -> str:
+        return f"{self._base}/ask/whole"
+
+    @property
     def receipt(self) -> str:
         return f"{self._base}/dn/receipt"
+
+    @property
+    def kept(self) -> str:
+        return f"{self._base}/dn/kept"
 
     @property
     def opinion(self) -> str:
@@ -144,6 +163,46 @@ class Ask(Record, frozen=True):
     result: str
     model: str
     input: Array
+    schema: int = SCHEMA
+
+
+Digest: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Part(Record, frozen=True):
+    """Some bytes of an encoded Ask that is too large for one message.
+
+    Attributes:
+        whole: SHA-256 of all its bytes.
+        size: how many they are.
+        at: where these begin.
+    """
+
+    whole: Digest
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_DECODED)]
+    at: Annotated[int, msgspec.Meta(ge=0, lt=MAX_DECODED)]
+    data: Annotated[bytes, msgspec.Meta(min_length=1)]
+    schema: int = SCHEMA
+
+
+class Kept(Record, frozen=True):
+    """The cloud's word which bytes of a whole are stored; ranges are inclusive.
+
+    Attributes:
+        refused: why it takes no more of them now, or did not keep those that it had.
+    """
+
+    whole: Digest
+    ranges: tuple[tuple[int, int], ...]
+    refused: str = ""
+    schema: int = SCHEMA
+
+
+class AskWhole(Record, frozen=True):
+    """A request to judge the sample of an Ask of which all parts are stored."""
+
+    result: str
+    whole: Digest
     schema: int = SCHEMA
 
 
@@ -248,14 +307,14 @@ class Reply(Record, frozen=True, omit_defaults=True):
     schema: int = SCHEMA
 
 
-MessageType = TypeVar(
-    "MessageType", PackedBatch, Receipt, Ask, Opinion, Status, SignedRequest, Request, Reply
+Document: TypeAlias = (
+    "PackedBatch | Receipt | Ask | Part | Kept | AskWhole | Opinion | Status | SignedRequest"
+    " | Request | Reply"
 )
+MessageType = TypeVar("MessageType", bound=Document)
 
 
-def encode(
-    message: PackedBatch | Receipt | Ask | Opinion | Status | SignedRequest | Reply,
-) -> bytes:
+def encode(message: Document) -> bytes:
     """A message as bytes for the wire."""
     plain = msgspec.json.encode(message)
     # A compressor of its own each time: two threads in one crash the process.
@@ -330,12 +389,29 @@ def from_array(array: Array) -> np.ndarray:
         raise BadMessage(f"array of shape {array.shape}: {exc}") from exc
 
 
-def ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """Sorted numbers as inclusive ranges: 1, 2, 3, 7 → (1, 3), (7, 7)."""
+    return joined((number, number) for number in numbers)
+
+
+def joined(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Inclusive ranges as few as say the same, sorted: (4, 9), (1, 3) → (1, 9)."""
     found: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if found and number <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
+    for first, last in sorted(some):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
-            found.append((number, number))
+            found.append((first, last))
     return tuple(found)
+
+
+def gaps(some: Iterable[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
+    """What of an inclusive range is in none of some others."""
+    found, at = [], first
+    for start, end in joined(some):
+        if start > last:
+            break
+        if start > at:
+            found.append((at, start - 1))
+        at = max(at, end + 1)
+    return [*found, (at, last)] if at <= last else found

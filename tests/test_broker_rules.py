@@ -78,22 +78,26 @@ def join(tmp_path: Path) -> Iterator[Callable[..., Client]]:
 
 
 def test_a_device_and_the_cloud_reach_each_other(join: Callable[..., Client]) -> None:
-    cloud = join("cloud", *wire.INGEST_FILTERS, wire.OFFLOAD_FILTER)
-    device = join("ward-3/bed-12", OWN.receipt, OWN.opinion)
-    up = [*(OWN.up(tier) for tier in Tier), OWN.ask, OWN.birth, OWN.state, OWN.health]
+    cloud = join("cloud", *wire.INGEST_FILTERS, *wire.OFFLOAD_FILTERS)
+    device = join("ward-3/bed-12", OWN.receipt, OWN.opinion, OWN.kept)
+    asks = [OWN.ask, OWN.part, OWN.whole]
+    up = [*(OWN.up(tier) for tier in Tier), *asks, OWN.birth, OWN.state, OWN.health]
     device.say(*up)
-    cloud.say(OWN.receipt, OWN.opinion)
+    down = [OWN.receipt, OWN.opinion, OWN.kept]
+    cloud.say(*down)
     wait_until(lambda: len(cloud.got) == len(up), "all reached the cloud")
-    wait_until(lambda: device.got == [OWN.receipt, OWN.opinion], "the answers")
+    wait_until(lambda: device.got == down, "the answers")
     assert not device.refused
     assert not cloud.refused
 
 
 def test_a_device_neither_reads_nor_writes_what_is_another_s(join: Callable[..., Client]) -> None:
-    cloud = join("cloud", *wire.INGEST_FILTERS, wire.OFFLOAD_FILTER)
-    curious = join("ward-3/bed-12", OTHER.receipt, OTHER.opinion, "ec/v1/#", "#")
+    cloud = join("cloud", *wire.INGEST_FILTERS, *wire.OFFLOAD_FILTERS)
+    others = (OTHER.receipt, OTHER.opinion, OTHER.kept, OTHER.part)
+    curious = join("ward-3/bed-12", *others, "ec/v1/#", "#")
     other = join("ward-3/bed-13", OTHER.receipt, OTHER.opinion)
-    forged = [OTHER.up(Tier.URGENT), OTHER.ask, OTHER.state, OTHER.receipt, OWN.receipt, "other"]
+    forged = [OTHER.up(Tier.URGENT), OTHER.ask, OTHER.part, OTHER.whole, OTHER.state]
+    forged += [OTHER.receipt, OWN.receipt, OWN.kept, "other"]
     curious.say(*forged)
     wait_until(lambda: len(curious.refused) == len(forged), "all are refused")
     assert {refusal.code for refusal in curious.refused} == {0x87}

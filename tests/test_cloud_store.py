@@ -365,7 +365,9 @@ def test_the_tables_equal_what_was_added(
 
 def test_an_index_that_is_no_database_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(EdgeclinError, match=r"the store cannot be used \(file is not a database\)"):
+    with pytest.raises(
+        EdgeclinError, match=r"the store cannot be used \(index.sqlite: file is not a database\)"
+    ):
         Store(tmp_path)
 
 

@@ -856,6 +856,18 @@ def test_a_window_frees_a_batch_when_all_of_it_is_receipted() -> None:
     assert window.room == 1
 
 
+def test_a_connection_is_silent_also_where_only_a_question_waits_for_the_broker() -> None:
+    window = SendWindow(size=1, timeout_s=5, most_s=40)
+    assert not window.missed(100, None)
+    assert not window.missed(104, 100)
+    assert window.missed(105, 100) == 1
+    assert not window.missed(110, 100), "the next takes twice as long"
+    assert window.missed(115, 100) == 2
+    window.heard(116)
+    assert not window.missed(120, 100)
+    assert window.missed(121, 100) == 1
+
+
 class Lossy(MemoryTransport):
     """A link that loses, doubles and delays what goes through it, both ways."""
 
@@ -950,7 +962,7 @@ def test_over_a_bad_link_every_doubtful_answer_is_settled_once_or_left_to_a_pers
         answer = wire.Opinion(result=ask.result, model="m", label=label, confidence=0.9)
         worker.publish(Message(TOPICS.opinion, wire.encode(answer)))
 
-    worker.open((wire.OFFLOAD_FILTER,), judge)
+    worker.open(wire.OFFLOAD_FILTERS, judge)
 
     def start() -> tuple[OfflineQueue, Lossy, SyncAgent]:
         """A process with the agent; on one device, so the boot stays the same."""

@@ -24,6 +24,7 @@ quick = settings(deadline=None)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers(0, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     wire.Receipt: st.builds(
@@ -35,6 +36,17 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         model=texts,
         input=st.builds(wire.Array, shape=shapes, data=st.binary().map(lambda b: b.hex())),
     ),
+    wire.Part: st.builds(
+        wire.Part,
+        whole=digests,
+        size=st.integers(1, wire.MAX_DECODED),
+        at=st.integers(0, wire.MAX_DECODED - 1),
+        data=st.binary(min_size=1),
+    ),
+    wire.Kept: st.builds(
+        wire.Kept, whole=digests, ranges=st.lists(st.tuples(numbers, numbers)).map(tuple)
+    ),
+    wire.AskWhole: st.builds(wire.AskWhole, result=texts, whole=digests),
     wire.Opinion: st.builds(
         wire.Opinion, result=texts, model=texts, label=st.none() | texts, confidence=finite
     ),
@@ -388,6 +400,8 @@ def test_topics_are_those_of_the_documentation() -> None:
         f"{base}/up/bulk",
     ]
     assert topics.ask == f"{base}/ask/opinion"
+    assert (topics.part, topics.whole) == (f"{base}/ask/part", f"{base}/ask/whole")
+    assert topics.kept == f"{base}/dn/kept"
     assert (topics.receipt, topics.opinion) == (f"{base}/dn/receipt", f"{base}/dn/opinion")
     states = (topics.birth, topics.state, topics.health)
     assert states == (f"{base}/st/birth", f"{base}/st/state", f"{base}/st/health")

@@ -88,11 +88,15 @@ def ingest(
 
 @cloud.command()
 @click.argument("bundle", type=FILE)
+@click.option(
+    "--store", type=FILE, help="The folder of ingest's store, for inputs that come in parts."
+)
 @_broker_options
 @trust_options
 @json_option
 def offload(
     bundle: Path,
+    store: Path | None,
     broker: str,
     ca: Path | None,
     certificate: Path | None,
@@ -106,16 +110,21 @@ def offload(
     from edgeclin.cli.bundles import open_bundle
     from edgeclin.cli.log import Log
     from edgeclin.cli.signals import stop_event
+    from edgeclin.cloud.inputs import Inputs
     from edgeclin.cloud.offload import Offload
     from edgeclin.runtime import Runtime
 
     runtime = Runtime(open_bundle(bundle, trust, allow_unsigned))
-    worker = Offload(runtime, _transport("offload", broker, ca, certificate, key, plaintext))
+    transport = _transport("offload", broker, ca, certificate, key, plaintext)
+    inputs = None if store is None else Inputs(store)
+    worker = Offload(runtime, transport, inputs)
     stop = stop_event()
     with Log():
         worker.open()
         stop.wait()
         worker.close()
+    if inputs is not None:
+        inputs.close()
     _print({"answered": worker.answered, "refused": worker.refused}, as_json)
 
 

@@ -44,9 +44,11 @@ class Ingest:
             log.error("ALARM: a message on %s was not stored: %s", message.topic, exc)
 
     def compact(self) -> None:
-        """Move what is hot into Parquet; when that fails it stays hot for the next time."""
+        """Move what is hot into Parquet, and let go of inputs that were kept for long enough; when
+        that fails it is left for the next time."""
         try:
             self._store.compact()
+            self._store.inputs.purge()
         except StoreUnusable as exc:
             log.error("ALARM: nothing was compacted: %s", exc)
 
@@ -54,6 +56,12 @@ class Ingest:
         topics, rest = wire.parse_topic(message.topic)
         if rest.startswith("st/"):
             self._store.add_status(topics, rest, wire.decode(message.payload, wire.Status))
+            return
+        if message.topic == topics.part:
+            kept = self._store.inputs.add(topics, wire.decode(message.payload, wire.Part))
+            if kept.refused:
+                log.warning("an input of %s is refused: %s", message.topic, kept.refused)
+            self._transport.publish(Message(topics.kept, wire.encode(kept)))
             return
         batch = batches.decode(message.payload)
         added = self._store.add(topics, batch)

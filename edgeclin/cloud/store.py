@@ -7,11 +7,9 @@ crash and holds nothing that is not still hot. Several processes may share one s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +22,8 @@ from typing import Any
 import msgspec
 
 from edgeclin import batches, wire
+from edgeclin.cloud.database import Database, alone
+from edgeclin.cloud.inputs import Inputs
 from edgeclin.cloud.tables import SCHEMAS, Table, flatten, require_record
 from edgeclin.errors import BadFile, MissingExtra, StoreUnusable
 from edgeclin.files import reading, sync_directory, write_atomic
@@ -64,8 +64,6 @@ CREATE TABLE IF NOT EXISTS statuses (
     PRIMARY KEY (site, device, topic)
 ) WITHOUT ROWID;
 """
-_APPLICATION_ID = int.from_bytes(b"ecls", "big")
-"""Stands in the head of the index: https://www.sqlite.org/fileformat2.html#application_id"""
 _PARAMETERS = 500
 _HOT = ("number", "id", "site", "device", "epoch", "seq", "kind", "received_at", "body")
 
@@ -82,6 +80,9 @@ class Added:
 class Store:
     """One store folder.
 
+    Attributes:
+        inputs: questions that came in parts.
+
     Raises:
         StoreUnusable: the folder cannot be made or the index is not a database; also from every
             method, when the disk is full or fails. What was added before stays, and a call that
@@ -91,27 +92,15 @@ class Store:
     def __init__(self, folder: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.folder = Path(folder)
         self._clock = clock
-        self._lock = threading.RLock()
-        with self._translated():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                self.folder / "index.sqlite",
-                isolation_level=None,
-                timeout=30.0,
-                check_same_thread=False,
-            )
-            with self._alone(), self._lock:
-                self._require_store()
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._db.executescript(_SCHEMA)
+        self._index = Database(self.folder / "index.sqlite", b"ecls", _SCHEMA)
+        self.inputs = Inputs(self.folder, clock)
 
     def add(self, topics: wire.Topics, batch: batches.Batch) -> Added:
         """Store each id of a batch once; durable when this returns."""
         now = self._clock()
         good: list[tuple[Any, ...]] = []
         bad: list[tuple[Any, ...]] = []
-        with self._transaction() as db:
+        with self._index.transaction() as db:
             known = _known(db, [item.id for item in batch.items])
             for item in batch.items:
                 if item.id in known:
@@ -147,7 +136,7 @@ class Store:
 
     def add_status(self, topics: wire.Topics, topic: str, status: wire.Status) -> None:
         """Keep the latest status of a device under its topic."""
-        with self._transaction() as db:
+        with self._index.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO statuses VALUES (?, ?, ?, ?, ?)",
                 (topics.site, topics.device, topic, self._clock(), msgspec.json.encode(status)),
@@ -155,7 +144,7 @@ class Store:
 
     def statuses(self) -> list[tuple[str, str, str, float, wire.Status]]:
         """The latest statuses: site, device, topic, when it arrived, what it said."""
-        rows = self._all(
+        rows = self._index.all(
             "SELECT site, device, topic, received_at, body FROM statuses ORDER BY 1, 2, 3"
         )
         return [(*row[:4], msgspec.json.decode(row[4], type=wire.Status)) for row in rows]
@@ -165,7 +154,7 @@ class Store:
 
         Other threads and processes may `add` meanwhile.
         """
-        with self._translated(), self._alone():
+        with self._translated(), alone(self.folder):
             self._sweep()
             rows = self._hot()
             partitions: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -173,7 +162,7 @@ class Store:
                 key = (row["kind"], _day(row["received_at"]), row["site"])
                 partitions.setdefault(key, []).append(row)
             parts = [self._write_part(*key, members) for key, members in partitions.items()]
-            with self._transaction() as db:
+            with self._index.transaction() as db:
                 db.executemany(
                     "INSERT INTO parts (path, kind, rows, sha256) VALUES (?, ?, ?, ?)", parts
                 )
@@ -186,8 +175,8 @@ class Store:
         Raises:
             BadFile: a Parquet file that the index lists is damaged or gone.
         """
-        with self._translated(), self._alone():
-            parts = self._all("SELECT path, kind, sha256 FROM parts ORDER BY path")
+        with self._translated(), alone(self.folder):
+            parts = self._index.all("SELECT path, kind, sha256 FROM parts ORDER BY path")
             hot = self._hot()
         found = {}
         for kind, schema in SCHEMAS.items():
@@ -201,55 +190,21 @@ class Store:
         return found
 
     def close(self) -> None:
-        """Let go of the index."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._translated(), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others from opening and compacting meanwhile, but not from adding."""
-        with (self.folder / "compact.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Let go of the index and the inputs."""
+        self._index.close()
+        self.inputs.close()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """What SQLite, Parquet or the disk cannot do becomes StoreUnusable."""
+        """What Parquet or the disk cannot do becomes StoreUnusable."""
         try:
             yield
-        except StoreUnusable:
-            raise
-        except (OSError, sqlite3.Error, pa.ArrowException) as exc:
+        except (OSError, pa.ArrowException) as exc:
             raise StoreUnusable(f"{self.folder}: the store cannot be used ({exc})") from exc
 
-    def _all(self, query: str) -> list[tuple[Any, ...]]:
-        with self._translated(), self._lock:
-            return self._db.execute(query).fetchall()
-
     def _hot(self) -> list[dict[str, Any]]:
-        rows = self._all(f"SELECT {', '.join(_HOT)} FROM hot ORDER BY number")
+        rows = self._index.all(f"SELECT {', '.join(_HOT)} FROM hot ORDER BY number")
         return [dict(zip(_HOT, row, strict=True)) for row in rows]
-
-    def _require_store(self) -> None:
-        """Make a new index ours, and refuse one of another program before anything is written."""
-        (identity,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
-        if identity != _APPLICATION_ID and tables:
-            raise StoreUnusable(f"{self.folder}: index.sqlite is not that of an edgeclin store")
-        if identity != _APPLICATION_ID:
-            self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
     def _write_part(
         self, kind: str, day: str, site: str, rows: list[dict[str, Any]]
@@ -267,7 +222,7 @@ class Store:
         return str(path), kind, len(rows), hashlib.sha256(data).hexdigest()
 
     def _sweep(self) -> None:
-        listed = {path for (path,) in self._all("SELECT path FROM parts")}
+        listed = {path for (path,) in self._index.all("SELECT path FROM parts")}
         for kind in SCHEMAS:
             for file in (self.folder / kind).rglob("*.parquet"):
                 if str(file.relative_to(self.folder)) not in listed:

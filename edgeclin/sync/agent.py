@@ -123,7 +123,7 @@ class SyncAgent:
     def open(self) -> None:
         """Begin to connect; nothing is sent before `step`."""
         will = self._statuses.status("lost", self._topics.state)
-        filters = [self._topics.receipt, self._topics.opinion]
+        filters = [self._topics.receipt, self._topics.opinion, self._topics.kept]
         if self._commands is not None:
             self._commands.open()
             filters.append(self._topics.request)
@@ -248,7 +248,7 @@ class SyncAgent:
             return
         try:
             self._begin_session(now)
-            if misses := self._window.missed(now):
+            if misses := self._window.missed(now, self._link.unacknowledged_since):
                 self._begin_anew(misses, now)
                 return
             self._resend(now)
@@ -389,6 +389,10 @@ class SyncAgent:
             try:
                 if message.topic == self._topics.receipt:
                     self._take_receipt(wire.decode(message.payload, wire.Receipt))
+                elif message.topic == self._topics.kept:
+                    kept = wire.decode(message.payload, wire.Kept)
+                    self._asking.kept(kept, self._monotonic())
+                    self._stops.taken(self._topics.part)
                 elif message.topic == self._topics.request:
                     if self._commands is not None:
                         self._commands.take(message)
@@ -427,8 +431,9 @@ class SyncAgent:
             self._take_blame(why, now)
             return
         flight = self._window.refused(refusal.token)
-        asked = self._asking.refused(refusal.token)
-        topic = self._topics.ask if flight is None else self._topics.up(flight.tier)
+        topic, asked = self._asking.refused(refusal.token)
+        if flight is not None:
+            topic = self._topics.up(flight.tier)
         trial = self._trials.current
         tried = trial is not None and flight in trial.flights
         if flight is None and not asked:

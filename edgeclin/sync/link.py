@@ -77,6 +77,11 @@ class Link:
             most_s = max(most_s, _FIRST_GAIN * self.round_trip_s)
         return self.goodput * most_s
 
+    @property
+    def unacknowledged_since(self) -> float | None:
+        """When the last acknowledgement came, or what has none was sent; None where all have."""
+        return self._delivered_at if self._carried else None
+
     def has_room(self, size: int) -> bool:
         """Whether one more message may be sent now. Once the round trip was not measured for too
         long, one alone: behind others it waits, which says nothing of the way."""

@@ -71,9 +71,14 @@ class Turns:
         return 0
 
     def _questions(self, now: float) -> int | None:
-        if self._stops.stopped(self._topics.ask, now) or self._holds(None):
+        if self._holds(None):
             return 0
-        return self._asking.ask(now, self._trials.questions)
+        went: int | None = 0
+        if not self._stops.stopped(self._topics.ask, now):
+            went = self._asking.ask(now, self._trials.questions)
+        if went == 0 and not self._stops.stopped(self._topics.part, now):
+            went = self._asking.send_part(now, self._trials.questions)
+        return went
 
     def _holds(self, tier: Tier | None) -> bool:
         why = self._budget.holds(tier)

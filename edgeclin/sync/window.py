@@ -110,10 +110,19 @@ class SendWindow:
                 return flight
         return None
 
-    def missed(self, now: float) -> int:
+    def missed(self, now: float, unacknowledged_since: float | None) -> int:
         """How often in a row all that was on its way waited too long while nothing was heard, where
-        that has just happened once more, else 0; the next time it takes twice as long."""
-        if not self._flights or now - self._listening_since < self._patience:
+        that has just happened once more, else 0; the next time it takes twice as long.
+
+        Args:
+            unacknowledged_since: when the broker last took something, where anything waits for it.
+        """
+        since = self._listening_since
+        if not self._flights:
+            if unacknowledged_since is None:
+                return 0
+            since = max(since, unacknowledged_since)
+        if now - since < self._patience:
             return 0
         self._misses += 1
         self._listening_since = now

@@ -95,11 +95,11 @@ class Transport(Protocol):
         """Disconnect in good order, which keeps the broker from publishing the will."""
 
 
-_AROUND = 512
+AROUND = 512
 """Bytes of a message beside its payload, at most: topics with names of 64, and properties."""
 
 
 def fits(message: Message, transport: Transport) -> bool:
     """Whether a broker takes a message of that length, as far as it said."""
     most = transport.most_bytes
-    return most is None or len(message.payload) + _AROUND <= most
+    return most is None or len(message.payload) + AROUND <= most

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from broker import LocalBroker, find_mosquitto, free_port
 
 from edgeclin import wire
+from edgeclin.bundle import Bundle
 from edgeclin.config import BrokerConfig, SyncConfig
 from edgeclin.offline_queue import OfflineQueue
+from edgeclin.runtime import Runtime
 from edgeclin.sync import SyncAgent
 from edgeclin.transport.mqtt import MQTTTransport
 from faults.network import PROFILES, Conditions, Network
+
+if TYPE_CHECKING:
+    from edgeclin.cloud.offload import Offload
 
 needs_mosquitto = pytest.mark.skipif(
     find_mosquitto() is None, reason="mosquitto is not installed: apt-get install mosquitto"
@@ -45,6 +51,7 @@ class Ward:
             wire.Topics("ward", "bed"),
             SyncConfig(receipt_timeout_s=2.0, receipt_most_s=8.0),
         )
+        self._offload: Offload | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.agent.run, args=(self._stop,))
         self.ingest.open()
@@ -59,6 +66,22 @@ class Ward:
         """How often the agent connected."""
         return self._transport.sessions
 
+    def join_offload(self, bundle: Bundle) -> None:
+        """Have a worker give second opinions."""
+        from edgeclin.cloud.offload import Offload
+
+        transport = MQTTTransport(self._config(self._broker.port), "offload")
+        self._offload = Offload(Runtime(bundle), transport, self.store.inputs)
+        self._offload.open()
+
+    def restart_ingest(self) -> None:
+        """Another worker in the place of the one that was."""
+        from edgeclin.cloud.ingest import Ingest
+
+        self.ingest.close()
+        self.ingest = Ingest(self.store, MQTTTransport(self._config(self._broker.port), "ingest"))
+        self.ingest.open()
+
     def stored(self) -> list[str]:
         ids: list[str] = self.store.tables()["result"].column("id").to_pylist()
         return ids
@@ -68,6 +91,8 @@ class Ward:
         self._thread.join()
         self.agent.close()
         self.ingest.close()
+        if self._offload is not None:
+            self._offload.close()
         self.network.close()
         self._broker.stop()
         self.queue.close()
