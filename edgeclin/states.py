@@ -7,7 +7,7 @@ import numpy as np
 from edgeclin.description import Output
 from edgeclin.errors import EdgeclinError
 from edgeclin.manifest import Confidence
-from edgeclin.records import Record, State, Tier
+from edgeclin.records import Record, Result, State, Tier
 
 _NEXT = {
     State.FINAL: {State.CONFIRMED, State.AMENDED},
@@ -17,6 +17,8 @@ _NEXT = {
     State.AMENDED: set[State](),
 }
 """A final result is reviewed only when an audit drew it; a late opinion still helps a person."""
+
+_BY_CONFIDENCE = "confidence"
 
 
 class Decision(Record, frozen=True):
@@ -59,13 +61,23 @@ def decide(scores: np.ndarray, output: Output, confidence: Confidence, doubt: st
     )
 
 
+def chance_wrong(result: Result) -> float:
+    """The chance that an answer is wrong for which an opinion is asked, as far as is known: one
+    minus its calibrated confidence. Where it is in doubt for something else than its confidence,
+    that says nothing, and it is 1; of an audit 0, for which audits are asked must not depend on
+    their answers."""
+    if result.state is not State.PROVISIONAL:
+        return 0.0
+    return 1 - result.confidence if result.reason.startswith(_BY_CONFIDENCE) else 1.0
+
+
 def _compared(certainty: float, threshold: float, sure: bool) -> str:
     """In as many digits as show which is higher, and no fewer than three."""
     digits = 3
     while not sure and digits < 9 and f"{certainty:.{digits}f}" == f"{threshold:.{digits}f}":
         digits += 1
     word = "reaches" if sure else "is below"
-    return f"confidence {certainty:.{digits}f} {word} {threshold:.{digits}f}"
+    return f"{_BY_CONFIDENCE} {certainty:.{digits}f} {word} {threshold:.{digits}f}"
 
 
 def _named(scores: np.ndarray, output: Output) -> int:

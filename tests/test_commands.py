@@ -146,7 +146,7 @@ def test_a_device_that_trusts_no_key_does_not_even_listen(tmp_path: Path) -> Non
         transport = MemoryBroker().transport()
         agent = SyncAgent(queue, transport, TOPICS, SETTINGS)
         agent.open()
-        assert transport.filters == (TOPICS.receipt, TOPICS.opinion)
+        assert transport.filters == (TOPICS.receipt, TOPICS.opinion, TOPICS.kept)
         agent._receive(Message(TOPICS.request, b"x"))
         agent.step()
     assert not audit_path(queue.path).exists()

@@ -695,7 +695,7 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_then_told_as_what_m
         assert queue.put(make_result()).seq == 1
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5])
 def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
     tmp_path: Path, schema: int
 ) -> None:
@@ -715,7 +715,7 @@ def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
         assert queue.reviews() == {question.seq: review}
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (6,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

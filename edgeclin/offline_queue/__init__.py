@@ -4,7 +4,7 @@ from edgeclin.offline_queue.expiring import Expiring
 from edgeclin.offline_queue.keyring import NO_KEYS, Keyring, handed_by_systemd, load_keyring
 from edgeclin.offline_queue.notices import Notices, Telling, Told
 from edgeclin.offline_queue.quarantine import damaged_queues
-from edgeclin.offline_queue.questions import Question
+from edgeclin.offline_queue.questions import OpenQuestion, Question
 from edgeclin.offline_queue.queue import ENDED, OfflineQueue, Stored
 from edgeclin.offline_queue.rows import Row
 from edgeclin.offline_queue.standing import (
@@ -24,6 +24,7 @@ __all__ = [
     "Keyring",
     "Notices",
     "OfflineQueue",
+    "OpenQuestion",
     "Question",
     "Row",
     "Standing",

@@ -45,6 +45,23 @@ class Question:
     remaining_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """What is known of a question without a look at what is asked.
+
+    Attributes:
+        bytes: of the message.
+        doubt: the chance that the answer is wrong; see `edgeclin.states.chance_wrong`.
+        urgent: whether the answer is.
+    """
+
+    seq: int
+    bytes: int
+    remaining_s: float
+    doubt: float
+    urgent: bool
+
+
 class Questions:
     """The questions of one queue.
 
@@ -96,8 +113,9 @@ class Questions:
         db.execute(
             """
             INSERT INTO questions
-                (seq, result, label, state, boot, asked_at, deadline, ask, file, bytes)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                (seq, result, label, state, boot, asked_at, deadline, ask, file, bytes, doubt,
+                 urgent)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             (
                 seq,
@@ -110,6 +128,8 @@ class Questions:
                 None if file else ask,
                 file,
                 len(ask),
+                states.chance_wrong(result),
+                result.tier is Tier.URGENT,
             ),
         )
 
@@ -156,6 +176,24 @@ class Questions:
                     found.append(Question(seq, result, message, deadline - self._uptime()))
                 after = seq
         return found
+
+    def most_doubtful(self, limit: int) -> list[OpenQuestion]:
+        """Open questions whose deadline has not passed: about urgent answers first, then by doubt,
+        the oldest first."""
+        now = self._uptime()
+        rows = self._database.all(
+            """
+            SELECT seq, bytes, deadline, doubt, urgent
+            FROM questions INDEXED BY questions_by_doubt
+            WHERE bytes > 0 AND boot = ? AND deadline > ?
+            ORDER BY urgent DESC, doubt DESC, seq LIMIT ?
+            """,
+            (self._boot, now, limit),
+        )
+        return [
+            OpenQuestion(seq, size, deadline - now, doubt, bool(urgent))
+            for seq, size, deadline, doubt, urgent in rows
+        ]
 
     def _message(self, result: str, sealed: bytes | None) -> bytes | None:
         try:

@@ -27,7 +27,7 @@ from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
 from edgeclin.offline_queue.notices import Notices
 from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.quarantine import damaged_queues, take_over
-from edgeclin.offline_queue.questions import Question, Questions
+from edgeclin.offline_queue.questions import OpenQuestion, Question, Questions
 from edgeclin.offline_queue.rekeying import Rekeyed, Rekeying
 from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
 from edgeclin.offline_queue.salvage import Salvaged
@@ -247,6 +247,15 @@ class OfflineQueue:
     def questions(self, *, after: int = 0, limit: int = 16) -> list[Question]:
         """Questions to ask, oldest first, whose deadline has not passed."""
         return self._questions.open(after, limit)
+
+    def question(self, seq: int) -> Question | None:
+        """The question about a row; None where it cannot be asked any more."""
+        found = self._questions.open(seq - 1, 1)
+        return found[0] if found and found[0].seq == seq else None
+
+    def most_doubtful(self, limit: int) -> list[OpenQuestion]:
+        """Open questions: about urgent answers first, then the most doubtful."""
+        return self._questions.most_doubtful(limit)
 
     def settle(self, opinion: wire.Opinion) -> Review | None:
         """Reconcile an opinion with the answer it is about, and queue the review.

@@ -265,9 +265,10 @@ def _review(record: Record, keyring: Keyring) -> Review | None:
 
 def _question(record: Record) -> tuple[str, str | bytes | None] | None:
     """The result that is still asked about, provisional, and its label, which may be sealed."""
-    if record.rowid is None or len(record.values) != 10:
+    # Ten where it was put before schema 6.
+    if record.rowid is None or len(record.values) not in (10, 12):
         return None
-    _, result, label, state, *_, size = record.values
+    _, result, label, state, _, _, _, _, _, size = record.values[:10]
     if not isinstance(result, str) or not ID.fullmatch(result) or not size:
         return None
     if state != State.PROVISIONAL.value or not isinstance(label, str | bytes | None):

@@ -22,7 +22,7 @@ from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -155,6 +155,15 @@ CREATE TRIGGER sealed_anew AFTER UPDATE OF body ON rows BEGIN
         ON CONFLICT DO UPDATE SET count = count + 1;
     UPDATE usage SET bytes = bytes + length(NEW.body) - length(OLD.body) WHERE tier = NEW.tier;
 END;
+"""
+
+_DOUBT = """
+-- The chance that the answer is wrong, and whether it is an urgent one: which questions are worth
+-- the most is found without a look at what is asked.
+ALTER TABLE questions ADD COLUMN doubt REAL NOT NULL DEFAULT 1;
+ALTER TABLE questions ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX questions_by_doubt
+    ON questions (boot, urgent DESC, doubt DESC, seq, deadline, bytes) WHERE bytes > 0;
 """
 
 
@@ -331,6 +340,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations(name="0003_searches")(_searches)
     migrations(name="0004_set_aside")(_set_aside)
     migrations(name="0005_sealed")(_sealed)
+    migrations(name="0006_doubt")(_doubt)
     migrations.apply(Database(connection))
 
 
@@ -363,6 +373,12 @@ def _sealed(db: Any) -> None:
     for statement in _statements(_SEALED):
         db.execute(statement)
     db.execute("PRAGMA user_version = 5")
+
+
+def _doubt(db: Any) -> None:
+    for statement in _statements(_DOUBT):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 6")
 
 
 def _statements(script: str) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter, deque
 from collections.abc import Set
 from dataclasses import dataclass
 
 from edgeclin import wire
-from edgeclin.offline_queue import OfflineQueue, Question
+from edgeclin.offline_queue import OfflineQueue, OpenQuestion, Question
+from edgeclin.sync.choice import choose
 from edgeclin.sync.link import Link
 from edgeclin.sync.uploading import Upload, whole_bytes
 from edgeclin.transport import Message, Transport
@@ -16,7 +18,10 @@ from edgeclin.transport import Message, Transport
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 16
-_UNASKABLE = 4096
+_MOST = 128
+"""Open questions that are looked at, the most doubtful ones."""
+_PLAN_S = 0.25
+_MOST_UNASKABLE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,15 @@ class _Asked:
 
 
 class Asking:
-    """Asks the oldest questions, and again those that nobody answered in time; of those that go in
-    parts one after the other.
+    """Asks the questions that are worth most, and again those that nobody answered in time; of
+    those that go in parts one after the other.
 
     Args:
         timeout_s: how long an opinion may take.
+
+    Attributes:
+        left_out: open questions that are not asked, for they would come too late or cost more than
+            may be spent.
     """
 
     def __init__(
@@ -47,10 +56,11 @@ class Asking:
         self._queue, self._transport, self._topics = queue, transport, topics
         self._timeout_s, self._link = timeout_s, link
         self._outstanding: dict[int, _Asked] = {}
-        self._unaskable: set[int] = set()
+        self._unaskable: dict[int, None] = {}
         self._upload: Upload | None = None
-        self._later: dict[int, None] = {}
-        self._after = 0
+        self._tries: Counter[int] = Counter()
+        self.left_out = 0
+        self.clear()
 
     @property
     def outstanding(self) -> set[int]:
@@ -58,45 +68,61 @@ class Asking:
         return set(self._outstanding) | ({self._upload.seq} if self._upload else set())
 
     def clear(self) -> None:
-        """Forget what is on its way, and begin with the oldest again."""
+        """Forget what is on its way."""
         self._outstanding.clear()
-        self._later.clear()
         if self._upload is not None:
             self._upload.clear()
-        self._after = 0
+        self._plan: deque[OpenQuestion] = deque()
+        self._planned_for: object = None
+        self._planned_at = -math.inf
 
-    def ask(self, now: float, but: Set[int]) -> int | None:
+    def ask(self, now: float, but: Set[int], most_bytes: float) -> int | None:
         """Ask the next question.
 
         Args:
             but: rows that are not to be asked about.
+            most_bytes: that may be spent.
 
         Returns:
-            how many questions were handled; 0 when none may be asked, None when the link has no
-            room for it yet.
+            how many questions were asked; 0 when none may be, None when the link has no room for
+            the next one yet.
         """
         for seq, one in list(self._outstanding.items()):
             if now - one.at >= self._timeout_s:
-                self._forget(seq)
+                del self._outstanding[seq]
         if len(self._outstanding) >= _AT_ONCE:
             return 0
-        away = self._unaskable | but | self.outstanding | self._later.keys()
-        for question in self._queue.questions(after=self._after, limit=1):
-            if question.seq not in away:
-                if self._in_parts(question):
-                    self._begin(question, now)
-                elif self._link.has_room(len(question.ask)):
-                    self._ask(question, now)
-                else:
-                    return None
-            self._after = question.seq
-            return 1
-        if self._upload is None and self._later:
-            seq = next(iter(self._later))
-            del self._later[seq]
-            self._after = min(self._after, seq - 1)
-            return 1
+        away = self._unaskable.keys() | but | self.outstanding
+        self._plan_anew(now, away, most_bytes)
+        while self._plan:
+            following = self._plan[0]
+            parts = self._in_parts(following.bytes)
+            if following.seq in away or (parts and self._upload is not None):
+                self._plan.popleft()
+                continue
+            if not parts and not self._link.has_room(following.bytes):
+                return None
+            self._plan.popleft()
+            question = self._queue.question(following.seq)
+            if question is not None:
+                self._ask(question, now)
+                return 1
         return 0
+
+    def _plan_anew(self, now: float, away: Set[int], most_bytes: float) -> None:
+        """Choose among what is open, where that or what may be spent has changed."""
+        known = self._queue.version(), away
+        if now - self._planned_at < _PLAN_S and (self._plan or self.left_out):
+            return
+        if known == self._planned_for and not self.left_out:
+            return
+        found = self._queue.most_doubtful(_MOST + len(away))
+        self._tries = Counter({one.seq: self._tries[one.seq] for one in found})
+        waiting = [one for one in found if one.seq not in away]
+        chosen = choose(waiting, most_bytes, self._link.most_goodput)
+        self.left_out = len(waiting) - len(chosen)
+        self._plan = deque(sorted(chosen, key=lambda one: self._tries[one.seq]))
+        self._planned_for, self._planned_at = known, now
 
     def send_part(self, now: float, but: Set[int]) -> int | None:
         """Send the next part of a question that goes in parts; see `ask`."""
@@ -104,18 +130,16 @@ class Asking:
         if upload is None or upload.seq in but:
             return 0
         if upload.over(now):
-            self._end_upload(answered=False)
+            self._upload = None
             return 1
         return upload.send(now)
 
     def ask_about(self, seq: int, now: float) -> None:
         """Ask about one row, if that is still asked."""
-        for question in self._queue.questions(after=seq - 1, limit=1):
-            if question.seq == seq and self._in_parts(question):
-                self._begin(question, now)
-                self.send_part(now, frozenset())
-            elif question.seq == seq:
-                self._ask(question, now)
+        question = self._queue.question(seq)
+        if question is not None:
+            self._ask(question, now)
+            self.send_part(now, frozenset())
 
     def answered(self, result: str) -> None:
         """Forget the question about a result."""
@@ -123,7 +147,7 @@ class Asking:
             seq: one for seq, one in self._outstanding.items() if one.result != result
         }
         if self._upload is not None and self._upload.result == result:
-            self._end_upload(answered=True)
+            self._upload = None
 
     def kept(self, kept: wire.Kept, now: float) -> None:
         """Take in which parts the cloud has."""
@@ -138,42 +162,31 @@ class Asking:
             return self._topics.part, [self._upload.seq]
         found = [seq for seq, one in self._outstanding.items() if one.token == token]
         for seq in found:
-            self._forget(seq)
+            del self._outstanding[seq]
         return self._topics.ask, found
 
     def give_up(self, seq: int, why: str) -> None:
         """Leave an answer to a person, at its deadline: the broker does not take the question, nor
         will it in this process's time."""
         log.error("ALARM: no opinion can be asked about row %d: %s", seq, why)
-        still = {question.seq for question in self._queue.questions(limit=_UNASKABLE)}
-        self._unaskable = {seq, *(self._unaskable & still)}
+        self._unaskable[seq] = None
+        if len(self._unaskable) > _MOST_UNASKABLE:
+            del self._unaskable[next(iter(self._unaskable))]
         if self._upload is not None and self._upload.seq == seq:
-            self._end_upload(answered=True)
+            self._upload = None
 
-    def _forget(self, seq: int) -> None:
-        del self._outstanding[seq]
-        self._after = min(self._after, seq - 1)
-
-    def _in_parts(self, question: Question) -> bool:
-        return len(question.ask) > whole_bytes(self._link, self._transport)
-
-    def _begin(self, question: Question, now: float) -> None:
-        """Send a question in parts, or later where another one is."""
-        if self._upload is None:
-            self._upload = Upload(
-                question, self._transport, self._topics, self._link, self._timeout_s, now
-            )
-        elif self._upload.seq != question.seq:
-            self._later[question.seq] = None
-
-    def _end_upload(self, *, answered: bool) -> None:
-        """Let another question have its turn before one without an answer is asked again."""
-        assert self._upload is not None
-        seq, self._upload = self._upload.seq, None
-        if not answered:
-            self._later[seq] = None
+    def _in_parts(self, size: int) -> bool:
+        return size > whole_bytes(self._link, self._transport)
 
     def _ask(self, question: Question, now: float) -> None:
+        """Ask a question, or begin to send it in parts."""
+        self._tries[question.seq] += 1
+        if self._in_parts(len(question.ask)):
+            if self._upload is None:
+                self._upload = Upload(
+                    question, self._transport, self._topics, self._link, self._timeout_s, now
+                )
+            return
         message = Message(
             self._topics.ask,
             question.ask,

@@ -65,6 +65,7 @@ class Link:
         self._measured_at = -inf
         self._round_ends = self._flat_rounds = 0
         self._round_rate = 0.0
+        self._full_at = -inf
         self.goodput = self.round_trip_s = 0.0
 
     @property
@@ -81,6 +82,14 @@ class Link:
     def unacknowledged_since(self) -> float | None:
         """When the last acknowledgement came, or what has none was sent; None where all have."""
         return self._delivered_at if self._carried else None
+
+    @property
+    def most_goodput(self) -> float:
+        """Bytes a second beyond which the link carries nothing, as was seen of late while it was
+        full; infinite where it was not."""
+        full = self._flat_rounds >= _FLAT_ROUNDS
+        fresh = self._monotonic() - self._full_at <= REMEMBERED_S
+        return self.goodput if full and fresh else inf
 
     def has_room(self, size: int) -> bool:
         """Whether one more message may be sent now. Once the round trip was not measured for too
@@ -140,6 +149,7 @@ class Link:
         if took > 0:
             rate = (self._delivered - carried.delivered) / took
             if carried.full:
+                self._full_at = at
                 while self._rates and at - self._rates[0][0] > REMEMBERED_S:
                     self._rates.popleft()
             if carried.full or rate > self.goodput:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from edgeclin import wire
 from edgeclin.records import Tier
 from edgeclin.sync.ahead import Ahead
@@ -75,7 +77,12 @@ class Turns:
             return 0
         went: int | None = 0
         if not self._stops.stopped(self._topics.ask, now):
-            went = self._asking.ask(now, self._trials.questions)
+            left = self._budget.left
+            went = self._asking.ask(now, self._trials.questions, inf if left is None else left)
+            if lost := self._asking.left_out:
+                self.held["questions"] = (
+                    f"{lost} would come too late, or cost more than is left of the day's bytes"
+                )
         if went == 0 and not self._stops.stopped(self._topics.part, now):
             went = self._asking.send_part(now, self._trials.questions)
         return went
