@@ -15,7 +15,7 @@ from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Result, State, Tier
 from edgeclin.sync import SyncAgent
 from edgeclin.sync.uploading import PART_BYTES
-from edgeclin.transport import MemoryBroker, MemoryTransport, Message
+from edgeclin.transport import AROUND, MemoryBroker, MemoryTransport, Message
 
 TOPICS = wire.Topics("ward", "bed")
 SAMPLE = np.random.default_rng(1).integers(0, 256, 600_000, np.uint8)
@@ -200,3 +200,23 @@ def test_a_question_whose_time_is_over_is_sent_no_further(ward: Ward, make_resul
     assert ward.parts() == ward.wholes() == []
     assert ward.agent.idle or ward.queue.questions() == []
     assert not ward.agent._asking.outstanding
+
+
+@pytest.mark.parametrize("most", [2_000, 5_000, 50_000])
+def test_no_part_is_larger_than_the_broker_takes(ward: Ward, make_result: Make, most: int) -> None:
+    ward.transport.most_bytes = most
+    ward.ask(make_result, sample=SAMPLE[:60_000])
+    ward.step(200)
+    assert max(len(message.payload) for message in ward.seen) + AROUND <= most
+    assert len(ward.wholes()) == 1
+
+
+def test_a_broker_that_takes_not_even_parts_is_told(
+    ward: Ward, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ward.transport.most_bytes = 1_500
+    ward.ask(make_result)
+    ward.step(9)
+    assert "ALARM: no opinion can be asked about row 1" in caplog.text
+    assert caplog.text.count("are too large") == 1
+    assert ward.parts() == []

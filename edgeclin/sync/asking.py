@@ -12,7 +12,7 @@ from edgeclin import wire
 from edgeclin.offline_queue import OfflineQueue, OpenQuestion, Question
 from edgeclin.sync.choice import choose
 from edgeclin.sync.link import Link
-from edgeclin.sync.uploading import Upload, whole_bytes
+from edgeclin.sync.uploading import Upload, takes_parts, whole_bytes
 from edgeclin.transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,9 @@ class Asking:
         """Ask a question, or begin to send it in parts."""
         self._tries[question.seq] += 1
         if self._in_parts(len(question.ask)):
-            if self._upload is None:
+            if not takes_parts(self._transport):
+                self.give_up(question.seq, f"{len(question.ask)} bytes are too large")
+            elif self._upload is None:
                 self._upload = Upload(
                     question, self._transport, self._topics, self._link, self._timeout_s, now
                 )
