@@ -85,6 +85,11 @@ class Upload:
         self._refusals = 0
         self._again_at = now
 
+    @property
+    def on_its_way(self) -> bool:
+        """Whether anything was sent that has no answer yet."""
+        return bool(self._sent) or self._asked is not None
+
     def over(self, now: float) -> bool:
         """Whether its time is over, or no opinion came in time."""
         late = self.asked_at is not None and now - self.asked_at >= self._timeout_s
