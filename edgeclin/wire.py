@@ -37,6 +37,8 @@ OFFLOAD_FILTERS = (
 REQUEST_TYPE = "application/vnd.edgeclin.command+json"
 """What DSSE signs beside a request, so that no other signature passes for a command's."""
 MAX_DECODED = 32 << 20
+MOST_ID = 64
+"""Characters of an epoch, or of a row's id: each row is stored with both."""
 
 _LEVEL = 6
 
@@ -134,7 +136,7 @@ class Table(Record, frozen=True):
 class PackedBatch(Record, frozen=True):
     """A batch as columns."""
 
-    epoch: str
+    epoch: Annotated[str, msgspec.Meta(max_length=MOST_ID)]
     tables: tuple[Table, ...]
     schema: int = BATCH_SCHEMA
 
