@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from edgeclin import wire
 from edgeclin.columns import MOST_CELLS, Column, column, pack, unpack
+from edgeclin.config import MOST_ROW_BYTES, MOST_ROWS
 from edgeclin.errors import BadMessage
 from edgeclin.records import Record
 
@@ -59,11 +60,20 @@ def decode(data: bytes) -> Batch:
     cells = sum(table.count * max(len(table.bodies), 1) for table in packed.tables)
     if cells > MOST_CELLS:
         raise BadMessage(f"a batch of {cells} values; this reads {MOST_CELLS}")
-    items = [item for table in packed.tables for item in _items(table)]
+    count = sum(table.count for table in packed.tables)
+    if count > MOST_ROWS:
+        raise BadMessage(f"a batch of {count} rows; this reads {MOST_ROWS}")
+    items: list[Item] = []
+    size = 0
+    for item in (item for table in packed.tables for item in _items(table)):
+        size += len(bytes(item.body))
+        if size > MOST_ROW_BYTES:
+            raise BadMessage(f"a batch of more than {MOST_ROW_BYTES} bytes of rows")
+        items.append(item)
     return Batch(packed.epoch, tuple(sorted(items, key=lambda item: item.seq)))
 
 
-def _items(table: wire.Table) -> list[Item]:
+def _items(table: wire.Table) -> Iterator[Item]:
     bodies = unpack(table.bodies, table.count)
     try:
         seqs = table.heads["seq"].values(table.count)
@@ -71,10 +81,8 @@ def _items(table: wire.Table) -> list[Item]:
         raise BadMessage("a table without numbers of its rows") from exc
     if not all(type(seq) is int and 0 <= seq <= _MOST_SEQ for seq in seqs):
         raise BadMessage("a number of a row that is none")
-    return [
-        Item(seq, identity, table.kind, msgspec.Raw(msgspec.json.encode(body)))
-        for seq, identity, body in zip(seqs, _identities(table), bodies, strict=True)
-    ]
+    for seq, identity, body in zip(seqs, _identities(table), bodies, strict=True):
+        yield Item(seq, identity, table.kind, msgspec.Raw(msgspec.json.encode(body)))
 
 
 def _ids(identities: Sequence[str]) -> dict[str, Column]:
@@ -98,7 +106,7 @@ def _identities(table: wire.Table) -> Sequence[str]:
     except KeyError as exc:
         raise BadMessage("a table without ids of its rows") from exc
     if len(names) == 1:
-        if not all(isinstance(identity, str) for identity in columns[0]):
+        if not all(isinstance(one, str) and len(one) <= wire.MOST_ID for one in columns[0]):
             raise BadMessage("an id of a row that is none")
         return columns[0]
     return [_uuid(*parts) for parts in zip(*columns, strict=True)]

@@ -46,7 +46,7 @@ class Column(Record, frozen=True, omit_defaults=True):
     these: list[Any] | UnsetType = UNSET
     of: list[Any] | UnsetType = UNSET
     at: list[Annotated[int, Meta(ge=0)]] | UnsetType = UNSET
-    numbers: list[int] | UnsetType = UNSET
+    numbers: list[Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]] | UnsetType = UNSET
     scale: Annotated[int, Meta(ge=0, le=_MOST_SCALE)] = 0
     steps: bool = False
 

@@ -25,6 +25,9 @@ Hours: TypeAlias = Annotated[
 UInt16: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 """What MQTT 5 keeps in two bytes: the keep alive (3.1.2.10), the receive maximum (3.1.2.11.3)."""
 
+MOST_ROWS = 10_000
+MOST_ROW_BYTES = 32 << 20
+"""Of one batch, as rows of JSON: the cloud reads no more, for few bytes can stand for many."""
 DEADLINE_MOST_MS = 4000.0
 """The primary engine and its CPU twin may both miss it before the watchdog takes `run` as stuck."""
 
@@ -78,9 +81,8 @@ class BudgetConfig(Record, frozen=True):
 class SyncConfig(Record, frozen=True):
     """How the agent sends."""
 
-    batch_results: Annotated[int, Meta(ge=1, le=10_000)] = 256
-    batch_bytes: Annotated[int, Meta(ge=1, le=(1 << 28) - 1)] = 120 * 1024
-    """At most what MQTT 5 can say of a message's length (2.1.4)."""
+    batch_results: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = 256
+    batch_bytes: Annotated[int, Meta(ge=1, le=MOST_ROW_BYTES)] = 120 * 1024
     window_batches: UInt16 = 16
     receipt_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 10.0
     receipt_most_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0

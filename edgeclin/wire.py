@@ -39,6 +39,8 @@ REQUEST_TYPE = "application/vnd.edgeclin.command+json"
 MAX_DECODED = 32 << 20
 LEAST_PART = 1024
 """Bytes of a part, but of the last of its whole: a flood of single bytes would be as many rows."""
+MOST_ID = 64
+"""Characters of an epoch, or of a row's id: each row is stored with both."""
 
 _LEVEL = 6
 
@@ -136,7 +138,7 @@ class Table(Record, frozen=True):
 class PackedBatch(Record, frozen=True):
     """A batch as columns."""
 
-    epoch: str
+    epoch: Annotated[str, msgspec.Meta(max_length=MOST_ID)]
     tables: tuple[Table, ...]
     schema: int = BATCH_SCHEMA
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgeclin import batches, columns
 from edgeclin.batches import Batch, Item
+from edgeclin.config import SyncConfig
 from edgeclin.errors import BadMessage
 from edgeclin.offline_queue.ids import Ids
 from edgeclin.records import Latency, Result
@@ -156,6 +157,7 @@ TABLE = {
     "heads": {"seq": {"numbers": [1, 2]}, "id": {"these": ["a", "b"]}},
     "bodies": {"k": {"one": 1}},
 }
+ONE_ROW = {"count": 1, "heads": {"seq": {"one": 1}, "id": {"one": "a"}}}
 UUID_HEADS = {
     "seq": {"numbers": [1, 2]},
     "time": {"numbers": [5, 6]},
@@ -170,14 +172,16 @@ UUID_HEADS = {
         ({"count": 3}, "a column of 2 values for 3 rows"),
         ({"count": 10**12}, "a batch of 1000000000000 values; this reads 4000000"),
         ({"count": 0}, "not a PackedBatch"),
+        ({"count": 10_001}, "a batch of 10001 rows; this reads 10000"),
         ({"kind": "secret"}, "not a PackedBatch"),
         ({"heads": {"id": {"one": "a"}}}, "without numbers"),
         ({"heads": {"seq": {"numbers": [1, 2]}}}, "without ids"),
         ({"heads": TABLE["heads"] | {"seq": {"numbers": [-1, 2]}}}, "a number of a row"),
-        ({"heads": TABLE["heads"] | {"seq": {"numbers": [1, 2**63]}}}, "a number of a row"),
+        ({"heads": TABLE["heads"] | {"seq": {"these": [1, 2**63]}}}, "a number of a row"),
         ({"heads": TABLE["heads"] | {"seq": {"these": [1.5, 2]}}}, "a number of a row"),
         ({"heads": TABLE["heads"] | {"seq": {"these": [True, 2]}}}, "a number of a row"),
         ({"heads": TABLE["heads"] | {"id": {"one": 7}}}, "an id of a row"),
+        ({"heads": TABLE["heads"] | {"id": {"these": ["a", "b" * 65]}}}, "an id of a row"),
         ({"heads": UUID_HEADS | {"time": {"one": 1 << 48}}}, "an id of a row"),
         ({"heads": UUID_HEADS | {"counter": {"one": -1}}}, "an id of a row"),
         ({"heads": UUID_HEADS | {"rest": {"one": "../../../../etc"}}}, "an id of a row"),
@@ -185,6 +189,8 @@ UUID_HEADS = {
         ({"bodies": {"k": {"of": ["a"], "at": [0, 1]}}}, "names another"),
         ({"bodies": {"k": {"of": ["a"], "at": [0, -1]}}}, "not a PackedBatch"),
         ({"bodies": {"k": {"numbers": [1, 2], "scale": 99}}}, "not a PackedBatch"),
+        ({"bodies": {"k": {"numbers": [1, 10**400], "scale": 1}}}, "not a PackedBatch"),
+        ({"bodies": {"k": {"numbers": [1, 2**63]}}}, "not a PackedBatch"),
         ({"bodies": {"k": {"one": 1}, "k/a": {"one": 1}}}, "k is several things"),
         ({"bodies": {"k/a": {"one": 1}, "k#0": {"one": 1}}}, "k is several things"),
         ({"surprise": 1}, "not a PackedBatch"),
@@ -195,6 +201,31 @@ def test_columns_that_do_not_fit_are_a_bad_message(change: dict[str, Any], about
     assert len(batches.decode(packed(good)).items) == 2
     with pytest.raises(BadMessage, match=about):
         batches.decode(packed(good | {"tables": [TABLE | change]}))
+
+
+def test_an_epoch_that_is_none_is_a_bad_message() -> None:
+    with pytest.raises(BadMessage, match="not a PackedBatch"):
+        batches.decode(packed({"epoch": "e" * 65, "tables": [TABLE], "schema": 2}))
+
+
+def test_few_bytes_that_stand_for_many_are_a_bad_message_before_they_are_unpacked() -> None:
+    wide: dict[str, Any] = TABLE | {"bodies": {"k": {"one": "x" * (20 << 20)}}}
+    data = packed({"epoch": "e", "tables": [wide], "schema": 2})
+    assert len(data) < 10_000
+    with pytest.raises(BadMessage, match="more than 33554432 bytes of rows"):
+        batches.decode(data)
+    twice = packed({"epoch": "e", "tables": [TABLE | ONE_ROW] * 10_001, "schema": 2})
+    with pytest.raises(BadMessage, match="a batch of 10001 rows"):
+        batches.decode(twice)
+
+
+def test_as_many_rows_and_bytes_as_a_device_may_be_set_to_send_are_read(make_result: Any) -> None:
+    made = bytes(raw(make_result(0, reason="x" * 2800)))
+    items = tuple(Item(seq, f"id-{seq}", "result", msgspec.Raw(made)) for seq in range(1, 10_001))
+    assert 0.9 * (32 << 20) < len(made) * 10_000 <= 32 << 20
+    SyncConfig(batch_results=10_000, batch_bytes=32 << 20)
+    got = batches.decode(batches.encode(Batch("e", items))).items
+    assert [(one.seq, bytes(one.body)) for one in got] == [(at, made) for at in range(1, 10_001)]
 
 
 @pytest.mark.parametrize("depth", [*range(300, 1100, 7), 200_000])

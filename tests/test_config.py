@@ -141,7 +141,7 @@ def test_a_ca_alone_is_enough_for_tls(tmp_path: Path) -> None:
         ("broker.reconnect_most_s", ["0", "-1", "nan", "inf", "86401"]),
         ("opinions.deadline_s", ["0", "-1", "nan", "inf", "4294967296"]),
         ("sync.batch_results", ["0", "-5", "10001"]),
-        ("sync.batch_bytes", ["0", "268435456"]),
+        ("sync.batch_bytes", ["0", str((32 << 20) + 1)]),
         ("sync.window_batches", ["0", "65536"]),
         ("sync.receipt_timeout_s", ["-1", "nan", "inf", "86401"]),
     ],
@@ -167,6 +167,7 @@ def test_a_number_that_could_not_work_is_refused_by_its_name(
         ("broker.port", 65535),
         ("opinions.deadline_s", 4294967295),
         ("sync.batch_results", 10_000),
+        ("sync.batch_bytes", 32 << 20),
     ],
 )
 def test_the_largest_number_that_works_is_taken(tmp_path: Path, name: str, value: int) -> None:

@@ -172,6 +172,19 @@ def test_a_status_is_kept_and_answered_with_nothing(broker: MemoryBroker, store:
     assert device.heard == []
 
 
+def test_a_device_fills_no_store_with_statuses_of_its_own_making(
+    broker: MemoryBroker, store: Store
+) -> None:
+    ingest = Ingest(store, broker.transport())
+    ingest.open()
+    device = Device(broker)
+    topics = ["birth", "state", "health", *(f"x{number}" for number in range(5))]
+    for topic in topics:
+        device.say(f"ec/v1/ward/bed/st/{topic}", wire.encode(wire.Status("online", 1.0)))
+    assert {row[2] for row in store.statuses()} == {"st/birth", "st/state", "st/health"}
+    assert ingest.refused == 5
+
+
 def ask(sample: np.ndarray) -> bytes:
     return wire.encode(wire.Ask(result="r", model="m", input=wire.to_array(sample)))
 

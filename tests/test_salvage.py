@@ -486,6 +486,35 @@ def test_rows_that_could_not_be_read_are_an_alarm_until_the_folder_is_deleted(
         assert queue.standing().damage == ()
 
 
+def test_no_row_goes_unsaid_with_a_page_that_the_disk_did_not_write(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    """It still is what it was before: whole, and with as many rows that went since as it lacks."""
+    path, copy = tmp_path / "q", tmp_path / "copy" / "q"
+    copy.parent.mkdir()
+    with OfflineQueue(path) as queue:
+        for at in range(60):
+            queue.put(make_result(at))
+    before = path.read_bytes()
+    with OfflineQueue(path) as queue:
+        queue.remove(wire.Receipt(queue.epoch, ((59, 60),)))
+        for at in range(60, 62):
+            queue.put(make_result(at))
+        ids = {row.id for row in every_row(queue)}
+    after, gone = path.read_bytes(), 0
+    for start in range(PAGE, len(before), PAGE):
+        if before[start : start + PAGE] == after[start : start + PAGE]:
+            continue
+        copy.write_bytes(after[:start] + before[start : start + PAGE] + after[start + PAGE :])
+        with OfflineQueue(copy) as queue:
+            lost = ids - {row.id for row in every_row(queue)}
+            assert not lost or f"{len(lost)} that an index names" in str(queue.standing().damage)
+            gone += len(lost)
+        shutil.rmtree(copy.parent)
+        copy.parent.mkdir()
+    assert gone
+
+
 def test_what_was_not_taken_over_is_an_alarm_until_it_is(
     tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

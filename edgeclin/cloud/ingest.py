@@ -55,6 +55,8 @@ class Ingest:
     def _store_and_receipt(self, message: Message) -> None:
         topics, rest = wire.parse_topic(message.topic)
         if rest.startswith("st/"):
+            if message.topic not in (topics.birth, topics.state, topics.health):
+                raise BadMessage(f"there is no {rest}")
             self._store.add_status(topics, rest, wire.decode(message.payload, wire.Status))
             return
         if message.topic == topics.part:

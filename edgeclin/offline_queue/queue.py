@@ -221,10 +221,10 @@ class OfflineQueue:
         newest, removed = self.last_seq(), 0
         with self._database.transaction(Tier.BULK) as db:
             for first, last in receipt.ranges:
-                if first <= newest:
+                first, last = max(first, 1), min(last, newest)
+                if first <= last:
                     removed += db.execute(
-                        "DELETE FROM rows WHERE seq BETWEEN ? AND ?",
-                        (max(first, 1), min(last, newest)),
+                        "DELETE FROM rows WHERE seq BETWEEN ? AND ?", (first, last)
                     ).rowcount
         with suppress(QueueFull):
             self._database.shrink()

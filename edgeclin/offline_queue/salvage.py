@@ -34,10 +34,14 @@ DROP TABLE IF EXISTS temp.present;
 DROP TABLE IF EXISTS temp.asked;
 DROP TABLE IF EXISTS temp.reviewed;
 DROP TABLE IF EXISTS temp.went_on;
+DROP TABLE IF EXISTS temp.named;
+DROP TABLE IF EXISTS temp.known;
 CREATE TEMP TABLE present (id TEXT PRIMARY KEY, read INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TEMP TABLE asked (result TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE reviewed (result TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE went_on (source TEXT, bundle TEXT, PRIMARY KEY (source, bundle)) WITHOUT ROWID;
+CREATE TEMP TABLE named (seq INTEGER PRIMARY KEY);
+CREATE TEMP TABLE known (seq INTEGER PRIMARY KEY);
 INSERT OR IGNORE INTO present SELECT id, 0 FROM rows;
 """
 """On disk, for a queue may be larger than the memory."""
@@ -55,6 +59,8 @@ class Salvaged:
         unreadable: pages that are damaged, and records that nothing could be made of.
         read: rows that could be read, there already or not.
         counted: by the number of its tier how many rows the damaged queue said that it held.
+        missing: rows that an index names and that were not read: a page that is sound lacks them
+            where the disk has not written what it became last.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -64,15 +70,17 @@ class Salvaged:
     unreadable: int = 0
     read: int = 0
     counted: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
 
     @property
     def lost(self) -> str:
         """What could not be read, in words; empty where all could."""
         counted = sum(self.counted.values())
-        if not self.unreadable and self.read >= counted:
+        if not self.unreadable and not self.missing and self.read >= counted:
             return ""
         share = f"{self.read} of {counted} rows" if self.read < counted else f"{self.read} rows"
-        return f"{share} could be read, {self.unreadable} pages or records are unreadable"
+        missing = f", {self.missing} that an index names are missing" if self.missing else ""
+        return f"{share} could be read, {self.unreadable} pages or records are unreadable{missing}"
 
     def __str__(self) -> str:
         rows = ", ".join(f"{count} {kind}s" for kind, count in sorted(self.rows.items()))
@@ -114,6 +122,8 @@ def salvage(aside: Path, db: sqlite3.Connection, now: float, keyring: Keyring) -
             _take_over(db, waiting, numbered, found, keyring)
             found.unreadable += damaged.unreadable
         (found.read,) = db.execute("SELECT COUNT(*) FROM present WHERE read").fetchone()
+        missing = "SELECT COUNT(*) FROM named WHERE seq NOT IN (SELECT seq FROM known)"
+        (found.missing,) = db.execute(missing).fetchone()
         db.execute("BEGIN IMMEDIATE")
         for result, label in db.execute(
             "SELECT result, label FROM asked WHERE result NOT IN (SELECT result FROM reviewed)"
@@ -150,14 +160,20 @@ def _take_over_one(
 ) -> None:
     if _stands_among_rows(record):
         row, content = _row(record, keyring)
+        db.execute("INSERT OR IGNORE INTO known VALUES (?)", (record.rowid,))
         _note(db, row[0], content, keyring)
         _insert(db, record.rowid if numbered else None, row, found)
     elif review := _review(record, keyring):
         db.execute("INSERT OR IGNORE INTO reviewed VALUES (?)", (review.result,))
-    elif question := _question(record):
-        db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
+    elif _is_question(record):
+        if question := _question(record):
+            db.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", question)
+        elif not record.values[9]:
+            db.execute("INSERT OR IGNORE INTO known VALUES (?)", (record.rowid,))
     elif position := _position(record):
         _go_on(db, *position)
+    elif number := _named(record):
+        db.execute("INSERT OR IGNORE INTO named VALUES (?)", (number,))
     elif count := _count(record):
         found.counted.setdefault(*count)
 
@@ -263,11 +279,13 @@ def _review(record: Record, keyring: Keyring) -> Review | None:
         return None
 
 
+def _is_question(record: Record) -> bool:
+    # Ten where it was put before schema 6.
+    return record.rowid is not None and len(record.values) in (10, 12)
+
+
 def _question(record: Record) -> tuple[str, str | bytes | None] | None:
     """The result that is still asked about, provisional, and its label, which may be sealed."""
-    # Ten where it was put before schema 6.
-    if record.rowid is None or len(record.values) not in (10, 12):
-        return None
     _, result, label, state, _, _, _, _, _, size = record.values[:10]
     if not isinstance(result, str) or not ID.fullmatch(result) or not size:
         return None
@@ -285,6 +303,17 @@ def _position(record: Record) -> tuple[str, str, int] | None:
         return None
     known = isinstance(bundle, str) and _BUNDLE.fullmatch(bundle)
     return (source, str(bundle), following) if known else None
+
+
+def _named(record: Record) -> int | None:
+    """The number of a row in the index of tiers. Of questions that are kept another index has such
+    entries, with 0 before the number, but those questions are there to be read."""
+    if record.rowid is not None or len(record.values) != 3:
+        return None
+    tier, number, rowid = record.values
+    if tier not in range(len(TIERS)) or not isinstance(number, int) or number != rowid:
+        return None
+    return number if number in _NUMBERS else None
 
 
 def _count(record: Record) -> tuple[str, int] | None:
