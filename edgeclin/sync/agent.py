@@ -404,9 +404,11 @@ class SyncAgent:
                 log.warning("ignored a message on %s: %s", message.topic, exc)
 
     def _take_receipt(self, receipt: wire.Receipt) -> None:
-        self.delivered += self._queue.remove(receipt)
+        """Delete what is on its way and was stored; no other row is believed to be."""
         if receipt.epoch == self._queue.epoch:
-            for tier in self._window.receipt(receipt.ranges, self._monotonic()):
+            ranges = wire.ranges(self._window.covered(receipt.ranges))
+            self.delivered += self._queue.remove(wire.Receipt(receipt.epoch, ranges))
+            for tier in self._window.receipt(ranges, self._monotonic()):
                 self._stops.taken(self._topics.up(tier))
 
     def _take_blame(self, why: str, now: float) -> None:

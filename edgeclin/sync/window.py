@@ -69,6 +69,11 @@ class SendWindow:
             self._silent_since, self._settled = now, False
         self._flights.append(flight)
 
+    def covered(self, ranges: Collection[tuple[int, int]]) -> set[int]:
+        """Which of the rows on their way are in some ranges."""
+        on_their_way = set[int]().union(*(flight.seqs for flight in self._flights))
+        return {seq for seq in on_their_way if any(a <= seq <= b for a, b in ranges)}
+
     def receipt(self, ranges: Collection[tuple[int, int]], now: float) -> set[Tier]:
         """Free what a receipt covers, whichever batch carried it; returns the tiers of that."""
         self._silent_since = self.receipted_at = now
