@@ -103,6 +103,8 @@ def test_what_is_too_old_goes_when_somebody_says_so_and_leaves_a_record(
     old = [make_result(at, tier=Tier.URGENT if at % 50 == 0 else Tier.ROUTINE) for at in range(200)]
     put_days_ago(ward, monkeypatch, 40, old)
     put_days_ago(ward, monkeypatch, 20, [make_result(at) for at in range(200, 210)])
+    ages = ward("purge", "--older-than", "1e308", "--yes")
+    assert (ages.exit_code, "routine rows deleted  0" in ages.output) == (0, True)
     for answer in ("n\n", ""):
         refused = ward("purge", "--older-than", 30, answer=answer)
         assert refused.exit_code == 1
