@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edgeclin.errors import legible
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, readable=False)
@@ -84,18 +86,13 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
     width = max((len(name) for name in facts), default=0)
     for name, fact in facts.items():
         value = round(fact, 4) if isinstance(fact, float) else fact
-        click.echo(f"{indent}{_legible(name):<{width}}  {_legible(value)}")
+        click.echo(f"{indent}{legible(name):<{width}}  {legible(str(value))}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Aligned columns under a head."""
-    texts = [list(head), *([_legible(cell) for cell in row] for row in rows)]
+    texts = [list(head), *([legible(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[index]) for row in texts) for index in range(len(head))]
     for row in texts:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-
-
-def _legible(value: object) -> str:
-    """Text on one line: what a broker, a cloud or a file says may hold what moves a cursor."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))
