@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PINS = constraints/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 SYSTEM := mosquitto shellcheck
-test test-core: SYSTEM += chromium
+test test-core: SYSTEM += chromium strace
+soak: SYSTEM += strace
 # Toolchains of the tests and of what is tried by hand here; an installed edgeclin has its own folder.
 export EDGECLIN_TOOLCHAINS ?= $(CURDIR)/.toolchains
 PYTHONS = $(foreach v,3.10 3.11 3.12 3.13,$(lastword \
@@ -61,9 +62,10 @@ bench-runtime: $(READY)  ## Measure runtime and queue, each figure beside its ta
 bench-sync: $(READY)  ## Measure queue and agent, each figure beside its target (PARTS="put drain")
 	$(BIN)/python tests/benchmarks/sync.py $(PARTS)
 
-soak: $(READY)  ## Kill every process of the whole way at random, 1,000 times (KILLS=1000 SEED=7)
-	EDGECLIN_KILLS=$(or $(KILLS),1000) $(and $(SEED),EDGECLIN_SEED=$(SEED)) \
-		$(BIN)/python -m pytest -s tests/faults/test_sigkill.py
+soak: $(READY)  ## Kill every process at random, 1,000 times, and cut the power (KILLS=1000 CUTS=5000 SEED=7)
+	EDGECLIN_KILLS=$(or $(KILLS),1000) EDGECLIN_CUTS=$(or $(CUTS),5000) \
+		$(and $(SEED),EDGECLIN_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -s tests/faults/test_sigkill.py tests/faults/test_power_cut.py
 
 wheel: $(READY)  ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist .

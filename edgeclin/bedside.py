@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from edgeclin.errors import BadInput, EngineFailed, EngineOut, QueueFull
+from edgeclin.flash import written
 from edgeclin.health import RunHealth
 from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
@@ -188,6 +189,7 @@ class Bedside:
             drift=drift,
             alarms=tuple(alarms),
             shadow=self._shadow.health() if self._shadow is not None else None,
+            written=written(),
         )
 
     def _count(self, result: Result) -> None:

@@ -119,6 +119,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
         drift: how far what was answered is from what was validated, when the bundle says.
         alarms: what somebody must look at now, a sentence each.
         shadow: how a second bundle agrees, where one judges too.
+        written: bytes that it had a disk write; None where nobody counts.
     """
 
     made_at: float
@@ -137,6 +138,7 @@ class RunHealth(Record, frozen=True, omit_defaults=True):
     drift: DriftReport | None = None
     alarms: tuple[str, ...] = ()
     shadow: ShadowHealth | None = None
+    written: int | None = None
 
 
 class SyncHealth(Record, frozen=True, omit_defaults=True):
@@ -156,6 +158,7 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
         goodput: bytes a second that the link carries, by what the broker acknowledged; 0 before
             that is known.
         round_trip_s: the least of late from a message to its acknowledgement.
+        written: bytes that it had a disk write; None where nobody counts.
     """
 
     made_at: float
@@ -170,6 +173,7 @@ class SyncHealth(Record, frozen=True, omit_defaults=True):
     held: dict[str, str] = {}
     goodput: float = 0.0
     round_trip_s: float = 0.0
+    written: int | None = None
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -37,6 +37,8 @@ OFFLOAD_FILTERS = (
 REQUEST_TYPE = "application/vnd.edgeclin.command+json"
 """What DSSE signs beside a request, so that no other signature passes for a command's."""
 MAX_DECODED = 32 << 20
+LEAST_PART = 1024
+"""Bytes of a part, but of the last of its whole: a flood of single bytes would be as many rows."""
 MOST_ID = 64
 """Characters of an epoch, or of a row's id: each row is stored with both."""
 

@@ -43,6 +43,7 @@ LAYERS = (
         "datasets",
         "priority",
         "uptime",
+        "flash",
         "offline_queue",
         "pages",
         "transport",

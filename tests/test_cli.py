@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -404,6 +405,8 @@ def test_run_fills_the_queue_and_status_shows_it(run: Run, config: Path) -> None
     assert "goes on at sample 150; those before it are judged" in again.stderr
     status = json.loads(run("queue", "status", "--config", config, "--json").output)
     assert status["last_seq"] == 150
+    said = run("queue", "status", "--config", config).output
+    assert re.search(r"written to the disk +\d+\.\d MB by run since its start", said)
 
 
 def fed(config: Path, key_pair: KeyPair, text: bytes) -> bytes:

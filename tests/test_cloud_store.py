@@ -451,6 +451,8 @@ def test_the_index_of_another_program_is_refused_and_left_as_it_is(tmp_path: Pat
     with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
         connection.execute("CREATE TABLE patients (name TEXT)")
     before = (tmp_path / "index.sqlite").read_bytes()
-    with pytest.raises(StoreUnusable, match=r"index\.sqlite is not that of an edgeclin store"):
+    with pytest.raises(
+        StoreUnusable, match=r"^\S+: index\.sqlite is not that of an edgeclin store"
+    ):
         Store(tmp_path)
     assert (tmp_path / "index.sqlite").read_bytes() == before

@@ -385,6 +385,7 @@ def test_metrics_say_what_was_answered_and_how_long_it_took(
     assert now["edgeclin_serving"][()] == 1
     assert now["edgeclin_degraded"][()] == 0
     assert now["edgeclin_link_up"][()] == 0
+    assert now["edgeclin_disk_written_bytes_total"][()] >= 0
     for name in ("late_total", "dropped_total", "urgent_total", "waiting_samples", "alarm"):
         assert f"edgeclin_{name}" in now
     wait_until(lambda: metrics(served)["edgeclin_queue_rows"][("routine",)] > 0, "the queue")

@@ -23,7 +23,7 @@ pytest.importorskip("pyarrow", reason="the cloud extra is not installed")
 
 from edgeclin.cloud import inputs as module
 from edgeclin.cloud.ingest import Ingest
-from edgeclin.cloud.inputs import ANSWERED_S, KEPT_S, LEAST_PART, Inputs
+from edgeclin.cloud.inputs import ANSWERED_S, KEPT_S, Inputs
 from edgeclin.cloud.offload import Offload
 from edgeclin.cloud.store import Store
 
@@ -80,7 +80,7 @@ def test_any_parts_that_cover_it_are_their_whole(
     have: list[tuple[int, int]] = []
     while missing := wire.gaps(have, 0, size - 1):
         first = data.draw(st.integers(0, missing[0][0]))
-        least = min(max(missing[0][0], first + LEAST_PART - 1), size - 1)
+        least = min(max(missing[0][0], first + wire.LEAST_PART - 1), size - 1)
         cut = first, data.draw(st.integers(least, size - 1))
         kept = opened.add(TOPICS, part(*cut, whole))
         have.append(cut)

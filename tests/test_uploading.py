@@ -15,7 +15,7 @@ from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Result, State, Tier
 from edgeclin.sync import SyncAgent
 from edgeclin.sync.uploading import PART_BYTES
-from edgeclin.transport import MemoryBroker, MemoryTransport, Message
+from edgeclin.transport import AROUND, MemoryBroker, MemoryTransport, Message, Refusal
 
 TOPICS = wire.Topics("ward", "bed")
 SAMPLE = np.random.default_rng(1).integers(0, 256, 600_000, np.uint8)
@@ -200,3 +200,68 @@ def test_a_question_whose_time_is_over_is_sent_no_further(ward: Ward, make_resul
     assert ward.parts() == ward.wholes() == []
     assert ward.agent.idle or ward.queue.questions() == []
     assert not ward.agent._asking.outstanding
+
+
+@pytest.mark.parametrize("most", [2_000, 5_000, 50_000])
+def test_no_part_is_larger_than_the_broker_takes(ward: Ward, make_result: Make, most: int) -> None:
+    ward.transport.most_bytes = most
+    ward.ask(make_result, sample=SAMPLE[:60_000])
+    ward.step(200)
+    assert max(len(message.payload) for message in ward.seen) + AROUND <= most
+    assert len(ward.wholes()) == 1
+
+
+def test_a_broker_that_takes_not_even_parts_is_told(
+    ward: Ward, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ward.transport.most_bytes = 1_500
+    ward.ask(make_result)
+    ward.step(9)
+    assert "ALARM: no opinion can be asked about row 1" in caplog.text
+    assert caplog.text.count("are too large") == 1
+    assert ward.parts() == []
+
+
+def end_connection(ward: Ward) -> None:
+    """As a broker does that does not like what was sent, without saying what."""
+    ward.agent._receive(Refusal(None, 0x95, "packet too large"))
+    ward.transport.cut()
+    ward.step(2)
+    ward.transport.mend()
+    ward.step(2)
+
+
+def test_one_that_ends_connections_is_given_up_and_all_else_goes_on(
+    ward: Ward, make_result: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ward.keeps = False
+    ward.ask(make_result)
+    small = ward.ask(make_result, 1, SMALL)
+    for _ in range(60):
+        sent = len(ward.parts())
+        ward.step(seconds=0.5)
+        if len(ward.parts()) > sent:
+            end_connection(ward)
+    assert "ALARM: no opinion can be asked about row 1" in caplog.text
+    asked = [wire.decode(m.payload, wire.Ask) for m in ward.seen if m.topic == TOPICS.ask]
+    assert {one.result for one in asked} == {small}
+    ward.queue.put(make_result(2))
+    ward.step(9, seconds=1.1)
+    assert ward.queue.usage()["routine"].count == 0
+
+
+def test_one_is_not_to_blame_of_which_nothing_was_on_its_way(ward: Ward, make_result: Make) -> None:
+    ward.ask(make_result)
+    while len(ward.parts()) < 3:
+        ward.step()
+    kept = ward.agent._asking._upload
+    assert kept is not None
+    ward.keeps = False
+    kept.clear()
+    assert ward.agent._asking.outstanding == set()
+    end_connection(ward)
+    ward.keeps = True
+    ward.step(200)
+    ward.step(20, seconds=1.1)
+    ward.step(200)
+    assert len(ward.wholes()) >= 1

@@ -82,6 +82,8 @@ def status(config_path: Path, as_json: bool) -> None:
         if sync.fresh and sync.health.held:
             held = "; ".join(f"{what}: {why}" for what, why in sync.health.held.items())
             print_facts({"held": held})
+    if said_written := _written(run, sync):
+        print_facts({"written to the disk": said_written})
 
 
 tier_option = click.option(
@@ -350,6 +352,15 @@ def _age(told: Told[RunHealth] | Told[SyncHealth]) -> str:
         when = f"{told.age_s:.0f} s ago"
         return f"FAILED {when} ({told.failed})" if told.failed else f"ended {when}"
     return f"alive {told.age_s:.0f} s ago" if told.fresh else f"SILENT for {told.age_s:.0f} s"
+
+
+def _written(run: Told[RunHealth] | None, sync: Told[SyncHealth] | None) -> str:
+    found = []
+    if run is not None and run.health.written is not None:
+        found.append(f"{run.health.written / 1e6:.1f} MB by run")
+    if sync is not None and sync.health.written is not None:
+        found.append(f"{sync.health.written / 1e6:.1f} MB by sync")
+    return ", ".join(found) + " since its start" if found else ""
 
 
 def _link(health: SyncHealth) -> str:

@@ -67,6 +67,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except StoreUnusable:
+            raise
         except (OSError, sqlite3.Error) as exc:
             raise StoreUnusable(
                 f"{self._path.parent}: the store cannot be used ({self._path.name}: {exc})"

@@ -35,8 +35,6 @@ ANSWERED_S = 600.0
 MOST_BYTES = 1 << 30
 DEVICE_BYTES = 2 * wire.MAX_DECODED
 """What one device may have here; beyond it its oldest goes."""
-LEAST_PART = 1024
-"""But the last of a whole: a flood of single bytes would be as many rows."""
 
 
 class Inputs:
@@ -150,6 +148,6 @@ def _read(db: sqlite3.Connection, number: int) -> bytes:
 def _problem(part: wire.Part, last: int) -> str:
     if last >= part.size:
         return f"bytes {part.at} to {last} of {part.size}"
-    if len(part.data) < LEAST_PART and last < part.size - 1:
-        return f"a part of {len(part.data)} bytes; the least is {LEAST_PART}"
+    if len(part.data) < wire.LEAST_PART and last < part.size - 1:
+        return f"a part of {len(part.data)} bytes; the least is {wire.LEAST_PART}"
     return ""

@@ -199,6 +199,8 @@ class Store:
         """What Parquet or the disk cannot do becomes StoreUnusable."""
         try:
             yield
+        except StoreUnusable:
+            raise
         except (OSError, pa.ArrowException) as exc:
             raise StoreUnusable(f"{self.folder}: the store cannot be used ({exc})") from exc
 

@@ -68,6 +68,10 @@ class _Facts(Collector):
             ("dropped", "Samples of live streams that found no room.", run.dropped),
         ):
             yield CounterMetricFamily(f"edgeclin_{name}", what, value=value)
+        if run.written is not None:
+            yield CounterMetricFamily(
+                "edgeclin_disk_written_bytes", "What it had a disk write.", value=run.written
+            )
         for name, what, reading in (
             ("serving", "Whether samples are answered and their answers stored.", health.serving),
             ("alarm", "Whether somebody must look now.", bool(health.alarms)),

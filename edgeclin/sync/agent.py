@@ -19,6 +19,7 @@ from typing import Any
 from edgeclin import wire
 from edgeclin.config import SyncConfig
 from edgeclin.errors import BadMessage, NotConnected, QueueFull
+from edgeclin.flash import written
 from edgeclin.health import SyncHealth
 from edgeclin.offline_queue import OfflineQueue
 from edgeclin.records import Review, Tier
@@ -193,6 +194,7 @@ class SyncAgent:
             held=dict(self._turns.held),
             goodput=round(self._link.goodput, 1),
             round_trip_s=round(self._link.round_trip_s, 4),
+            written=written(),
         )
 
     def drain(self) -> int:

@@ -12,7 +12,7 @@ from edgeclin import wire
 from edgeclin.offline_queue import OfflineQueue, OpenQuestion, Question
 from edgeclin.sync.choice import choose
 from edgeclin.sync.link import Link
-from edgeclin.sync.uploading import Upload, whole_bytes
+from edgeclin.sync.uploading import Upload, takes_parts, whole_bytes
 from edgeclin.transport import Message, Transport
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,10 @@ class Asking:
 
     @property
     def outstanding(self) -> set[int]:
-        """The rows that are asked about now."""
-        return set(self._outstanding) | ({self._upload.seq} if self._upload else set())
+        """The rows of whose questions something is on its way."""
+        upload = self._upload
+        sending = {upload.seq} if upload is not None and upload.on_its_way else set()
+        return self._outstanding.keys() | sending
 
     def clear(self) -> None:
         """Forget what is on its way."""
@@ -92,7 +94,9 @@ class Asking:
                 del self._outstanding[seq]
         if len(self._outstanding) >= _AT_ONCE:
             return 0
-        away = self._unaskable.keys() | but | self.outstanding
+        away = self._unaskable.keys() | self._outstanding.keys() | but
+        if self._upload is not None:
+            away.add(self._upload.seq)
         self._plan_anew(now, away, most_bytes)
         while self._plan:
             following = self._plan[0]
@@ -127,12 +131,10 @@ class Asking:
     def send_part(self, now: float, but: Set[int]) -> int | None:
         """Send the next part of a question that goes in parts; see `ask`."""
         upload = self._upload
-        if upload is None or upload.seq in but:
-            return 0
-        if upload.over(now):
+        if upload is not None and upload.over(now):
             self._upload = None
             return 1
-        return upload.send(now)
+        return 0 if upload is None or upload.seq in but else upload.send(now)
 
     def ask_about(self, seq: int, now: float) -> None:
         """Ask about one row, if that is still asked."""
@@ -182,7 +184,9 @@ class Asking:
         """Ask a question, or begin to send it in parts."""
         self._tries[question.seq] += 1
         if self._in_parts(len(question.ask)):
-            if self._upload is None:
+            if not takes_parts(self._transport):
+                self.give_up(question.seq, f"{len(question.ask)} bytes are too large")
+            elif self._upload is None:
                 self._upload = Upload(
                     question, self._transport, self._topics, self._link, self._timeout_s, now
                 )

@@ -32,6 +32,11 @@ def whole_bytes(link: Link, transport: Transport) -> int:
     return int(most if taken is None else min(most, taken - AROUND))
 
 
+def takes_parts(transport: Transport) -> bool:
+    """Whether the broker's messages are large enough for them."""
+    return _largest_part(transport) >= wire.LEAST_PART
+
+
 @dataclass(frozen=True, slots=True)
 class _Sent:
     """Which bytes, inclusive, and when."""
@@ -80,6 +85,11 @@ class Upload:
         self._refusals = 0
         self._again_at = now
 
+    @property
+    def on_its_way(self) -> bool:
+        """Whether anything was sent that has no answer yet."""
+        return bool(self._sent) or self._asked is not None
+
     def over(self, now: float) -> bool:
         """Whether its time is over, or no opinion came in time."""
         late = self.asked_at is not None and now - self.asked_at >= self._timeout_s
@@ -107,7 +117,7 @@ class Upload:
         if not missing:
             return 0
         first, end = missing[0]
-        end = min(max(min(end, first + self._most() - 1), first + LEAST_BYTES - 1), last)
+        end = min(max(end, first + wire.LEAST_PART - 1), first + self._most() - 1, last)
         if not self._link.has_room(int((end - first + 1) / _PACKED)):
             return None
         part = wire.Part(self._digest, last + 1, first, self._data[first : end + 1])
@@ -165,8 +175,10 @@ class Upload:
 
     def _most(self) -> int:
         """Bytes of the next part: two of them fill the link."""
-        carried = self._link.allowance / 2
-        taken = self._transport.most_bytes
-        if taken is not None:
-            carried = min(carried, taken - AROUND)
-        return int(min(max(carried * _PACKED, LEAST_BYTES), PART_BYTES))
+        carried = self._link.allowance / 2 * _PACKED
+        return int(min(max(carried, LEAST_BYTES), _largest_part(self._transport)))
+
+
+def _largest_part(transport: Transport) -> float:
+    taken = transport.most_bytes
+    return PART_BYTES if taken is None else min(PART_BYTES, (taken - AROUND) * _PACKED)

@@ -41,6 +41,7 @@ from edgeclin.benchmark.machine import filesystem  # noqa: E402
 from edgeclin.benchmark.percentiles import digits, distribution  # noqa: E402
 from edgeclin.bundle import Bundle  # noqa: E402
 from edgeclin.config import BrokerConfig, SyncConfig  # noqa: E402
+from edgeclin.flash import written  # noqa: E402
 from edgeclin.offline_queue import OfflineQueue  # noqa: E402
 from edgeclin.offline_queue.ids import Ids  # noqa: E402
 from edgeclin.records import Result, State, Tier  # noqa: E402
@@ -144,7 +145,26 @@ def put() -> None:
             f"{1e3 / statistics.median(ours):.0f} and {1e3 / statistics.median(bare):.0f} a s",
             "",
         )
+        wear(folder, rows)
         others(folder, [msgspec.json.encode(one) for one in rows])
+
+
+def wear(folder: Path, rows: list[Result], count: int = 5000) -> None:
+    """What a disk writes for a routine result, while nothing is taken out."""
+    spent = {}
+    with OfflineQueue(folder / "wear") as queue:
+        before = written()
+        for at in range(count):
+            queue.put(replaced(rows[at % len(rows)], position=at, state=State.FINAL))
+        spent["queue"] = written(), before
+    loop, before = bare_loop(folder / "bare-wear"), written()
+    for at in range(count):
+        loop(msgspec.json.encode(rows[at % len(rows)]))
+    spent["bare loop"] = written(), before
+    for name, (after, start) in spent.items():
+        if after is not None and start is not None:
+            line(f"written to the disk a routine result, {name}",
+                 f"{(after - start) / count:,.0f} bytes", "")  # fmt: skip
 
 
 def bare_loop(path: Path) -> Callable[[bytes], None]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from broker import LocalBroker, find_mosquitto, free_port
+from polling import wait_until
 
 from edgeclin import wire
 from edgeclin.bundle import Bundle
 from edgeclin.config import BrokerConfig, SyncConfig
 from edgeclin.offline_queue import OfflineQueue
+from edgeclin.records import Result, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.sync import SyncAgent
 from edgeclin.transport.mqtt import MQTTTransport
@@ -81,6 +84,15 @@ class Ward:
         self.ingest.close()
         self.ingest = Ingest(self.store, MQTTTransport(self._config(self._broker.port), "ingest"))
         self.ingest.open()
+
+    def receipt_s(self, result: Result) -> float:
+        """Put an urgent result, and how long its receipt takes."""
+        seq, began = self.queue.put(result).seq, time.monotonic()
+        wait_until(
+            lambda: not self.queue.pending(Tier.URGENT, after=seq - 1, limit=1),
+            "an urgent result is receipted",
+        )
+        return time.monotonic() - began
 
     def stored(self) -> list[str]:
         ids: list[str] = self.store.tables()["result"].column("id").to_pylist()
