@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+_MOST_REPEATED = 500
+
+
+def legible(text: str) -> str:
+    """Text on one line: what a broker, a cloud or a file says may hold what moves a cursor."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
 
 class EdgeclinError(Exception):
     """The root of all errors with a one-sentence explanation."""
@@ -37,7 +44,11 @@ class BadInput(EdgeclinError, ValueError):
 
 
 class BadMessage(EdgeclinError, ValueError):
-    """Bytes from the network are not a message of the documented wire format."""
+    """Bytes from the network are not a message of the documented wire format. The sentence repeats
+    little of them, on one line, for it goes into logs."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(legible(problem[:_MOST_REPEATED]))
 
 
 class UntrustedMessage(BadMessage):

@@ -372,12 +372,15 @@ def test_hostile_names_stay_text_in_a_page_that_is_well_formed(
         assert re.search(rf"<b>{re.escape(str(figure))}</b>{what}", text)
 
 
-@pytest.mark.parametrize("made_at", [0.0, -1e15, 4e9, 1e15])
+@pytest.mark.parametrize("made_at", [0.0, -1e15, 4e9, 1e15, 1.7e308])
 def test_a_device_with_any_clock_has_a_report(
     tmp_path: Path, make_result: Callable[..., Result], made_at: float
 ) -> None:
     store = Store(tmp_path / "store")
-    add(store, "ward", "bed", *((f"r{n}", make_result(n, made_at=made_at + n)) for n in range(3)))
+    clock = [made_at, made_at + 1, -made_at]
+    add(
+        store, "ward", "bed", *((f"r{n}", make_result(n, made_at=at)) for n, at in enumerate(clock))
+    )
     write_report(Analysis(store.tables()), store.statuses(), tmp_path / "report.html")
     store.close()
     assert "<b>3</b>results stored" in (tmp_path / "report.html").read_text()

@@ -123,6 +123,38 @@ def test_what_is_spent_holds_bulk_first_then_routine_and_never_what_is_urgent(
     assert len(device.queue.pending(Tier.ROUTINE, limit=999)) > 0, "kept, not lost"
 
 
+def test_what_was_spent_in_the_last_minute_is_not_given_back_by_a_kill(
+    boot: Callable[..., Device], make_result: Make
+) -> None:
+    device = boot(day_mb=0.05)
+    for position in range(3000):
+        device.queue.put(make_result(position))
+    spent = 0
+    for _ in range(10):
+        for _ in range(20):
+            device.step()
+        spent += device.agent.health().sent
+        device.boot()  # as after a SIGKILL
+    assert spent < 60_000
+
+
+def test_a_clock_that_was_not_set_when_it_was_kept_has_earned_nothing_meanwhile(
+    boot: Callable[..., Device], make_result: Make
+) -> None:
+    device = boot(day_mb=0.01)
+    now, device.clock = device.clock, 946_684_800.0  # 2000, on a board without a battery
+    for position in range(200):
+        device.queue.put(make_result(position))
+    for _ in range(20):
+        device.step()
+    device.agent.close()
+    device.clock = now
+    device.boot()
+    left = device.agent.health().left
+    assert left is not None
+    assert left <= 0
+
+
 def test_a_day_brings_a_day_s_bytes_and_not_more(
     boot: Callable[..., Device], make_result: Make
 ) -> None:

@@ -97,12 +97,27 @@ def test_what_waits_is_written_as_json_lines_and_stays(
     assert (again.exit_code, "exists" in again.stderr) == (1, True)
 
 
+def test_what_others_said_is_shown_in_its_row_and_moves_no_cursor(
+    ward: Ward, make_result: MakeResult
+) -> None:
+    forged = "normal\n9  urgent  result  confirmed: é\x1b[2K"
+    with OfflineQueue(ward.path) as queue:
+        queue.put(make_result(0, label=forged))
+        queue.set_aside(queue.put(make_result(1)).seq, "the broker refuses it: \x1b]0;x\x07")
+    lines = ward("list").output.splitlines()
+    assert len(lines) == 3
+    assert r"normal\n9  urgent  result  confirmed: é\x1b[2K" in lines[1]
+    assert all(line.isprintable() for line in lines)
+
+
 def test_what_is_too_old_goes_when_somebody_says_so_and_leaves_a_record(
     ward: Ward, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = [make_result(at, tier=Tier.URGENT if at % 50 == 0 else Tier.ROUTINE) for at in range(200)]
     put_days_ago(ward, monkeypatch, 40, old)
     put_days_ago(ward, monkeypatch, 20, [make_result(at) for at in range(200, 210)])
+    ages = ward("purge", "--older-than", "1e308", "--yes")
+    assert (ages.exit_code, "routine rows deleted  0" in ages.output) == (0, True)
     for answer in ("n\n", ""):
         refused = ward("purge", "--older-than", 30, answer=answer)
         assert refused.exit_code == 1

@@ -18,6 +18,7 @@ from test_sealed_queue import MARK, ONE, TWO, every_row, in_plain, live_a_day
 from edgeclin import wire
 from edgeclin.errors import QueueUnusable
 from edgeclin.offline_queue import Keyring, OfflineQueue, Usage
+from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.keyring import key_id
 from edgeclin.offline_queue.standing import looking
 from edgeclin.records import Result, State, Tier
@@ -203,6 +204,23 @@ def test_a_file_that_another_process_still_reads_is_not_said_to_be_written_anew(
             assert reader.execute("SELECT COUNT(*) FROM rows").fetchone() == (1,)
             assert not queue.rekey(untold).rebuilt
         assert queue.rekey(untold).rebuilt
+
+
+def test_whoever_starts_while_the_file_is_written_anew_is_told_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with opened(tmp_path, ONE) as queue, opened(tmp_path, ONE) as other:
+
+        def start(_: Database) -> bool:
+            with pytest.raises(QueueUnusable) as refused, other.claim("run"):
+                pass
+            told.append(str(refused.value))
+            return True
+
+        monkeypatch.setattr(Database, "rebuild", start)
+        queue.rekey(untold)
+    assert "`edgeclin queue rekey`" in told[0]
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -187,6 +187,15 @@ def test_another_schema_is_refused_by_its_number(schema: int) -> None:
         wire.decode(packed(body), wire.Receipt)
 
 
+@pytest.mark.parametrize("key", ["x" * (1 << 20), "x\nERROR ALARM: forged\x1b[2K"])
+def test_what_came_fills_no_log_and_forges_no_line_of_it(key: str) -> None:
+    body = json.dumps({"epoch": "e", "ranges": [], key: 1}).encode()
+    with pytest.raises(BadMessage, match="Object contains unknown field `x") as caught:
+        wire.decode(zstandard.ZstdCompressor().compress(body), wire.Receipt)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
 def test_an_unknown_key_a_wrong_type_and_another_kind_are_refused() -> None:
     for change in ({"surprise": 1}, {"ranges": "1-64"}, {"epoch": None}, {"schema": "1"}):
         with pytest.raises(BadMessage, match="not a Receipt"):

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edgeclin.errors import legible
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, readable=False)
@@ -84,12 +86,12 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
     width = max((len(name) for name in facts), default=0)
     for name, fact in facts.items():
         value = round(fact, 4) if isinstance(fact, float) else fact
-        click.echo(f"{indent}{name:<{width}}  {value}")
+        click.echo(f"{indent}{legible(name):<{width}}  {legible(str(value))}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Aligned columns under a head."""
-    texts = [list(head), *([str(cell) for cell in row] for row in rows)]
+    texts = [list(head), *([legible(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[index]) for row in texts) for index in range(len(head))]
     for row in texts:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))

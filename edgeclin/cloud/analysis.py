@@ -20,6 +20,8 @@ Expression: TypeAlias = Any
 SETTLED = (State.CONFIRMED.value, State.AMENDED.value)
 REJECTED = "(rejected)"
 """Stands for the label of a sample that could not be judged."""
+_FAR_S = 1e15
+"""Far beyond all dates; the difference of two clocks at the ends of float64 is none."""
 
 
 class Analysis:
@@ -87,9 +89,13 @@ class Analysis:
         return _rows(self.outcomes.order_by("site", "device", "source", "position"))
 
     def times(self) -> dict[str, list[float]]:
-        """When each result was made and stored, in seconds since 1970, each list sorted."""
+        """When each result was made and stored, in seconds since 1970, each list sorted; what a
+        device's clock says beyond `_FAR_S` counts as that."""
         rows = self.results.select("made_at", "received_at").to_pyarrow()
-        return {name: sorted(rows[name].to_pylist()) for name in ("made_at", "received_at")}
+        return {
+            name: sorted(min(max(at, -_FAR_S), _FAR_S) for at in rows[name].to_pylist())
+            for name in ("made_at", "received_at")
+        }
 
     def labels(self) -> list[dict[str, Any]]:
         """How many results each label has, at first and finally."""

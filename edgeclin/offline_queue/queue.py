@@ -294,7 +294,8 @@ class OfflineQueue:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise QueueUnusable(
-                    f"{self.path}: another `edgeclin {role}` is at work on this queue; end it first"
+                    f"{self.path}: another `edgeclin {role}`, or `edgeclin queue rekey`, is at "
+                    "work on this queue; end it first"
                 ) from exc
             yield
 

@@ -87,7 +87,7 @@ def stored_at(identity: str) -> float | None:
 
 def first_id_of(moment: float) -> str:
     """Below every id of a row that is stored at that moment or later."""
-    milliseconds = f"{max(int(moment * 1000), 0):012x}"
+    milliseconds = f"{int(max(moment * 1000, 0)):012x}"
     return f"{milliseconds[:8]}-{milliseconds[8:]}"
 
 

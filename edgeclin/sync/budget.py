@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime
 
@@ -21,6 +22,8 @@ BULK_ABOVE = 0.5
 """Share of a day's bytes that bulk leaves to what is routine."""
 _KEPT = "budget"
 _KEEP_S = 60.0
+_KEEP_SHARE = 0.01
+"""Of a day's bytes; a fast link spends them all in less than `_KEEP_S`."""
 _SET = 1_577_836_800.0
 """2020: a clock that says less was never set, as on a board without a battery."""
 
@@ -57,14 +60,16 @@ class Budget:
         metered: Callable[[], bool],
     ) -> None:
         self._queue, self._settings, self._link = queue, settings, link
-        self._counted = link.sent
+        self._counted = self._kept_sent = link.sent
         self._clock, self._monotonic, self._metered = clock, monotonic, metered
         kept = _read(queue)
         own = None if settings.day_mb is None else settings.day_mb * 1e6
         self._ordered = None if kept is None else kept.day_bytes
         self.day_bytes = own if self._ordered is None else self._ordered
         most = self.day_bytes or 0.0
-        off_s = 0.0 if kept is None else min(max(clock() - kept.at, 0.0), DAY_S)
+        off_s = 0.0
+        if kept is not None and kept.at >= _SET:
+            off_s = min(max(clock() - kept.at, 0.0), DAY_S)
         self._left = most if kept is None else min(kept.left + most * off_s / DAY_S, most)
         self._filled_at = self._kept_at = monotonic()
 
@@ -118,8 +123,10 @@ class Budget:
             raise
 
     def keep_in_time(self) -> None:
-        """Remember it over a restart, once a minute."""
-        if self._monotonic() - self._kept_at >= _KEEP_S:
+        """Remember it over a restart, once a minute and after `_KEEP_SHARE` of a day's bytes."""
+        spent = self._link.sent - self._kept_sent
+        much = spent >= _KEEP_SHARE * (self.day_bytes or math.inf)
+        if much or self._monotonic() - self._kept_at >= _KEEP_S:
             self.keep()
 
     def keep(self) -> None:
@@ -132,7 +139,7 @@ class Budget:
             log.error("ALARM: a restart gives back what was spent of the day's bytes: %s", exc)
 
     def _keep(self) -> None:
-        self._kept_at = self._monotonic()
+        self._kept_at, self._kept_sent = self._monotonic(), self._link.sent
         kept = _Kept(self.left or 0.0, self._clock(), self._ordered)
         self._queue.remember(_KEPT, msgspec.json.encode(kept).decode())
 
