@@ -237,6 +237,25 @@ def test_a_routine_result_is_flushed_within_its_bound(
         wait_until(lambda: not queue._database._dirty, "nothing is left to flush", most_s=1)
 
 
+def test_nothing_wakes_the_flusher_while_nothing_is_to_be_flushed(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    with OfflineQueue(tmp_path / "q.db", routine_sync_s=0.02) as queue:
+        queue.put(make_result(0))
+        wait_until(lambda: not queue._database._dirty, "nothing is left to flush")
+        wait_until(lambda: not queue._database._due.is_set(), "the flusher rests")
+        flusher = Path(f"/proc/self/task/{queue._database._flusher.native_id}/status")
+        before = switches(flusher)
+        time.sleep(0.3)
+        assert switches(flusher) - before <= 2
+
+
+def switches(status: Path) -> int:
+    """How often a thread gave its core away."""
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("voluntary"))
+    return int(line.split()[1])
+
+
 def test_bulk_waits_longer_than_routine_and_an_urgent_result_flushes_for_all(
     tmp_path: Path, make_result: MakeResult, flushes: list[float]
 ) -> None:

@@ -70,7 +70,7 @@ class Database:
             if isinstance(exc, PermissionError) or "readonly" in str(exc):
                 hint = "; mend its permissions, or those of its folder"
             raise QueueUnusable(f"{path}: the queue cannot be opened ({exc}){hint}") from exc
-        self._closing = threading.Event()
+        self._closing, self._due = threading.Event(), threading.Event()
         self._flusher = threading.Thread(target=self._flush_in_time, daemon=True)
         self._flusher.start()
 
@@ -101,8 +101,9 @@ class Database:
                 raise
             if tier is Tier.URGENT:
                 self._dirty.clear()
-            else:
-                self._dirty.setdefault(tier, time.monotonic())
+            elif tier not in self._dirty:
+                self._dirty[tier] = time.monotonic()
+                self._due.set()
 
     def one(self, query: str, parameters: Sequence[object] = ()) -> tuple[int | str, ...] | None:
         """The first row of a query, or None."""
@@ -169,6 +170,7 @@ class Database:
         if self._closing.is_set():
             return
         self._closing.set()
+        self._due.set()
         self._flusher.join()
         with self._lock:
             try:
@@ -235,7 +237,13 @@ class Database:
 
     def _flush_in_time(self) -> None:
         bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
-        while not self._closing.wait(max(self._routine_sync_s / 3, _LEAST_TICK_S)):
+        while True:
+            if not self._dirty:
+                self._due.clear()
+                if not self._dirty and not self._closing.is_set():
+                    self._due.wait()
+            if self._closing.wait(max(self._routine_sync_s / 3, _LEAST_TICK_S)):
+                return
             now = time.monotonic()
             waiting = list(self._dirty.items())
             # A third of the bound for the turn, a third for the age, a third for the disk.
