@@ -22,6 +22,7 @@ import numpy as np
 from edgeclin import wire
 from edgeclin.errors import QueueFull, QueueUnusable
 from edgeclin.offline_queue.database import Database
+from edgeclin.offline_queue.dropping import Dropping
 from edgeclin.offline_queue.ids import Ids
 from edgeclin.offline_queue.keyring import NO_KEYS, Keyring
 from edgeclin.offline_queue.notices import Notices
@@ -29,19 +30,15 @@ from edgeclin.offline_queue.payloads import PayloadFolder
 from edgeclin.offline_queue.quarantine import damaged_queues, take_over
 from edgeclin.offline_queue.questions import OpenQuestion, Question, Questions
 from edgeclin.offline_queue.rekeying import Rekeyed, Rekeying
-from edgeclin.offline_queue.rows import TIERS, Row, first_id_of, insert_row
+from edgeclin.offline_queue.rows import TIERS, Row, insert_row
 from edgeclin.offline_queue.salvage import Salvaged
 from edgeclin.offline_queue.schema import opening, real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
-from edgeclin.records import Drop, Result, Review, Tier
+from edgeclin.records import Result, Review, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
 
 log = logging.getLogger(__name__)
 
-URGENT_RESERVE = 0.1
-"""Share of the byte bound that only urgent results may use."""
-_BULK = TIERS.index(Tier.BULK)
-_EVICT_ROWS = 64
 ENDED = 1 << 62
 """Where a source goes on that was judged to its end."""
 _ANY = ""
@@ -92,11 +89,10 @@ class OfflineQueue:
         self.path = real_path(path)
         boot = boot or boot_id()
         self.notices = Notices(self.path, uptime, boot)
-        self._max_bytes = max_bytes
-        self._clock = clock
         self._keyring = keyring
         self._ids = Ids()
         self._database = Database(self.path, routine_sync_s, keyring)
+        self._dropping = Dropping(self._database, max_bytes, keyring, self._ids, clock)
         try:
             self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
             self._questions = Questions(
@@ -149,7 +145,7 @@ class OfflineQueue:
             ask = self._keyring.seal(wire.encode(question), "ask", identity)
         try:
             with self._database.transaction(result.tier) as db:
-                self._make_room(db, result.tier, len(body) + len(ask or b""))
+                self._dropping.make_room(db, result.tier, len(body) + len(ask or b""))
                 seq = insert_row(db, identity, "result", result.tier, body)
                 if not result.shadow_of:
                     db.execute(
@@ -342,23 +338,7 @@ class OfflineQueue:
         Returns:
             how many rows went, by tier.
         """
-        oldest_kept = first_id_of(before)
-        gone = dict.fromkeys(tiers, 0)
-        for tier in tiers:
-            while rows := self._purge_some(tier, oldest_kept):
-                gone[tier] += rows
-        return gone
-
-    def _purge_some(self, tier: Tier, oldest_kept: str) -> int:
-        with self._database.transaction(Tier.URGENT) as db:
-            rows = db.execute(
-                "SELECT seq FROM rows WHERE tier = ? AND id < ? AND kind <> 'drop' "
-                "ORDER BY seq LIMIT ?",
-                (TIERS.index(tier), oldest_kept, _EVICT_ROWS),
-            ).fetchall()
-            if rows:
-                self._drop(db, tier, rows)
-        return len(rows)
+        return self._dropping.purge(before, tiers)
 
     def salvage(self) -> dict[Path, Salvaged]:
         """Take over once more what the damaged databases that were set aside still hold, and say
@@ -419,45 +399,3 @@ class OfflineQueue:
             if kind is None:
                 raise
             log.error("ALARM: %s", exc)
-
-    # -- inside --------------------------------------------------------------------------------
-
-    def _make_room(self, db: sqlite3.Connection, tier: Tier, size: int) -> None:
-        """Drop the oldest bulk rows when the bound is reached; leave a record of every drop."""
-        reserve = 0 if tier is Tier.URGENT else int(self._max_bytes * URGENT_RESERVE)
-        bound = self._max_bytes - reserve
-        while (used := _used(db)) + size > bound:
-            (bulk,) = db.execute("SELECT bytes FROM usage WHERE tier = ?", (_BULK,)).fetchone()
-            if bulk == 0 or used - bulk + size > bound:
-                raise QueueFull(
-                    f"{self.path}: {used} of {bound} bytes wait and too few of them may be "
-                    "dropped; connect the device, or raise queue.max_mb"
-                )
-            rows = db.execute(
-                "SELECT seq FROM rows WHERE tier = ? ORDER BY seq LIMIT ?", (_BULK, _EVICT_ROWS)
-            ).fetchall()
-            drop = self._drop(db, Tier.BULK, rows)
-            log.warning(
-                "queue full: dropped %d bulk rows, %d to %d",
-                drop.count, drop.first_seq, drop.last_seq,
-            )  # fmt: skip
-
-    def _drop(self, db: sqlite3.Connection, tier: Tier, rows: list[tuple[int]]) -> Drop:
-        """Delete rows of one tier, in order, and leave a record of it."""
-        db.executemany("DELETE FROM rows WHERE seq = ?", rows)
-        drop = Drop(
-            tier=tier,
-            first_seq=rows[0][0],
-            last_seq=rows[-1][0],
-            count=len(rows),
-            made_at=self._clock(),
-        )
-        identity = self._ids.new()
-        body = self._keyring.seal(msgspec.json.encode(drop), "drop", identity)
-        insert_row(db, identity, "drop", Tier.ROUTINE, body)
-        return drop
-
-
-def _used(db: sqlite3.Connection) -> int:
-    (used,) = db.execute("SELECT SUM(bytes) FROM usage").fetchone()
-    return int(used)

@@ -29,11 +29,11 @@ from edgeclin.sync.budget import Budget
 from edgeclin.sync.commands import Commands
 from edgeclin.sync.delivery import Delivery
 from edgeclin.sync.link import Link
+from edgeclin.sync.redelivery import Redelivery, refused_why
 from edgeclin.sync.statuses import Statuses
 from edgeclin.sync.stops import Stops
-from edgeclin.sync.trials import Suspects, Trials
+from edgeclin.sync.trials import Trials
 from edgeclin.sync.turns import Turns
-from edgeclin.sync.window import Flight
 from edgeclin.transport import Message, Refusal, Transport
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,8 @@ DEAR_HEALTH_S = 60.0
 _REST_S = 0.5
 """While nothing happens, what depends on time alone is looked at so often."""
 _FULL_S = 0.5
-_PASSED_OVER = 3
 RETRY_S = 3600.0
 """What was set aside is tried again."""
-_ALONE_S = 5.0
-"""A connection that stands for so long after a message did not end for it."""
-_UNFIT = frozenset({0x95, 0x99})
-"""Reason codes of MQTT 5 (2.4) that blame the message: packet too large, payload format invalid.
-Others say that nothing is taken now, such as a quota or what the broker's rules do not allow."""
 
 
 class SyncAgent:
@@ -94,11 +88,18 @@ class SyncAgent:
         self._delivery = Delivery(queue, transport, topics, settings, self._link)
         self._window = self._delivery.window
         self._stops = Stops(settings.receipt_most_s, jitter)
-        self._stopped: list[Flight] = []
         self._asking = Asking(queue, transport, topics, settings.receipt_timeout_s, self._link)
         self._statuses = Statuses(queue, transport, topics, clock, self._link)
         self._budget = Budget(queue, settings.budget, self._link, clock, monotonic, metered)
         self._trials = Trials()
+        self._redelivery = Redelivery(
+            topics,
+            self._delivery,
+            self._asking,
+            self._stops,
+            self._trials,
+            settings.receipt_most_s,
+        )
         self._ahead = Ahead(queue, self._delivery)
         self._turns = Turns(
             topics,
@@ -253,8 +254,9 @@ class SyncAgent:
             if misses := self._window.missed(now, self._link.unacknowledged_since):
                 self._begin_anew(misses, now)
                 return
-            self._resend(now)
-            self._try_suspects(now)
+            if self._redelivery.send_overdue(now):
+                self._begin_with_the_oldest()
+            self._redelivery.try_suspects(now)
             self._turns.send(now)
             if now >= self._next_health and not self._trials.alone(now):
                 dear = self._budget.day_bytes is not None
@@ -277,8 +279,7 @@ class SyncAgent:
         self._session = self._transport.sessions
         self._window.clear()
         self._link.clear()
-        self._trials.put_off(now)
-        self._stopped.clear()
+        self._redelivery.begin(now)
         self._asking.clear()
         self._begin_with_the_oldest()
         self._next_health = now
@@ -293,84 +294,10 @@ class SyncAgent:
         self._ahead.begin()
 
     def _begin_anew(self, misses: int, now: float) -> None:
-        """Make the connection anew over which nothing is heard. Where that did not help before,
-        what was sent may be what the cloud cannot read."""
+        """Make the connection anew over which nothing is heard."""
         log.warning("connected, but the cloud says nothing: connecting anew")
-        gone = self._window.clear()
-        self._trials.put_off(now, apart=misses > 1)
-        if misses > 1:
-            self._trials.suspect(gone, (), ends=False)
+        self._redelivery.give_up_connection(misses, now)
         self._transport.renew()
-
-    def _resend(self, now: float) -> None:
-        for flight in self._window.overdue(now):
-            if self._trials.current is not None and flight in self._trials.current.flights:
-                self._end_trial(flight, now)
-                continue
-            log.warning("no receipt in time for %d rows: sending them again", len(flight.seqs))
-            if self._too_long(flight, now) and self._window.receipted_at <= flight.first_sent_at:
-                if self._trials.suspect([flight], (), ends=False):
-                    self._begin_with_the_oldest()
-                continue
-            if flight.passed_over < _PASSED_OVER or not self._too_long(flight, now):
-                self._delivery.send_again(flight, now)
-            else:
-                why = f"no receipt {flight.passed_over} times, while others got theirs"
-                self._delivery.divide(flight, why, now)
-        stopped, self._stopped = self._stopped, []
-        for flight in stopped:
-            if self._stops.stopped(self._topics.up(flight.tier), now):
-                self._stopped.append(flight)
-            else:
-                self._delivery.send_again(flight, now)
-
-    def _try_suspects(self, now: float) -> None:
-        """Send the next group of suspects; one that may end the connection when nothing else is on
-        its way, and nothing goes beside it until it has had the time to."""
-        trial = self._trials.current
-        if trial is not None:
-            arrived = not any(flight.seqs for flight in trial.flights)
-            if trial.tier is None:
-                arrived = trial.seqs[0] not in self._asking.outstanding
-            survived = trial.ends and now - trial.sent_at >= _ALONE_S
-            if arrived or (survived and trial.tier is None):
-                self._trials.pass_(now)
-            elif survived:
-                trial.ends = False
-            return
-        group = self._trials.waiting(now)
-        if group is None or (group.ends and (self._window.busy or self._asking.outstanding)):
-            return
-        trial = self._trials.begin(now)
-        if trial.tier is None:
-            self._asking.ask_about(trial.seqs[0], now)
-            return
-        rows = self._delivery.rows(trial.tier, trial.seqs)
-        trial.flights = self._delivery.publish(trial.tier, rows, now)
-
-    def _end_trial(self, flight: Flight, now: float) -> None:
-        """Where suspects got no receipt: blame them if others got theirs meanwhile."""
-        trial = self._trials.current
-        assert trial is not None
-        if trial.ends or self._window.receipted_at <= flight.sent_at:
-            trial.ends = False
-            self._trials.put_off(now, apart=True)
-        elif not self._too_long(flight, now):
-            trial.flights = self._delivery.send_again(flight, now)
-        elif blamed := self._trials.fail(now):
-            self._give_up(blamed, f"no receipt {blamed.strikes} times, while others got theirs")
-
-    def _too_long(self, flight: Flight, now: float) -> bool:
-        """Whether a receipt has not come for longer than that of any cloud may take."""
-        return now - flight.first_sent_at >= self._settings.receipt_most_s
-
-    def _give_up(self, blamed: Suspects, why: str) -> None:
-        """Keep what is to blame from being sent."""
-        if blamed.tier is None:
-            self._asking.give_up(blamed.seqs[0], why)
-            return
-        for row in self._delivery.rows(blamed.tier, blamed.seqs):
-            self._delivery.set_aside(row, why)
 
     def _acknowledged(self, token: int) -> None:
         self._link.acknowledged(token)
@@ -385,7 +312,7 @@ class SyncAgent:
         while self._inbox:
             message = self._inbox.popleft()
             if isinstance(message, Refusal):
-                self._take_refusal(message)
+                self._take_refusal(message, self._monotonic())
                 continue
             self._window.heard(self._monotonic())
             try:
@@ -411,51 +338,11 @@ class SyncAgent:
             for tier in self._window.receipt(ranges, self._monotonic()):
                 self._stops.taken(self._topics.up(tier))
 
-    def _take_blame(self, why: str, now: float) -> None:
-        """Suspect all that was on its way as a connection ended for what was sent; what was alone
-        is to blame. Where nothing was, a status message is, which is shorter from now on."""
-        gone, asked = self._window.clear(), self._asking.outstanding
-        self._asking.clear()
-        trial = self._trials.current
-        if trial is not None and trial.ends:
-            if blamed := self._trials.fail(now):
-                self._give_up(blamed, why)
-        elif gone or asked:
-            if trial is not None:
-                trial.ends = True
-            self._trials.put_off(now)
-            self._trials.suspect(gone, asked, ends=True)
-        else:
+    def _take_refusal(self, refusal: Refusal, now: float) -> None:
+        if refusal.token is not None:
+            self._redelivery.refused(refusal, refusal.token, now)
+        elif not self._redelivery.connection_ended(refused_why(refusal), now):
             self._statuses.short = True
-
-    def _take_refusal(self, refusal: Refusal) -> None:
-        """Stop, send in parts, or set aside, as the broker's reason is."""
-        now, why = self._monotonic(), f"the broker refuses it: {refusal.reason}"
-        if refusal.token is None:
-            self._take_blame(why, now)
-            return
-        flight = self._window.refused(refusal.token)
-        topic, asked = self._asking.refused(refusal.token)
-        if flight is not None:
-            topic = self._topics.up(flight.tier)
-        trial = self._trials.current
-        tried = trial is not None and flight in trial.flights
-        if flight is None and not asked:
-            log.warning("the broker refuses a status message: %s", refusal.reason)
-        elif refusal.code not in _UNFIT:
-            if not self._stops.stopped(topic, now):
-                log.error("ALARM: the broker refuses what is sent on %s: %s", topic, refusal.reason)
-            self._stops.stop(topic, refusal.reason, now)
-            if tried:
-                self._trials.put_off(now)
-            elif flight is not None:
-                self._stopped.append(flight)
-        elif flight is not None:
-            if tried:
-                self._trials.pass_(now)
-            self._delivery.divide(flight, why, now)
-        for seq in asked if refusal.code in _UNFIT else ():
-            self._asking.give_up(seq, why)
 
     def _take_opinion(self, opinion: wire.Opinion) -> None:
         self._asking.answered(opinion.result)
