@@ -16,7 +16,7 @@ from edgeclin.flash import written
 from edgeclin.health import RunHealth
 from edgeclin.inbox import Arrival, Inbox, Sample
 from edgeclin.offline_queue import OfflineQueue, Stored
-from edgeclin.records import Result, State, Tier
+from edgeclin.records import Result, Tier
 from edgeclin.runtime import Runtime
 from edgeclin.shadow import Shadow
 from edgeclin.sources import Source
@@ -279,8 +279,7 @@ class Bedside:
 
     def _put(self, result: Result, arrival: Arrival) -> Stored | None:
         """Store a result; None when there is no room for it."""
-        asks = result.audit or result.state is State.PROVISIONAL
-        sample = arrival.sample if asks and isinstance(arrival.sample, np.ndarray) else None
+        sample = arrival.sample if isinstance(arrival.sample, np.ndarray) else None
         cut = self._runtime.preprocess.cut if arrival.once else ""
         try:
             stored = self._queue.put(result, sample, self._deadline_s, last=arrival.last, cut=cut)

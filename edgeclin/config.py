@@ -61,10 +61,13 @@ class BrokerConfig(Record, frozen=True):
 
 
 class OpinionConfig(Record, frozen=True):
-    """How long a provisional answer waits for the cloud before a person must look."""
+    """What the cloud is asked, and when a provisional answer is left to a person."""
 
     deadline_s: Annotated[float, Meta(gt=0, le=(1 << 32) - 1)] = 60.0
     """A question expires with it, and MQTT 5 counts that in four bytes (3.3.2.3.3)."""
+    spare_mb: Annotated[float, Meta(ge=0, le=1 << 20)] = 0.0
+    """Megabytes of samples whose answers are confident, the most doubtful of them, that are kept to
+    ask about while the link is free; 0 for none."""
 
 
 class BudgetConfig(Record, frozen=True):

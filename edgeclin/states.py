@@ -16,7 +16,8 @@ _NEXT = {
     State.CONFIRMED: set[State](),
     State.AMENDED: set[State](),
 }
-"""A final result is reviewed only when an audit drew it; a late opinion still helps a person."""
+"""A final result is reviewed when an audit drew it, or bandwidth allows; a late opinion still helps
+a person."""
 
 _BY_CONFIDENCE = "confidence"
 
@@ -66,7 +67,7 @@ def chance_wrong(result: Result) -> float:
     minus its calibrated confidence. Where it is in doubt for something else than its confidence,
     that says nothing, and it is 1; of an audit 0, for which audits are asked must not depend on
     their answers."""
-    if result.state is not State.PROVISIONAL:
+    if result.audit:
         return 0.0
     return 1 - result.confidence if result.reason.startswith(_BY_CONFIDENCE) else 1.0
 

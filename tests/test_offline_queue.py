@@ -105,6 +105,8 @@ class ModelQuestion:
     sample: np.ndarray | None
     size: int
     file: bool
+    spare: bool = False
+    doubt: float = 0.0
 
 
 @dataclass
@@ -125,6 +127,21 @@ class Model:
         facts = {"result": question.result, "state": state.value, "label": label}
         self.add("review", Tier.ROUTINE, None, facts)
 
+    @property
+    def spare(self) -> list[ModelQuestion]:
+        """Questions about confident answers, the least doubtful first."""
+        spare = [one for one in self.questions.values() if one.spare]
+        return sorted(spare, key=lambda one: (one.doubt, one.seq))
+
+    def keeps_spare(self, doubt: float, size: int) -> bool:
+        if sum(one.size for one in self.spare) + size <= SPARE_BYTES:
+            return True
+        return size <= SPARE_BYTES and self.spare[0].doubt < doubt
+
+    def make_spare_room(self, size: int) -> None:
+        while sum(one.size for one in self.spare) + size > SPARE_BYTES:
+            del self.questions[self.spare[0].seq]
+
     def withdraw(self, question: ModelQuestion) -> None:
         question.state, question.sample = State.UNREVIEWED, None
         question.size, question.file = 0, False
@@ -133,6 +150,8 @@ class Model:
 SAMPLES = st.sampled_from([None, None, 10, 1000, 60_000])
 LABELS = st.sampled_from(["normal", "ectopic", None])
 SOURCES = st.sampled_from(["a", "b"])
+SPARE_BYTES = 85_000
+"""One of the largest samples of these, or one of the others and many of the smallest."""
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -152,6 +171,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = OfflineQueue(
             self.folder / "queue.db",
             routine_sync_s=NEVER_S,
+            spare_bytes=SPARE_BYTES,
             keyring=self.keyring,
             clock=lambda: self.wall,
             uptime=self.clock,
@@ -171,6 +191,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         tier=st.sampled_from(Tier),
         state=st.sampled_from([State.FINAL, State.PROVISIONAL]),
+        audit=st.booleans(),
+        confidence=st.sampled_from([0.9, 0.95, 0.99]),
         source=SOURCES,
         position=st.integers(0, 20),
         label=LABELS,
@@ -181,12 +203,15 @@ class QueueMachine(RuleBasedStateMachine):
         self,
         tier: Tier,
         state: State,
+        audit: bool,
+        confidence: float,
         source: str,
         position: int,
         label: str | None,
         size: int | None,
         deadline: float,
     ) -> None:
+        audit = audit and state is State.FINAL
         result = Result(
             bundle=BUNDLE,
             engine="fake",
@@ -195,9 +220,11 @@ class QueueMachine(RuleBasedStateMachine):
             position=position,
             made_at=self.wall,
             state=state,
-            reason="test",
+            reason=f"confidence {confidence}",
             tier=tier,
             label=label,
+            confidence=confidence,
+            audit=audit,
         )
         sample = None if size is None else noise(size, seed=self.model.last)
         stored = self.queue.put(result, sample, deadline)
@@ -209,10 +236,18 @@ class QueueMachine(RuleBasedStateMachine):
         model.ids.add(stored.id)
         known = model.positions.get(source, 0)
         model.positions[source] = max(known, position + 1)
+        spare, doubt = state is State.FINAL and not audit, 1 - confidence
+        asked = sample is not None
         if sample is not None:
             ask = wire.Ask(result=stored.id, model=BUNDLE, input=wire.to_array(sample))
             length = len(wire.encode(ask)) + self.overhead
             now = self.clock.now
+        if sample is not None and spare:
+            asked = all(model.keeps_spare(doubt, size) for size in (sample.nbytes, length))
+            if asked:
+                model.make_spare_room(length)
+        assert stored.asked is asked
+        if asked:
             model.questions[stored.seq] = ModelQuestion(
                 stored.seq,
                 stored.id,
@@ -220,10 +255,12 @@ class QueueMachine(RuleBasedStateMachine):
                 state,
                 f"boot {self.boot}",
                 now,
-                now + deadline,
+                now + (questions_module.SPARE_S if spare else deadline),
                 sample,
                 length,
                 length > INLINE_LIMIT,
+                spare,
+                doubt,
             )
 
     @rule(
@@ -250,6 +287,8 @@ class QueueMachine(RuleBasedStateMachine):
         review = self.queue.settle(opinion(question.result, label))
         if label is None and question.state is not State.PROVISIONAL:
             assert review is None
+            if question.state is State.FINAL:
+                del model.questions[question.seq]
             return
         assert review is not None
         if label is None:
@@ -341,8 +380,9 @@ class QueueMachine(RuleBasedStateMachine):
                     assert row.id == expected.id
             size = sum(len(row.body) + self.overhead for row in rows)
             assert usage[tier.value] == Usage(len(rows), size)
-        asked = [question for question in model.questions.values() if question.size]
-        assert usage["questions"] == Usage(len(asked), sum(q.size for q in asked))
+        for name, spare in (("questions", False), ("spare", True)):
+            asked = [one for one in model.questions.values() if one.size and one.spare is spare]
+            assert usage[name] == Usage(len(asked), sum(q.size for q in asked))
         for source in ("a", "b", "never seen"):
             assert queue.next_position(source, BUNDLE) == model.positions.get(source, 0)
         self.questions_look_like_the_model()
@@ -362,6 +402,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert ask.result == question.result == expected.result
             np.testing.assert_array_equal(wire.from_array(ask.input), expected.sample)
             assert question.remaining_s == pytest.approx(expected.deadline - now)
+            assert question.spare is expected.spare
+        spare = [one.seq for one in wanted if one.spare]
+        doubt = {seq: self.model.questions[seq].doubt for seq in spare}
+        most = self.queue.most_doubtful_spare(10_000)
+        assert [one.seq for one in most] == sorted(spare, key=lambda seq: (-doubt[seq], -seq))
+        others = self.queue.most_doubtful(10_000)
+        assert {one.seq for one in others} == {one.seq for one in wanted if not one.spare}
         files = {path.name for path in Path(f"{self.queue.path}.payloads").iterdir()}
         assert files == {q.result for q in self.model.questions.values() if q.file}
 
@@ -697,7 +744,7 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_then_told_as_what_m
         assert queue.put(make_result()).seq == 1
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 5, 6])
 def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
     tmp_path: Path, schema: int
 ) -> None:
@@ -717,7 +764,7 @@ def test_a_queue_of_an_older_schema_is_brought_up_to_date_with_all_that_waits(
         assert queue.reviews() == {question.seq: review}
     OfflineQueue(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (6,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

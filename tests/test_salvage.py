@@ -262,6 +262,21 @@ def test_every_provisional_answer_is_left_to_a_person_though_its_question_is_gon
     assert {review.state for review in reviews} == {State.UNREVIEWED}
 
 
+def test_an_answer_that_was_delivered_and_still_waits_is_left_to_a_person(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path = tmp_path / "q"
+    with OfflineQueue(path, spare_bytes=1000) as queue:
+        unsure = queue.put(make_result(0, state=State.PROVISIONAL), np.zeros(9))
+        assert queue.put(make_result(1), np.zeros(9)).asked
+        queue.remove(wire.Receipt(queue.epoch, ((1, 2),)))
+    spoil(path)
+    with OfflineQueue(path) as queue:
+        (row,) = every_row(queue)
+    review = msgspec.json.decode(row.body, type=Review)
+    assert (review.result, review.state) == (unsure.id, State.UNREVIEWED)
+
+
 def test_several_damaged_queues_are_taken_over_each_once(
     tmp_path: Path, make_result: MakeResult
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edgeclin.benchmark import delivering
 from edgeclin.errors import BadFile, EngineUnavailable, QueueFull, QueueUnusable
 from edgeclin.offline_queue import OfflineQueue, Stored
-from edgeclin.records import Result, State
+from edgeclin.records import Result
 
 DEADLINE_S = 1.0
 
@@ -84,8 +84,7 @@ class Storing:
 
     def put(self, result: Result, sample: np.ndarray) -> Stored:
         """Store an answer, with its sample where a second opinion is asked for."""
-        asks = result.audit or result.state is State.PROVISIONAL
-        return self.queue.put(result, sample if asks else None, DEADLINE_S)
+        return self.queue.put(result, sample, DEADLINE_S)
 
     def close(self) -> None:
         """End the other process, and remove the queue.

@@ -27,6 +27,7 @@ def open_queue(config: DeviceConfig) -> OfflineQueue:
     return OfflineQueue(
         config.queue.path,
         max_bytes=config.queue.max_mb << 20,
+        spare_bytes=int(config.opinions.spare_mb * 1e6),
         routine_sync_s=config.queue.routine_sync_ms / 1000,
         keyring=open_keyring(config),
     )

@@ -229,8 +229,10 @@ def rekey(config_path: Path, as_json: bool) -> None:
 
 
 def _encrypted(standing: Standing, keyring: Keyring | None) -> str:
+    from edgeclin.records import Tier
+
     sealed = sum(standing.sealed.values())
-    rows = sum(usage.count for tier, usage in standing.waiting.items() if tier != "questions")
+    rows = sum(standing.waiting[tier.value].count for tier in Tier)
     with_ = ", ".join(f"{count} rows with {key}" for key, count in standing.sealed.items())
     found = f"{with_ or 'no rows sealed'}, {rows - sealed} plain"
     if keyring is None:

@@ -88,9 +88,14 @@ class _Kept:
         return self.result.tier is Tier.URGENT
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether an opinion was asked for at once."""
+        return self.result.audit or self.result.state is State.PROVISIONAL
+
+    @property
     def asked(self) -> bool:
         """Whether an opinion may still change it."""
-        asked = self.result.audit or self.result.state is State.PROVISIONAL
+        asked = self.in_doubt or self.stored.asked
         return asked and (self.review is None or self.review.state is State.UNREVIEWED)
 
     @property
@@ -115,6 +120,7 @@ class History:
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
         self._pinned: dict[str, _Kept] = {}
         self._asked: deque[_Kept] = deque(maxlen=ASKED)
+        self._spare: deque[_Kept] = deque(maxlen=ASKED)
         self._reviewed: deque[_Kept] = deque(maxlen=KEPT)
         self._cursor = Cursor()
         self._held = 0
@@ -158,15 +164,17 @@ class History:
         """Take in what became of results, by their numbers; a review that is known changes
         nothing."""
         with self._lock:
-            for kept in (*self._pinned.values(), *self._asked, *self._kept):
+            left = (*self._asked, *self._spare)
+            for kept in (*self._pinned.values(), *left, *self._kept):
                 review = reviews.get(kept.stored.seq)
                 if review is not None and review != kept.review:
                     self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
                     kept.review, kept.change = review, self._cursor.change
-            for kept in self._asked:
+            for kept in left:
                 self._pin(kept)
-            self._reviewed.extend(one for one in self._asked if not one.asked)
+            self._reviewed.extend(one for one in left if not one.asked)
             self._asked = deque((one for one in self._asked if one.asked), ASKED)
+            self._spare = deque((one for one in self._spare if one.asked), ASKED)
 
     def newest(self, after: int = 0, limit: int = KEPT) -> list[Shown]:
         """Results with a sequence number above `after`, newest first."""
@@ -196,7 +204,7 @@ class History:
     def oldest_seq(self) -> int | None:
         """Of those that a review may change; None when there is no result."""
         with self._lock:
-            everything = (*self._pinned.values(), *self._asked, *self._kept)
+            everything = (*self._pinned.values(), *self._asked, *self._spare, *self._kept)
             return min((one.stored.seq for one in everything), default=None)
 
     def _all(self) -> list[_Kept]:
@@ -209,7 +217,7 @@ class History:
         old.sample = None
         self._pin(old)
         if old.asked:
-            self._asked.append(old)
+            (self._asked if old.in_doubt else self._spare).append(old)
 
     def _pin(self, old: _Kept) -> None:
         amended = old.review is not None and old.review.state is State.AMENDED

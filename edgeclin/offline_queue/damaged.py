@@ -191,15 +191,17 @@ class DamagedDatabase:
 
     def _free(self) -> set[int]:
         """Pages that hold what was deleted: the file's list gives them as free and its map does
-        too, so that damage to either hides no page that is in use."""
+        too, so that damage to either hides no page that is in use. Where the list is damaged a map
+        is believed alone that knows every page."""
         listed, whole = self._listed()
         free = set[int]()
         for first in range(2, self._count + 1, _MAPPED):
-            kinds = self._page(first)[::5].ljust(_MAPPED, b"\0")
-            for number in range(first + 1, min(first + _MAPPED, self._count + 1)):
-                kind = kinds[number - first - 1]
+            numbers = range(first + 1, min(first + _MAPPED, self._count + 1))
+            kinds = self._page(first)[::5].ljust(_MAPPED, b"\0")[: len(numbers)]
+            knows = not whole and all(kind in _MAPS for kind in kinds)
+            for number, kind in zip(numbers, kinds, strict=True):
                 mapped = kind == _MAPS_FREE or kind not in _MAPS
-                if (mapped and number in listed) or (kind == _MAPS_FREE and not whole):
+                if (mapped and number in listed) or (kind == _MAPS_FREE and knows):
                     free.add(number)
         return free
 

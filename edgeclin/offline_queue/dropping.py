@@ -1,4 +1,5 @@
-"""What goes undelivered: for room, or because somebody gives it up. A record of it is delivered."""
+"""What goes undelivered: for room, or because somebody gives it up. A record of each row that does
+is delivered."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from edgeclin.errors import QueueFull
 from edgeclin.offline_queue.database import Database
 from edgeclin.offline_queue.ids import Ids
 from edgeclin.offline_queue.keyring import Keyring
+from edgeclin.offline_queue.questions import Questions
 from edgeclin.offline_queue.rows import TIERS, first_id_of, insert_row
 from edgeclin.records import Drop, Tier
 
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 
 URGENT_RESERVE = 0.1
 """Share of the byte bound that only urgent results may use."""
-_BULK = TIERS.index(Tier.BULK)
+_BULK, _SPARE = TIERS.index(Tier.BULK), 4
 _AT_ONCE = 64
 
 
@@ -36,30 +38,40 @@ class Dropping:
     def __init__(
         self,
         database: Database,
+        questions: Questions,
         max_bytes: int,
         keyring: Keyring,
         ids: Ids,
         clock: Callable[[], float],
     ) -> None:
-        self._database, self._max_bytes = database, max_bytes
+        self._database, self._questions, self._max_bytes = database, questions, max_bytes
         self._keyring, self._ids, self._clock = keyring, ids, clock
 
-    def make_room(self, db: sqlite3.Connection, tier: Tier, size: int) -> None:
-        """Drop the oldest bulk rows where a row of that size would pass the bound, in the
-        transaction that stores it.
+    def has_room(self, db: sqlite3.Connection, tier: Tier, size: int) -> bool:
+        """Whether a row of that size stays within the bound."""
+        return _used(db) + size <= self._bound(tier)
+
+    def make_room(self, db: sqlite3.Connection, tier: Tier, size: int) -> list[str]:
+        """Let go of spare questions, then of the oldest bulk rows, where a row of that size would
+        pass the bound, in the transaction that stores it.
+
+        Returns:
+            payload files to be removed after it.
 
         Raises:
-            QueueFull: too few of them may be dropped.
+            QueueFull: too little may be dropped.
         """
-        reserve = 0 if tier is Tier.URGENT else int(self._max_bytes * URGENT_RESERVE)
-        bound = self._max_bytes - reserve
+        bound, files = self._bound(tier), []
         while (used := _used(db)) + size > bound:
-            (bulk,) = db.execute("SELECT bytes FROM usage WHERE tier = ?", (_BULK,)).fetchone()
-            if bulk == 0 or used - bulk + size > bound:
+            bulk, spare = (_used(db, one) for one in (_BULK, _SPARE))
+            if bulk + spare == 0 or used - bulk - spare + size > bound:
                 raise QueueFull(
                     f"{self._database.path}: {used} of {bound} bytes wait and too few of them may "
                     "be dropped; connect the device, or raise queue.max_mb"
                 )
+            if spare:
+                files += self._questions.drop_spare(db, max(spare - (used + size - bound), 0))
+                continue
             rows = db.execute(
                 "SELECT seq FROM rows WHERE tier = ? ORDER BY seq LIMIT ?", (_BULK, _AT_ONCE)
             ).fetchall()
@@ -68,6 +80,11 @@ class Dropping:
                 "queue full: dropped %d bulk rows, %d to %d",
                 drop.count, drop.first_seq, drop.last_seq,
             )  # fmt: skip
+        return files
+
+    def _bound(self, tier: Tier) -> int:
+        reserve = 0 if tier is Tier.URGENT else int(self._max_bytes * URGENT_RESERVE)
+        return self._max_bytes - reserve
 
     def purge(self, before: float, tiers: Collection[Tier]) -> dict[Tier, int]:
         """Give up what was stored before that moment; see `OfflineQueue.purge`."""
@@ -105,6 +122,9 @@ class Dropping:
         return drop
 
 
-def _used(db: sqlite3.Connection) -> int:
-    (used,) = db.execute("SELECT SUM(bytes) FROM usage").fetchone()
+def _used(db: sqlite3.Connection, tier: int | None = None) -> int:
+    """Bytes that wait: of one tier, or in all."""
+    (used,) = db.execute(
+        "SELECT SUM(bytes) FROM usage WHERE tier = coalesce(?, tier)", (tier,)
+    ).fetchone()
     return int(used)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,6 +31,13 @@ _DUE = """
     UNION ALL SELECT seq FROM questions WHERE bytes > 0 AND boot > ?
     LIMIT ?
 """
+SPARE_S = 86_400.0
+"""Powered-on seconds that a question waits about whose answer nobody is in doubt."""
+_SPARE_BYTES = "SELECT bytes FROM usage WHERE tier = 4"
+_LEAST_DOUBTFUL = """
+    SELECT seq, bytes, file, doubt FROM questions INDEXED BY questions_spare
+    WHERE spare = 1 ORDER BY doubt, seq LIMIT 1
+"""
 KEPT_REVIEWS = 256
 """Reviewed results, the newest, of which it stays known what became of them."""
 
@@ -43,6 +50,7 @@ class Question:
     result: str
     ask: bytes
     remaining_s: float
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Questions:
         uptime: seconds since boot, for deadlines.
         boot: this boot's id.
         ids: of rows.
+        spare_bytes: bound on the spare questions, about answers that nobody is in doubt about.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Questions:
         uptime: Uptime,
         boot: str,
         ids: Ids,
+        spare_bytes: int,
     ) -> None:
         self._database = database
         self._payloads = payloads
@@ -90,6 +100,7 @@ class Questions:
         self._uptime = uptime
         self._boot = boot
         self._ids = ids
+        self._spare_bytes = spare_bytes
 
     def insert(
         self,
@@ -99,11 +110,14 @@ class Questions:
         result: Result,
         ask: bytes,
         deadline_s: float,
+        spare: bool = False,
     ) -> None:
         """Ask about a result, in the transaction that stores it; see `undo`.
 
         Args:
             ask: the message, sealed.
+            deadline_s: how long it is asked, but for a spare one.
+            spare: whether it is asked while the link is free alone.
         """
         file = None
         if len(ask) > INLINE_LIMIT:
@@ -114,8 +128,8 @@ class Questions:
             """
             INSERT INTO questions
                 (seq, result, label, state, boot, asked_at, deadline, ask, file, bytes, doubt,
-                 urgent)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 urgent, spare)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             (
                 seq,
@@ -124,14 +138,47 @@ class Questions:
                 result.state.value,
                 self._boot,
                 now,
-                now + deadline_s,
+                now + (SPARE_S if spare else deadline_s),
                 None if file else ask,
                 file,
                 len(ask),
                 states.chance_wrong(result),
                 result.tier is Tier.URGENT,
+                spare,
             ),
         )
+
+    def keeps_spare(self, result: Result, size: int) -> bool:
+        """Whether a spare question about a result would be kept: as long as there is room for it,
+        or one about a less doubtful answer."""
+        if not self._spare_bytes:
+            return False
+        (used,) = self._database.all(_SPARE_BYTES)[0]
+        least = self._database.one(_LEAST_DOUBTFUL)
+        if used + size <= self._spare_bytes or least is None:
+            return size <= self._spare_bytes
+        return float(least[3]) < states.chance_wrong(result)
+
+    def make_spare_room(self, db: sqlite3.Connection, size: int) -> list[str]:
+        """Let go of spare questions for one of that size; see `drop_spare`."""
+        return self.drop_spare(db, self._spare_bytes - size)
+
+    def drop_spare(self, db: sqlite3.Connection, most_bytes: int) -> list[str]:
+        """Let go of spare questions, the least doubtful first, until no more than so many bytes of
+        them are kept; returns their payload files, to be removed after the transaction."""
+        (used,) = db.execute(_SPARE_BYTES).fetchone()
+        files = []
+        while used > most_bytes and (row := db.execute(_LEAST_DOUBTFUL).fetchone()):
+            seq, taken, file, _ = row
+            db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
+            used -= taken
+            files += [file] if file else []
+        return files
+
+    def forget(self, files: Iterable[str]) -> None:
+        """Remove payloads whose questions are gone."""
+        for file in files:
+            self._payloads.remove(file)
 
     def sweep(self) -> None:
         """Remove payloads that a crash left between the file and its row."""
@@ -162,7 +209,7 @@ class Questions:
         while len(found) < limit:
             rows = self._database.all(
                 """
-                SELECT seq, result, ask, file, deadline
+                SELECT seq, result, ask, file, deadline, spare
                 FROM questions INDEXED BY questions_asked
                 WHERE seq > ? AND bytes > 0 AND boot = ? AND deadline > ? ORDER BY seq LIMIT ?
                 """,
@@ -170,10 +217,11 @@ class Questions:
             )
             if not rows:
                 break
-            for seq, result, ask, file, deadline in rows:
+            for seq, result, ask, file, deadline, spare in rows:
                 message = self._message(result, self._payloads.read(file) if file else ask)
                 if message is not None:
-                    found.append(Question(seq, result, message, deadline - self._uptime()))
+                    remaining_s = deadline - self._uptime()
+                    found.append(Question(seq, result, message, remaining_s, bool(spare)))
                 after = seq
         return found
 
@@ -185,7 +233,7 @@ class Questions:
             """
             SELECT seq, bytes, deadline, doubt, urgent
             FROM questions INDEXED BY questions_by_doubt
-            WHERE bytes > 0 AND boot = ? AND deadline > ?
+            WHERE bytes > 0 AND spare = 0 AND boot = ? AND deadline > ?
             ORDER BY urgent DESC, doubt DESC, seq LIMIT ?
             """,
             (self._boot, now, limit),
@@ -193,6 +241,22 @@ class Questions:
         return [
             OpenQuestion(seq, size, deadline - now, doubt, bool(urgent))
             for seq, size, deadline, doubt, urgent in rows
+        ]
+
+    def most_doubtful_spare(self, limit: int) -> list[OpenQuestion]:
+        """Spare questions whose deadline has not passed, by doubt, the newest first."""
+        now = self._uptime()
+        rows = self._database.all(
+            """
+            SELECT seq, bytes, deadline, doubt
+            FROM questions INDEXED BY questions_spare
+            WHERE spare = 1 AND boot = ? AND deadline > ? ORDER BY doubt DESC, seq DESC LIMIT ?
+            """,
+            (self._boot, now, limit),
+        )
+        return [
+            OpenQuestion(seq, size, deadline - now, doubt, urgent=False)
+            for seq, size, deadline, doubt in rows
         ]
 
     def _message(self, result: str, sealed: bytes | None) -> bytes | None:
@@ -206,36 +270,40 @@ class Questions:
 
     def settle(self, opinion: wire.Opinion) -> Review | None:
         """Reconcile an opinion with the answer it is about, and queue the review. Where that answer
-        cannot be opened it is left to a person, at its deadline."""
+        cannot be opened it is left to a person, at its deadline. A confident answer that the
+        cloud's model cannot judge either stays as it is, and nobody asks again."""
         with self._database.transaction(Tier.ROUTINE) as db:
             row = db.execute(
-                "SELECT seq, label, state, asked_at, boot, file FROM questions WHERE result = ?",
+                """
+                SELECT seq, label, state, asked_at, boot, file, spare FROM questions
+                WHERE result = ?
+                """,
                 (opinion.result,),
             ).fetchone()
             if row is None:
                 return None
-            seq, sealed, before, asked_at, boot, file = row
+            seq, sealed, before, asked_at, boot, file, spare = row
             try:
                 label = self._keyring.open_text(sealed, "label", opinion.result)
             except (KeyAbsent, BadSeal) as exc:
                 log.error("ALARM: an opinion about %s cannot be used: %s", opinion.result, exc)
                 return None
             state = states.review(State(before), label, opinion.label)
-            if state.value == before:
-                return None
-            waited = self._uptime() - asked_at if boot == self._boot else None
-            review = Review(
-                result=opinion.result,
-                state=state,
-                label=opinion.label if state is State.AMENDED else label,
-                edge_label=label,
-                reason=opinion.reason or f"the cloud's model says {opinion.label}",
-                made_at=self._clock(),
-                model=opinion.model,
-                confidence=opinion.confidence,
-                waited_s=None if waited is None else round(waited, 3),
-            )
-            self._insert_review(db, seq, review)
+            review = None
+            if state.value != before:
+                waited = self._uptime() - asked_at if boot == self._boot else None
+                review = Review(
+                    result=opinion.result,
+                    state=state,
+                    label=opinion.label if state is State.AMENDED else label,
+                    edge_label=label,
+                    reason=opinion.reason or f"the cloud's model says {opinion.label}",
+                    made_at=self._clock(),
+                    model=opinion.model,
+                    confidence=opinion.confidence,
+                    waited_s=None if waited is None else round(waited, 3),
+                )
+                self._insert_review(db, seq, review, bool(spare))
             if state is State.UNREVIEWED:
                 _withdraw(db, seq)
                 _forget_oldest(db)
@@ -306,11 +374,16 @@ class Questions:
         _withdraw(db, seq)
         return review
 
-    def _insert_review(self, db: sqlite3.Connection, seq: int, review: Review) -> None:
-        """Queue what became of a result, and remember it while the result is among the newest."""
+    def _insert_review(
+        self, db: sqlite3.Connection, seq: int, review: Review, spare: bool = False
+    ) -> None:
+        """Queue what became of a result, and remember it while the result is among the newest; but
+        not that a confident one is right, for many of those would take the place of others."""
         body, identity = msgspec.json.encode(review), self._ids.new()
         sealed = self._keyring.seal(body, "review", identity)
         insert_row(db, identity, "review", Tier.ROUTINE, sealed)
+        if spare and review.state is State.CONFIRMED:
+            return
         kept = self._keyring.seal(body, "kept review", str(seq))
         db.execute("INSERT OR REPLACE INTO reviews (seq, body) VALUES (?, ?)", (seq, kept))
         db.execute(

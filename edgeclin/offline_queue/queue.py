@@ -34,7 +34,7 @@ from edgeclin.offline_queue.rows import TIERS, Row, insert_row
 from edgeclin.offline_queue.salvage import Salvaged
 from edgeclin.offline_queue.schema import opening, real_path
 from edgeclin.offline_queue.standing import Standing, Usage, standing
-from edgeclin.records import Result, Review, Tier
+from edgeclin.records import Result, Review, State, Tier
 from edgeclin.uptime import Uptime, boot_id, uptime
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class Stored:
 
     seq: int
     id: str
+    asked: bool = False
+    """Whether an opinion may change it."""
 
 
 class OfflineQueue:
@@ -61,6 +63,8 @@ class OfflineQueue:
         max_bytes: bound on the results and questions that wait; urgent results have a reserve
             within it. The file itself is larger by what SQLite adds to a row, and by free pages.
         routine_sync_s: the most that a power cut may take of routine results, in seconds.
+        spare_bytes: bound on the samples of confident answers that are kept, those of the most
+            doubtful, to ask about while the link is free; 0 for none.
         keyring: seals what is stored and opens what waits; what it cannot open waits for its key.
         clock: seconds since 1970, for `made_at` alone.
         uptime: seconds since boot, for deadlines.
@@ -81,6 +85,7 @@ class OfflineQueue:
         *,
         max_bytes: int = 512 << 20,
         routine_sync_s: float = 0.2,
+        spare_bytes: int = 0,
         keyring: Keyring = NO_KEYS,
         clock: Callable[[], float] = time.time,
         uptime: Uptime = uptime,
@@ -92,11 +97,13 @@ class OfflineQueue:
         self._keyring = keyring
         self._ids = Ids()
         self._database = Database(self.path, routine_sync_s, keyring)
-        self._dropping = Dropping(self._database, max_bytes, keyring, self._ids, clock)
         try:
             self._payloads = PayloadFolder(Path(f"{self.path}.payloads"))
             self._questions = Questions(
-                self._database, self._payloads, keyring, clock, uptime, boot, self._ids
+                self._database, self._payloads, keyring, clock, uptime, boot, self._ids, spare_bytes
+            )
+            self._dropping = Dropping(
+                self._database, self._questions, max_bytes, keyring, self._ids, clock
             )
             self._questions.sweep()
             standing = self.standing()
@@ -120,7 +127,8 @@ class OfflineQueue:
         last: bool = False,
         cut: str = "",
     ) -> Stored:
-        """Store a result, and with `sample` the question for a second opinion about it.
+        """Store a result, and with `sample` the question for a second opinion about it, where it is
+        in doubt or an audit; about a confident one where there is room for spare questions.
 
         The id (UUIDv7) is made here, once; the source's position moves in the same transaction,
         but for a shadow's answer.
@@ -140,12 +148,19 @@ class OfflineQueue:
         bundle = _ANY if last else cut or result.bundle
         after = ENDED if last else result.position + 1
         ask = None
-        if sample is not None:
+        asks = result.audit or result.state is State.PROVISIONAL
+        spare = result.state is State.FINAL and not asks
+        if sample is not None and spare and not self._questions.keeps_spare(result, sample.nbytes):
+            sample = None
+        if sample is not None and (asks or spare):
             question = wire.Ask(result=identity, model=result.bundle, input=wire.to_array(sample))
             ask = self._keyring.seal(wire.encode(question), "ask", identity)
+            if spare and not self._questions.keeps_spare(result, len(ask)):
+                ask = None
         try:
             with self._database.transaction(result.tier) as db:
-                self._dropping.make_room(db, result.tier, len(body) + len(ask or b""))
+                size = len(body) + (0 if ask is None or spare else len(ask))
+                files = self._dropping.make_room(db, result.tier, size)
                 seq = insert_row(db, identity, "result", result.tier, body)
                 if not result.shadow_of:
                     db.execute(
@@ -160,12 +175,17 @@ class OfflineQueue:
                             "DELETE FROM positions WHERE source = ? AND bundle <> ?",
                             (result.source, _ANY),
                         )
+                if ask is not None and spare:
+                    files += self._questions.make_spare_room(db, len(ask))
+                    if not self._dropping.has_room(db, Tier.BULK, len(ask)):
+                        ask = None
                 if ask is not None:
-                    self._questions.insert(db, seq, identity, result, ask, deadline_s)
+                    self._questions.insert(db, seq, identity, result, ask, deadline_s, spare)
         except BaseException:
             self._questions.undo(identity)
             raise
-        return Stored(seq, identity)
+        self._questions.forget(files)
+        return Stored(seq, identity, asked=ask is not None)
 
     def next_position(self, source: str, bundle: str, cut: str = "") -> int:
         """Where a source goes on with a bundle that cuts it in this way: one after the last
@@ -252,6 +272,10 @@ class OfflineQueue:
     def most_doubtful(self, limit: int) -> list[OpenQuestion]:
         """Open questions: about urgent answers first, then the most doubtful."""
         return self._questions.most_doubtful(limit)
+
+    def most_doubtful_spare(self, limit: int) -> list[OpenQuestion]:
+        """Open questions about confident answers, the most doubtful first."""
+        return self._questions.most_doubtful_spare(limit)
 
     def settle(self, opinion: wire.Opinion) -> Review | None:
         """Reconcile an opinion with the answer it is about, and queue the review.

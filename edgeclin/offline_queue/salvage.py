@@ -280,8 +280,8 @@ def _review(record: Record, keyring: Keyring) -> Review | None:
 
 
 def _is_question(record: Record) -> bool:
-    # Ten where it was put before schema 6.
-    return record.rowid is not None and len(record.values) in (10, 12)
+    # Fewer where it was put before schema 6, or 7.
+    return record.rowid is not None and len(record.values) in (10, 12, 13)
 
 
 def _question(record: Record) -> tuple[str, str | bytes | None] | None:

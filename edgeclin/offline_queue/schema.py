@@ -22,7 +22,7 @@ from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
 log = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -164,6 +164,30 @@ ALTER TABLE questions ADD COLUMN doubt REAL NOT NULL DEFAULT 1;
 ALTER TABLE questions ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX questions_by_doubt
     ON questions (boot, urgent DESC, doubt DESC, seq, deadline, bytes) WHERE bytes > 0;
+"""
+
+_SPARE = """
+-- Questions about confident answers, which are asked while the link is free: nobody waits for them,
+-- and so they have a count of their own, tier 4.
+ALTER TABLE questions ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;
+INSERT INTO usage (tier, count, bytes) VALUES (4, 0, 0);
+DROP INDEX questions_by_doubt;
+CREATE INDEX questions_by_doubt ON questions (boot, urgent DESC, doubt DESC, seq, deadline, bytes)
+    WHERE bytes > 0 AND spare = 0;
+CREATE INDEX questions_spare ON questions (doubt, seq, boot, deadline, bytes) WHERE spare = 1;
+DROP TRIGGER questions_in;
+CREATE TRIGGER questions_in AFTER INSERT ON questions BEGIN
+    UPDATE usage SET count = count + 1, bytes = bytes + NEW.bytes WHERE tier = 3 + NEW.spare;
+END;
+DROP TRIGGER questions_withdrawn;
+CREATE TRIGGER questions_withdrawn AFTER UPDATE OF bytes ON questions
+WHEN OLD.bytes > 0 AND NEW.bytes = 0 BEGIN
+    UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3 + OLD.spare;
+END;
+DROP TRIGGER questions_out;
+CREATE TRIGGER questions_out AFTER DELETE ON questions WHEN OLD.bytes > 0 BEGIN
+    UPDATE usage SET count = count - 1, bytes = bytes - OLD.bytes WHERE tier = 3 + OLD.spare;
+END;
 """
 
 
@@ -341,6 +365,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations(name="0004_set_aside")(_set_aside)
     migrations(name="0005_sealed")(_sealed)
     migrations(name="0006_doubt")(_doubt)
+    migrations(name="0007_spare")(_spare)
     migrations.apply(Database(connection))
 
 
@@ -379,6 +404,12 @@ def _doubt(db: Any) -> None:
     for statement in _statements(_DOUBT):
         db.execute(statement)
     db.execute("PRAGMA user_version = 6")
+
+
+def _spare(db: Any) -> None:
+    for statement in _statements(_SPARE):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 7")
 
 
 def _statements(script: str) -> list[str]:

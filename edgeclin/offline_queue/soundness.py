@@ -8,7 +8,7 @@ import sqlite3
 _EPOCH = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COUNTED = """
     SELECT tier, COUNT(*) FROM rows GROUP BY tier
-    UNION ALL SELECT 3, COUNT(*) FROM questions WHERE bytes > 0
+    UNION ALL SELECT 3 + spare, COUNT(*) FROM questions WHERE bytes > 0 GROUP BY spare
 """
 """From indexes alone; what each row takes would be to read all of them, a second for a million."""
 _MOST_ASK = 1 << 28
@@ -24,7 +24,7 @@ def require_sound(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN")
         epochs = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
         usage = connection.execute("SELECT tier, count, bytes FROM usage").fetchall()
-        counted = dict.fromkeys(range(4), 0) | dict(connection.execute(_COUNTED).fetchall())
+        counted = dict.fromkeys(range(5), 0) | dict(connection.execute(_COUNTED).fetchall())
         ((size,),) = connection.execute(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         )

@@ -48,7 +48,8 @@ class Standing:
 
     Attributes:
         last_seq: the newest sequence number ever given in this epoch.
-        waiting: usage by tier, and under `questions` what still waits for an opinion.
+        waiting: usage by tier, under `questions` what still waits for an opinion, and under
+            `spare` the confident answers about which is asked while the link is free.
         oldest_at: when the first row of each tier that waits was stored, in seconds since 1970 by
             the device's clock of then.
         set_aside: rows among them that the broker or the cloud does not take.
@@ -103,7 +104,7 @@ def standing(query: Query, path: Path, keyring: Keyring) -> Standing:
     """
     epochs = query("SELECT value FROM meta WHERE key = 'epoch'")
     newest = query("SELECT seq FROM sqlite_sequence WHERE name = 'rows'")
-    names = [*(tier.value for tier in TIERS), "questions"]
+    names = [*(tier.value for tier in TIERS), "questions", "spare"]
     rows = query("SELECT tier, count, bytes FROM usage ORDER BY tier")
     if len(epochs) != 1 or [row[0] for row in rows] != list(range(len(names))):
         raise QueueUnusable(f"{path}: damaged, its epoch or a count is gone; {_SALVAGE}")

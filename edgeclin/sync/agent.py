@@ -175,10 +175,11 @@ class SyncAgent:
     @property
     def idle(self) -> bool:
         """Whether nothing waits for a receipt or an opinion but what was set aside or cannot be
-        opened."""
+        opened; spare questions wait for nobody."""
         standing = self._queue.standing()
         kept = standing.set_aside + standing.absent
-        return sum(usage.count for usage in standing.waiting.values()) == kept
+        waiting = sum(usage.count for usage in standing.waiting.values())
+        return waiting - standing.waiting["spare"].count == kept
 
     def health(self) -> SyncHealth:
         """How the agent is now; from any thread."""

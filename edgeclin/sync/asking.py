@@ -21,6 +21,8 @@ _AT_ONCE = 16
 _MOST = 128
 """Open questions that are looked at, the most doubtful ones."""
 _PLAN_S = 0.25
+_SPARE_AT_ONCE = 4
+_SPARE_MOST_S = 3600.0
 _MOST_UNASKABLE = 4096
 
 
@@ -31,6 +33,7 @@ class _Asked:
     result: str
     at: float
     token: int
+    spare: bool
 
 
 class Asking:
@@ -59,6 +62,7 @@ class Asking:
         self._unaskable: dict[int, None] = {}
         self._upload: Upload | None = None
         self._tries: Counter[int] = Counter()
+        self._spare_at, self._unanswered = -math.inf, 0
         self.left_out = 0
         self.clear()
 
@@ -89,9 +93,7 @@ class Asking:
             how many questions were asked; 0 when none may be, None when the link has no room for
             the next one yet.
         """
-        for seq, one in list(self._outstanding.items()):
-            if now - one.at >= self._timeout_s:
-                del self._outstanding[seq]
+        self._forget_unanswered(now)
         if len(self._outstanding) >= _AT_ONCE:
             return 0
         away = self._unaskable.keys() | self._outstanding.keys() | but
@@ -101,6 +103,8 @@ class Asking:
         while self._plan:
             following = self._plan[0]
             parts = self._in_parts(following.bytes)
+            if parts and self._upload is not None and self._upload.spare:
+                self._upload = None  # the cloud keeps what it has of it
             if following.seq in away or (parts and self._upload is not None):
                 self._plan.popleft()
                 continue
@@ -112,6 +116,33 @@ class Asking:
                 self._ask(question, now)
                 return 1
         return 0
+
+    def ask_spare(self, now: float, but: Set[int]) -> int | None:
+        """Ask about a confident answer, the most doubtful one first; see `ask`. While nobody
+        answers such questions, each wait is twice as long."""
+        spare = sum(one.spare for one in self._outstanding.values())
+        if now < self._spare_at or self._upload is not None or spare >= _SPARE_AT_ONCE:
+            return 0
+        away = self._unaskable.keys() | self._outstanding.keys() | but
+        for one in self._queue.most_doubtful_spare(_SPARE_AT_ONCE + len(away)):
+            if one.seq in away:
+                continue
+            if not self._link.has_room(min(one.bytes, whole_bytes(self._link, self._transport))):
+                return None
+            question = self._queue.question(one.seq)
+            if question is not None:
+                self._ask(question, now)
+                return 1
+        return 0
+
+    def _forget_unanswered(self, now: float) -> None:
+        for seq, one in list(self._outstanding.items()):
+            if now - one.at >= self._timeout_s:
+                del self._outstanding[seq]
+                if one.spare and now >= self._spare_at:
+                    wait_s = self._timeout_s * 2.0 ** min(self._unanswered, 32)
+                    self._spare_at = now + min(wait_s, _SPARE_MOST_S)
+                    self._unanswered += 1
 
     def _plan_anew(self, now: float, away: Set[int], most_bytes: float) -> None:
         """Choose among what is open, where that or what may be spent has changed."""
@@ -128,23 +159,30 @@ class Asking:
         self._plan = deque(sorted(chosen, key=lambda one: self._tries[one.seq]))
         self._planned_for, self._planned_at = known, now
 
-    def send_part(self, now: float, but: Set[int]) -> int | None:
-        """Send the next part of a question that goes in parts; see `ask`."""
+    def send_part(self, now: float, but: Set[int], spare: bool = False) -> int | None:
+        """Send the next part of a question that goes in parts; see `ask`.
+
+        Args:
+            spare: whether it may be one about a confident answer.
+        """
         upload = self._upload
         if upload is not None and upload.over(now):
             self._upload = None
             return 1
-        return 0 if upload is None or upload.seq in but else upload.send(now)
+        if upload is None or upload.seq in but or (upload.spare and not spare):
+            return 0
+        return upload.send(now)
 
     def ask_about(self, seq: int, now: float) -> None:
         """Ask about one row, if that is still asked."""
         question = self._queue.question(seq)
         if question is not None:
             self._ask(question, now)
-            self.send_part(now, frozenset())
+            self.send_part(now, frozenset(), spare=True)
 
     def answered(self, result: str) -> None:
         """Forget the question about a result."""
+        self._spare_at, self._unanswered = -math.inf, 0
         self._outstanding = {
             seq: one for seq, one in self._outstanding.items() if one.result != result
         }
@@ -200,4 +238,4 @@ class Asking:
         )
         token = self._transport.publish(message)
         self._link.carries(token, len(question.ask))
-        self._outstanding[question.seq] = _Asked(question.result, now, token)
+        self._outstanding[question.seq] = _Asked(question.result, now, token, question.spare)

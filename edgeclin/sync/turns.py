@@ -19,7 +19,7 @@ _OTHERS = (Tier.ROUTINE, Tier.BULK)
 class Turns:
     """What was asked for first, then urgent rows; then questions and the other rows in turns, each
     of which waits for the other's room on the link, or neither would ever have enough for a large
-    one.
+    one. Questions about confident answers while nothing else is there to be sent or on its way.
 
     Attributes:
         full: whether something waits for room on the link.
@@ -61,6 +61,8 @@ class Turns:
             if went is None:
                 self.full, self._asks = True, not self._asks
             waits = 0 if went else waits + 1
+        if not self.full and not self._delivery.window.busy:
+            self._spare(now)
 
     def _rows(self, tiers: tuple[Tier, ...], now: float) -> int | None:
         """Send a batch of the first tier that has one; see `Delivery.send`."""
@@ -86,6 +88,18 @@ class Turns:
         if went == 0 and not self._stops.stopped(self._topics.part, now):
             went = self._asking.send_part(now, self._trials.questions)
         return went
+
+    def _spare(self, now: float) -> None:
+        """Ask about confident answers, where bulk might go, too."""
+        topics = self._topics.ask, self._topics.part
+        if self._budget.holds(Tier.BULK) or any(self._stops.stopped(one, now) for one in topics):
+            return
+        went: int | None = 1
+        while went:
+            went = self._asking.ask_spare(now, self._trials.questions)
+            if went == 0:
+                went = self._asking.send_part(now, self._trials.questions, spare=True)
+        self.full = went is None
 
     def _holds(self, tier: Tier | None) -> bool:
         why = self._budget.holds(tier)

@@ -58,6 +58,7 @@ class Upload:
 
     Attributes:
         seq: of the row that is asked about.
+        spare: whether it goes while the link is free alone.
         result: its id.
         asked_at: when the whole was asked about; None before.
     """
@@ -71,7 +72,7 @@ class Upload:
         timeout_s: float,
         now: float,
     ) -> None:
-        self.seq, self.result = question.seq, question.result
+        self.seq, self.result, self.spare = question.seq, question.result, question.spare
         self.asked_at: float | None = None
         self._data = question.ask
         self._digest = hashlib.sha256(question.ask).hexdigest()
