@@ -44,7 +44,11 @@ class Device:
     """An agent with its queue, whose clocks a test moves."""
 
     def __init__(
-        self, folder: Path, settings: SyncConfig = SETTINGS, keyring: Keyring = NO_KEYS
+        self,
+        folder: Path,
+        settings: SyncConfig = SETTINGS,
+        keyring: Keyring = NO_KEYS,
+        spare_bytes: int = 0,
     ) -> None:
         self.now = 100.0
         self.broker = MemoryBroker()
@@ -53,6 +57,7 @@ class Device:
             uptime=lambda: self.now,
             boot="this",
             clock=lambda: 1e9,
+            spare_bytes=spare_bytes,
             keyring=keyring,
         )
         self.transport = self.broker.transport()
