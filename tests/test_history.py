@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 pytest.importorskip("uvicorn", reason="the http extra is not installed")
 
-from edgeclin.endpoint.history import KEPT, KEPT_BYTES, Cursor, History
+from edgeclin.endpoint.history import ASKED, KEPT, KEPT_BYTES, Cursor, History
 from edgeclin.errors import BadInput
 from edgeclin.inbox import Sample
 from edgeclin.manifest import Manifest
@@ -136,8 +136,8 @@ def test_the_last_urgent_and_the_last_amended_one_stay_however_many_follow(
     assert [one.seq for one in history.since(Cursor())[0].results[:2]] == [4, 10]
     assert len(history.newest()) == KEPT
     history.review({4: replace(review(4, State.AMENDED), label="normal")})
-    (shown,) = history.since(cursor)[0].results
-    assert not shown.urgent
+    latest, _ = history.since(cursor)
+    assert [(one.seq, one.urgent) for one in latest.results] == [(1, True), (4, False)]
 
 
 def test_what_became_of_an_older_result_is_told_though_it_is_not_kept_in_sight(
@@ -158,6 +158,43 @@ def test_what_became_of_an_older_result_is_told_though_it_is_not_kept_in_sight(
     latest, after = history.since(cursor)
     assert [(one.seq, one.state) for one in latest.results] == [(1, State.CONFIRMED)]
     assert history.since(after)[0].results == ()
+
+
+def test_an_earlier_urgent_one_is_in_sight_again_where_the_last_is_amended_to_none(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    for seq in range(1, KEPT + 10):
+        tier = Tier.URGENT if seq < 4 else Tier.ROUTINE
+        made = make_result(seq, label="normal", tier=tier, state=State.PROVISIONAL)
+        history.add(Stored(seq, str(seq)), made, SAMPLE, manifest_and_files[0])
+    latest, cursor = history.since(Cursor())
+    assert [one.seq for one in latest.results if one.urgent] == [3]
+    history.review({3: review(3, State.AMENDED)})
+    latest, cursor = history.since(cursor)
+    assert [(one.seq, one.urgent) for one in latest.results] == [(2, True), (3, False)]
+    assert [one.seq for one in history.since(Cursor())[0].results if one.urgent] == [2]
+    history.review({1: review(1, State.CONFIRMED)})
+    assert [one.seq for one in history.since(cursor)[0].results] == [1]
+
+
+def test_a_confident_answer_that_is_amended_late_comes_into_sight(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    """Questions about such ones push out none about an answer in doubt."""
+    unsure = make_result(1, label="normal", state=State.PROVISIONAL)
+    history.add(Stored(1, "1", asked=True), unsure, SAMPLE, manifest_and_files[0])
+    last = KEPT + ASKED + 1
+    for seq in range(2, last + 1):
+        made = make_result(seq, label="normal")
+        history.add(Stored(seq, str(seq), asked=True), made, SAMPLE, manifest_and_files[0])
+    _, cursor = history.since(Cursor())
+    history.review({2: review(2, State.AMENDED), 1: review(1, State.CONFIRMED)})
+    assert {one.seq for one in history.since(cursor)[0].results} == {1, 2}
+    assert history.since(Cursor())[0].results[0].seq == 2
 
 
 def test_what_may_still_be_amended_is_bounded(

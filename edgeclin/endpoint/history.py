@@ -19,6 +19,8 @@ from edgeclin.uptime import uptime
 KEPT = 50
 ASKED = 200
 """Older ones of which it is still known what an opinion that comes makes of them."""
+URGENT = 16
+"""Older urgent ones of which one is shown, the last that was not amended to something else."""
 KEPT_BYTES = 32 << 20
 """Of samples, for drawings; beyond it the oldest have none."""
 
@@ -118,7 +120,8 @@ class History:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: deque[_Kept] = deque(maxlen=KEPT)
-        self._pinned: dict[str, _Kept] = {}
+        self._urgent: deque[_Kept] = deque(maxlen=URGENT)
+        self._amended: _Kept | None = None
         self._asked: deque[_Kept] = deque(maxlen=ASKED)
         self._spare: deque[_Kept] = deque(maxlen=ASKED)
         self._reviewed: deque[_Kept] = deque(maxlen=KEPT)
@@ -165,13 +168,18 @@ class History:
         nothing."""
         with self._lock:
             left = (*self._asked, *self._spare)
-            for kept in (*self._pinned.values(), *left, *self._kept):
+            before, pinned = self._cursor.change, [one.count for one in self._pinned]
+            for kept in (*self._pinned, *self._urgent, *left, *self._kept):
                 review = reviews.get(kept.stored.seq)
                 if review is not None and review != kept.review:
                     self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
                     kept.review, kept.change = review, self._cursor.change
             for kept in left:
                 self._pin(kept)
+            for one in self._pinned:
+                if one.count not in pinned and one.change <= before:  # in sight once more
+                    self._cursor = Cursor(self._cursor.change + 1, self._cursor.count)
+                    one.change = self._cursor.change
             self._reviewed.extend(one for one in left if not one.asked)
             self._asked = deque((one for one in self._asked if one.asked), ASKED)
             self._spare = deque((one for one in self._spare if one.asked), ASKED)
@@ -186,7 +194,7 @@ class History:
         with self._lock:
             kept, now = list(self._kept), self._cursor
             gone = [one for one in self._reviewed if 0 < cursor.change < one.change]
-            pinned = {one.count: one for one in (*gone, *self._pinned.values())}
+            pinned = {one.count: one for one in (*gone, *self._pinned)}
         everything = [*(pinned[count] for count in sorted(pinned)), *kept]
         changed = [self._shown(one) for one in everything if one.change > cursor.change]
         missed = kept[0].count - cursor.count - 1 if kept else 0
@@ -204,7 +212,7 @@ class History:
     def oldest_seq(self) -> int | None:
         """Of those that a review may change; None when there is no result."""
         with self._lock:
-            everything = (*self._pinned.values(), *self._asked, *self._spare, *self._kept)
+            everything = (*self._pinned, *self._asked, *self._spare, *self._kept)
             return min((one.stored.seq for one in everything), default=None)
 
     def _all(self) -> list[_Kept]:
@@ -220,10 +228,18 @@ class History:
             (self._asked if old.in_doubt else self._spare).append(old)
 
     def _pin(self, old: _Kept) -> None:
+        if old.urgent and old.count not in (one.count for one in self._urgent):
+            self._urgent.append(old)
         amended = old.review is not None and old.review.state is State.AMENDED
-        for name, holds in (("urgent", old.urgent), ("amended", amended)):
-            if holds and (name not in self._pinned or self._pinned[name].change < old.change):
-                self._pinned[name] = old
+        if amended and (self._amended is None or self._amended.change < old.change):
+            self._amended = old
+
+    @property
+    def _pinned(self) -> list[_Kept]:
+        """Of those that are no longer among the newest the last urgent and the last amended one."""
+        urgent = max((one for one in self._urgent if one.urgent), key=_change, default=None)
+        both = {one.count: one for one in (urgent, self._amended) if one is not None}
+        return list(both.values())
 
     def _shown(self, kept: _Kept) -> Shown:
         return Shown(
@@ -244,6 +260,10 @@ class History:
                 return
             self._held -= kept.bytes
             kept.sample = None
+
+
+def _change(kept: _Kept) -> int:
+    return kept.change
 
 
 def _threshold(label: str | None, manifest: Manifest | None) -> float | None:
