@@ -165,6 +165,8 @@ class Bedside:
         alarms = [*runtime.alarms]
         alarms += [problem for problem in (self.full, self.refused) if problem]
         alarms += [f"a source has failed: {failure}" for failure in self.inbox.failures]
+        out = dict(self.inbox.out)
+        alarms += [f"{name}: {why}: nothing comes from it now" for name, why in out.items()]
         alarms += [f"{name} has ended: nothing comes from it any more" for name in self.inbox.ended]
         alarms += [problem for tell in self._problems if (problem := tell())]
         newest = list(self._newest)

@@ -104,6 +104,7 @@ class Inbox:
         start: as given; at or after `offline_queue.ENDED` the stream was judged to its end.
         failures: why sources ended before their time.
         ended: sources that ended, of which nobody knew that they would, while others went on.
+        out: why nothing comes from a source now that goes on by itself, by its name.
         kept: arrivals that are held.
     """
 
@@ -125,6 +126,7 @@ class Inbox:
         self._losing: set[Line] = set()
         self.failures: list[BaseException] = []
         self.ended: list[str] = []
+        self.out: dict[str, str] = {}
         self.stopped = threading.Event()
 
     def feed(self, *sources: Source) -> None:

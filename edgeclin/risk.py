@@ -323,6 +323,7 @@ def _logits(
         except BadInput:
             continue
         outputs = runtime.backend.run(prepared)
+        runtime.require_sound(outputs)
         own = to_logits(outputs, runtime.bundle.manifest.output.activation)
         logits[index], judged[index] = own, True
         unlike[index] = bool(runtime.guard.unlike(measures, own, int(own.argmax())))

@@ -138,11 +138,7 @@ class Runtime:
         ready = time.perf_counter()
         outputs = self.backend.run(prepared)
         answered = time.perf_counter()
-        by = self._failover.answered if self._failover else self._alone
-        if getattr(outputs, "shape", None) != self._shape:
-            raise EngineFailed(f"{by.engine} {misshapen(outputs, self._shape)}")
-        if not isfinite(outputs.sum()) and not np.isfinite(outputs).all():
-            raise EngineFailed(f"the outputs of {by.engine} are not finite")
+        by = self.require_sound(outputs)
         logits = to_logits(outputs, manifest.output.activation)
         scores = probabilities(logits, manifest.confidence.temperature)
         answer = int(scores.argmax())
@@ -175,6 +171,19 @@ class Runtime:
             degraded=by.degraded,
             unsigned_bundle=self.bundle.signed_by is None,
         )
+
+    def require_sound(self, outputs: np.ndarray) -> Answering:
+        """Refuse what is no answer of this bundle; returns which engine gave it.
+
+        Raises:
+            EngineFailed: it has another shape, or is not finite.
+        """
+        by = self._failover.answered if self._failover else self._alone
+        if getattr(outputs, "shape", None) != self._shape:
+            raise EngineFailed(f"{by.engine} {misshapen(outputs, self._shape)}")
+        if not isfinite(outputs.sum()) and not np.isfinite(outputs).all():
+            raise EngineFailed(f"the outputs of {by.engine} are not finite")
+        return by
 
     def _nothing(self, logits: np.ndarray, scores: np.ndarray, answer: int) -> str:
         """That nothing is found, in a sentence; empty where one label is."""

@@ -78,13 +78,24 @@ def stored_results(queue: OfflineQueue) -> list[Result]:
     return [msgspec.json.decode(row.body, type=Result) for row in rows if row.kind == "result"]
 
 
+class Judged(list[Result]):
+    """Results so far, and the loop that gives them."""
+
+    def __init__(self, bedside: Bedside) -> None:
+        super().__init__()
+        self._bedside = bedside
+
+    @property
+    def away(self) -> list[str]:
+        """Alarms of sources from which nothing comes now."""
+        return [one for one in self._bedside.health().alarms if "nothing comes from it now" in one]
+
+
 @contextmanager
-def judging(
-    runtime: Runtime, queue: OfflineQueue, sources: Sequence[Source]
-) -> Iterator[list[Result]]:
+def judging(runtime: Runtime, queue: OfflineQueue, sources: Sequence[Source]) -> Iterator[Judged]:
     """The loop at work in the block; the list grows with its results."""
-    found: list[Result] = []
     bedside = Bedside(runtime, queue, 60)
+    found = Judged(bedside)
     loop = threading.Thread(
         target=bedside.run, args=(sources, lambda _, result, __: found.append(result))
     )

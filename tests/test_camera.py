@@ -100,10 +100,13 @@ def test_an_outage_is_one_rejected_result_and_then_it_goes_on(
             wait_until(lambda n=asked: network.asked >= n + 3, "tries")  # type: ignore[misc]
             told = [result.reason for result in results if "outage" in result.reason]
             assert len(told) == outage
+            (away,) = results.away
+            assert away.endswith("gives no frames any more: nothing comes from it now")
             network.on.set()
         assert "gives no frames any more" in told[0]
         seen = judged()
         wait_until(lambda: judged() > seen + 3, "frames again")
+        assert results.away == []
     assert [result.position for result in results] == list(range(len(results)))
     assert sum("is tried again" in message for message in caplog.messages) == 2
     assert sum("gives frames again" in message for message in caplog.messages) == 2

@@ -179,6 +179,31 @@ def test_an_earlier_urgent_one_is_in_sight_again_where_the_last_is_amended_to_no
     assert [one.seq for one in history.since(cursor)[0].results] == [1]
 
 
+def test_every_urgent_answer_that_expires_is_told_and_the_newest_stays_in_sight(
+    history: History,
+    make_result: MakeResult,
+    manifest_and_files: tuple[Manifest, dict[str, bytes]],
+) -> None:
+    for seq in range(1, KEPT + 10):
+        unsure = seq < 3
+        made = make_result(
+            seq,
+            label="normal",
+            tier=Tier.URGENT if unsure else Tier.ROUTINE,
+            state=State.PROVISIONAL if unsure else State.FINAL,
+        )
+        history.add(Stored(seq, str(seq)), made, SAMPLE, manifest_and_files[0])
+    _, cursor = history.since(Cursor())
+    history.review({seq: review(seq, State.UNREVIEWED) for seq in (1, 2)})
+    latest, cursor = history.since(cursor)
+    assert [(one.seq, one.state) for one in latest.results] == [
+        (1, State.UNREVIEWED),
+        (2, State.UNREVIEWED),
+    ]
+    assert history.since(Cursor())[0].results[0].seq == 2
+    assert history.since(cursor)[0].results == ()
+
+
 def test_a_confident_answer_that_is_amended_late_comes_into_sight(
     history: History,
     make_result: MakeResult,

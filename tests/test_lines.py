@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -125,6 +126,26 @@ def test_where_nobody_can_wait_lines_are_left_out_until_the_reader_goes_on(
     assert not told.unread
     reading.join(10)
     assert not reading.is_alive()
+
+
+def test_what_was_left_out_is_told_at_the_end_where_there_was_never_a_pause(
+    pipe: Pipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = pipe.lines(waits=False)
+    for _ in range(40):
+        told.say(b"x" * 5000)
+    reading = threading.Thread(target=lambda: [*iter(lambda: len(os.read(pipe.reader, 9999)), 0)])
+    closing = threading.Thread(target=told.close, args=(never,))
+    closing.start()
+    wait_until(lambda: told._waiting.queue and told._waiting.queue[-1] is None, "its end is near")
+    reading.start()
+    closing.join(10)
+    assert "standard output is at its end" in caplog.text
+    counts = re.findall(r"(\d+) lines were left out", caplog.text)
+    assert sum(map(int, counts)) == told.left_out > 10
+    os.write(pipe._stream.fileno(), b"x")
+    pipe._stream.close()
+    reading.join(10)
 
 
 def test_the_line_in_hand_is_not_taken_as_written(

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from polling import wait_until
+from small_disk import take_all_room
 
 from edgeclin.cli.log import Log
 from edgeclin.keys import KeyPair
@@ -80,6 +82,66 @@ def test_what_nobody_reads_is_left_out_and_told(handler: logging.Handler) -> Non
         logging.getLogger("edgeclin").warning("this")
         assert os.read(reader, 1 << 20) == b"40 lines were left out\nWARNING this\n"
         assert log.problem() == ""
+
+
+def test_the_alarm_ends_once_there_is_room_though_nothing_more_is_logged(
+    handler: logging.Handler,
+) -> None:
+    with unread() as reader, Log() as log:
+        logging.getLogger("edgeclin").warning("nobody reads this")
+        assert "1 lines are left out" in log.problem()
+        os.read(reader, 1 << 20)
+        assert log.problem() == ""
+        assert os.read(reader, 1 << 20) == b"1 lines were left out\n"
+
+
+def test_a_long_line_is_written_whole(handler: logging.Handler) -> None:
+    """A pipe takes what it has room for of what is longer than a page of it."""
+    with unread() as reader, Log() as log:
+        os.read(reader, 8192)
+        long = "x" * 20_000
+        log.tell(long)
+        log.tell("left out")
+        got = os.read(reader, 1 << 20)
+        log.tell("this")
+        got += os.read(reader, 1 << 20)
+    assert got.lstrip(b"\0") == f"{long}\n1 lines were left out\nthis\n".encode()
+
+
+def test_what_was_left_out_is_told_at_the_end(handler: logging.Handler) -> None:
+    with unread() as reader:
+        with Log() as log:
+            log.tell("nobody reads this")
+            timer = threading.Timer(0.2, os.read, (reader, 1 << 20))
+            timer.start()
+        timer.join()
+        assert os.read(reader, 1 << 20) == b"1 lines were left out\n"
+
+
+def test_after_a_full_disk_lines_are_written_again(
+    handler: logging.Handler, small_disk: Path
+) -> None:
+    path, before = small_disk / "log", os.dup(2)
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    try:
+        with open(2, "w", closefd=False) as stream, redirect_stderr(stream), Log() as log:
+            log.tell("first")
+            ballast = take_all_room(small_disk)
+            for _ in range(3):
+                log.tell("x" * 5000)
+            assert "standard error cannot be written (No space left on device)" in log.problem()
+            ballast.unlink()
+            logging.getLogger("edgeclin").error("ALARM")
+            assert log.problem() == ""
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "first"
+    assert lines[-1] == "ERROR ALARM"
+    assert "lines were left out" in lines[-2]
 
 
 def test_what_a_library_in_c_writes_waits_for_nobody(handler: logging.Handler) -> None:

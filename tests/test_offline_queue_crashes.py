@@ -238,6 +238,21 @@ def test_a_routine_result_is_flushed_within_its_bound(
         wait_until(lambda: not queue._database._dirty, "nothing is left to flush", most_s=1)
 
 
+def test_another_process_that_opens_it_meanwhile_skips_no_numbers(
+    tmp_path: Path, make_result: MakeResult
+) -> None:
+    path, copy = tmp_path / "q.db", tmp_path / "copy/q.db"
+    copy.parent.mkdir()
+    with OfflineQueue(path) as queue:
+        queue.put(make_result(0))
+        OfflineQueue(path).close()
+        assert queue.put(make_result(1)).seq == 2
+        for suffix in ("", "-wal"):  # as after a power cut
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    with OfflineQueue(copy) as queue:
+        assert queue.put(make_result(2)).seq > 1 << 20
+
+
 def test_nothing_wakes_the_flusher_while_nothing_is_to_be_flushed(
     tmp_path: Path, make_result: MakeResult
 ) -> None:

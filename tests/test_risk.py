@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from edgeclin.bundle import Bundle, write_bundle
 from edgeclin.cli import main
 from edgeclin.datasets import Dataset
 from edgeclin.description import Doubt, Task, Thresholds
-from edgeclin.errors import BadFile, EdgeclinError, EngineUnavailable
+from edgeclin.errors import BadFile, EdgeclinError, EngineFailed, EngineUnavailable
 from edgeclin.guards import fit_inputs
 from edgeclin.keys import KeyPair
 from edgeclin.risk import FILE, NoThreshold, measure_risk, rewritten
@@ -160,6 +161,18 @@ def test_what_nothing_is_found_in_is_in_doubt_and_chooses_nothing(
     assert risk.overall.coverage.value == pytest.approx(risk.confidence.coverage * 2 / 3)
     monkeypatch.setattr(runtime.backend, "run", lambda _: np.zeros(len(LABELS)))
     with pytest.raises(BadFile, match="nothing found"):
+        measure_risk(runtime, judged, Doubt(max_error=0.3))
+
+
+def test_an_engine_that_gives_no_numbers_is_not_taken_for_doubt(
+    bundle: Bundle, judged: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(bundle)
+    run, calls = runtime.backend.run, itertools.count()
+    monkeypatch.setattr(
+        runtime.backend, "run", lambda x: run(x) * (1 if next(calls) % 10 else math.nan)
+    )
+    with pytest.raises(EngineFailed, match="not finite"):
         measure_risk(runtime, judged, Doubt(max_error=0.3))
 
 

@@ -175,9 +175,12 @@ def test_a_share_that_goes_is_waited_for_and_its_files_are_judged_once(
         wait_until(lambda: len(results) == 5, "the file that was there")
         folder.rename(away)
         wait_until(lambda: "waited for" in caplog.text, "the share is missed")
+        wait_until(lambda: results.away, "an alarm while it is away")
+        assert "No such file or directory: nothing comes from it now" in results.away[0]
         write(away / "b.csv", WAVE[:8])
         away.rename(folder)
         wait_until(lambda: len(results) == 6, "the file that came meanwhile")
+        assert results.away == []
         time.sleep(0.3)
     assert of_files(results) == {"in/a.csv": [0, 1, 2, 3, 4], "in/b.csv": [0]}
     assert sum("waited for" in message for message in caplog.messages) == 1

@@ -138,11 +138,16 @@ class Lines:
             while (line := self._waiting.get()) is not None:
                 self._write_all(line + b"\n")
                 self._waiting.task_done()
-                if self.left_out > self._told and self._waiting.empty():
-                    lost, self._told = self.left_out - self._told, self.left_out
-                    log.warning("%s is read again; %d lines were left out", self._name, lost)
+                if self._waiting.empty():
+                    self._tell_left_out("is read again")
+            self._tell_left_out("is at its end")
         except OSError as exc:
             self._end(exc.strerror or str(exc))
+
+    def _tell_left_out(self, why: str) -> None:
+        if self.left_out > self._told:
+            lost, self._told = self.left_out - self._told, self.left_out
+            log.warning("%s %s; %d lines were left out", self._name, why, lost)
 
     def _write_all(self, data: bytes) -> None:
         try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
 import stat
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
 _LAST_S = 5.0
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Errors of a file that may be gone by the next line."""
 
 
 class Log(logging.Handler):
@@ -24,7 +29,9 @@ class Log(logging.Handler):
         self._replaced: list[logging.Handler] = []
         self._blocking: int | None = None
         self._closed = ""
+        self._full = ""
         self._left_out = 0
+        self._rest = b""
 
     def __enter__(self) -> Log:
         self._closed = "it is closed" if sys.stderr is None else ""
@@ -44,10 +51,21 @@ class Log(logging.Handler):
         root.removeHandler(self)
         for handler in self._replaced:
             root.addHandler(handler)
+        self._tell_last()
         if self._blocking is not None and self._descriptor is not None:
             os.dup2(self._blocking, self._descriptor)
             os.close(self._blocking)
             self._blocking = None
+
+    def _tell_last(self) -> None:
+        """Write what is left, unless nobody makes room for it within seconds."""
+        until = time.monotonic() + _LAST_S
+        with self._own_lock():
+            while (self._rest or self._left_out) and not self._closed and self._descriptor:
+                if not _has_room(self._descriptor, max(until - time.monotonic(), 0.0)):
+                    return
+                if not self._catch_up() and (self._full or time.monotonic() >= until):
+                    return
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
@@ -58,37 +76,73 @@ class Log(logging.Handler):
 
     def tell(self, text: str) -> None:
         """Write a line for a person."""
-        if self._closed:
-            return
-        self.acquire()
-        try:
-            lost = f"{self._left_out} lines were left out\n" if self._left_out else ""
-            if self._write(f"{lost}{text}\n".encode(errors="backslashreplace")):
-                self._left_out = 0
-            else:
+        if not self._closed:
+            with self._own_lock():
+                line = f"{text}\n".encode(errors="backslashreplace")
+                if self._catch_up() and self._try(line):
+                    return
                 self._left_out += 1
-        except OSError as exc:
-            self._closed = exc.strerror or str(exc)
-        finally:
-            self.release()
 
     def problem(self) -> str:
         """What somebody must look at, in a sentence; empty when all is read."""
-        if self._closed:
-            return f"standard error cannot be written ({self._closed})"
+        if not self._closed:
+            with self._own_lock():
+                self._catch_up()
+        if self._closed or self._full:
+            why = self._closed or self._full
+            return f"standard error cannot be written ({why}){self._lost(', ')}"
         if self._left_out:
-            return f"standard error is not read fast enough: {self._left_out} lines are left out"
+            return f"standard error is not read fast enough{self._lost(': ')}"
         return ""
 
-    def _write(self, data: bytes) -> bool:
+    def _lost(self, before: str) -> str:
+        return f"{before}{self._left_out} lines are left out" if self._left_out else ""
+
+    def _catch_up(self) -> bool:
+        """Write what is left of a line, and how many found no room; whether there is more now."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            if not self._try(rest):
+                self._rest = rest
+                return False
+        if self._rest:
+            return False
+        if self._left_out and self._try(f"{self._left_out} lines were left out\n".encode()):
+            self._left_out = 0
+        return not self._left_out
+
+    def _try(self, data: bytes) -> bool:
+        """Write some of it, if there is room, and keep the rest; whether any was written."""
+        try:
+            written = self._write(data)
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            if exc.errno in _PASSING:
+                self._full = why
+            else:
+                self._closed = why
+            return False
+        self._full = ""
+        self._rest = data[written:] if written else b""
+        return written > 0
+
+    def _write(self, data: bytes) -> int:
         if self._descriptor is None:  # a test's
             sys.stderr.write(data.decode())
-            return True
+            return len(data)
         if not _has_room(self._descriptor, 0.0):
-            return False
+            return 0
         with suppress(BlockingIOError):
-            return os.write(self._descriptor, data) == len(data)
-        return False
+            return os.write(self._descriptor, data)
+        return 0
+
+    @contextmanager
+    def _own_lock(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
 
 def tell_last(text: str) -> None:

@@ -193,7 +193,8 @@ class History:
         """What changed after a cursor, and the cursor after it."""
         with self._lock:
             kept, now = list(self._kept), self._cursor
-            gone = [one for one in self._reviewed if 0 < cursor.change < one.change]
+            left = (*self._reviewed, *self._asked, *self._spare, *self._urgent)
+            gone = [one for one in left if one.review and 0 < cursor.change < one.change]
             pinned = {one.count: one for one in (*gone, *self._pinned)}
         everything = [*(pinned[count] for count in sorted(pinned)), *kept]
         changed = [self._shown(one) for one in everything if one.change > cursor.change]
@@ -237,7 +238,7 @@ class History:
     @property
     def _pinned(self) -> list[_Kept]:
         """Of those that are no longer among the newest the last urgent and the last amended one."""
-        urgent = max((one for one in self._urgent if one.urgent), key=_change, default=None)
+        urgent = next((one for one in reversed(self._urgent) if one.urgent), None)
         both = {one.count: one for one in (urgent, self._amended) if one is not None}
         return list(both.values())
 
@@ -260,10 +261,6 @@ class History:
                 return
             self._held -= kept.bytes
             kept.sample = None
-
-
-def _change(kept: _Kept) -> int:
-    return kept.change
 
 
 def _threshold(label: str | None, manifest: Manifest | None) -> float | None:

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgeclin.errors import QueueFull, QueueUnusable
@@ -52,9 +52,11 @@ class Database:
         self._lock = threading.RLock()
         self._dirty: dict[Tier, float] = {}
         self._level = ""
+        self._use = ExitStack()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             schema.prepare(path, keyring)
+            self._use.enter_context(schema.holding(path))
             self.connection = sqlite3.connect(
                 path, isolation_level=None, timeout=0.0, check_same_thread=False
             )
@@ -184,6 +186,7 @@ class Database:
                 ) from exc
             finally:
                 self.connection.close()
+                self._use.close()
 
     def _execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run one statement, once no other process has the lock that it needs."""

@@ -231,6 +231,23 @@ def prepare(path: Path, keyring: Keyring) -> None:
 
 
 @contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Let others know, in the block or until the process ends, that the queue is in use."""
+    with _use_lock(path).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def _in_use(path: Path) -> bool:
+    with _use_lock(path).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
 def opening(path: Path) -> Iterator[None]:
     """Be the only one, of all processes, that makes, mends or takes over a queue at `path`."""
     with _lock_file(path).open("w") as lock:
@@ -284,6 +301,10 @@ def _lock_file(path: Path) -> Path:
     return Path(f"{path}.open.lock")
 
 
+def _use_lock(path: Path) -> Path:
+    return Path(f"{path}.use.lock")
+
+
 def _tells_damage(path: Path, exc: sqlite3.OperationalError) -> bool:
     """Whether what SQLite takes for a failed operation is a damaged head, or one that the disk
     cannot read."""
@@ -305,7 +326,7 @@ def _make(path: Path) -> None:
 def _prepare(path: Path) -> None:
     _make(path)
     log_file = Path(f"{path}-wal")
-    ended = not log_file.exists() or not log_file.stat().st_size
+    ended = not log_file.exists() or not log_file.stat().st_size or _in_use(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

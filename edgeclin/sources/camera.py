@@ -65,6 +65,7 @@ class Camera:
                 if out:
                     log.warning("%s: gives frames again", self.name)
                     out, wait = False, self._wait_s
+                    inbox.out.pop(self.name, None)
                 if (now := time.monotonic()) >= due:
                     due = max(due + self._interval, now)
                     frame = capture.frame()
@@ -75,6 +76,7 @@ class Camera:
                 return
             if not out:
                 out = True
+                inbox.out[self.name] = problem
                 log.error("ALARM: %s: %s; it is tried again", self.name, problem)
                 line.push(BadInput(f"outage: {self.name} {problem}"))
             inbox.stopped.wait(wait)

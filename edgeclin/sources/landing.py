@@ -69,6 +69,9 @@ class Landing:
         companions: the files beside a file that its samples are in, those that are missing too.
         ended: whether a stream needs no more remembering here.
         clock: monotonic seconds.
+
+    Attributes:
+        away: why the folder cannot be read; empty while it can be.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Landing:
         self._files: dict[str, _File] = {}
         self._told: set[str] = set()
         self._looked = False
-        self._away = ""
+        self.away = ""
 
     def scan(self) -> list[Landed]:
         """Look once, and name the files that came to rest since, oldest change first.
@@ -99,13 +102,13 @@ class Landing:
         try:
             found = self._own_marks()
         except OSError as exc:
-            if not self._away:
+            if not self.away:
                 log.error("ALARM: %s: %s; it is waited for", self._folder, exc.strerror)
-            self._away = exc.strerror or "unreadable"
+            self.away = exc.strerror or "unreadable"
             return []
-        if self._away:
+        if self.away:
             log.warning("%s: is there again", self._folder)
-            self._away = ""
+            self.away = ""
         for name in self._files.keys() - found.keys():
             # While its samples still wait, it would be judged twice if it came back.
             stream = self._files[name].stream

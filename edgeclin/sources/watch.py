@@ -80,6 +80,10 @@ class FolderWatch:
             began = time.monotonic()
             for file in landing.scan():
                 (backlog if file.backlog else new).append(file)
+            if landing.away:
+                inbox.out[self.name] = landing.away
+            else:
+                inbox.out.pop(self.name, None)
             took = time.monotonic() - began
             due = began + took + max(self._poll_s, min(_SHARE * took, LONGEST_POLL_S))
             while (new or backlog) and time.monotonic() < due:
