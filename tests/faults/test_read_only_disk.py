@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from broker import LocalBroker
+from broker import LocalBroker, free_port
 from click.testing import CliRunner
 from click.testing import Result as Done
 from polling import wait_until
@@ -278,6 +280,25 @@ def test_run_ends_with_one_line_and_goes_on_where_it_was_once_the_disk_is_mended
     store.close()
 
 
+def test_the_endpoint_says_that_nothing_can_be_stored_before_a_sample_comes(
+    disk: Disk, device: Device, beats: np.ndarray
+) -> None:
+    pytest.importorskip("uvicorn", reason="the http extra is not installed")
+    port = free_port()
+    run = device.start("run", "--rate", "0.001", "--http", str(port))
+    wait_until(lambda: _asked(port, "/health")[0] == 200, "the endpoint")
+    wait_until(lambda: _stored(device.queue) == 1, "the first answer of its source")
+    disk.fail()
+    wait_until(lambda: _asked(port, "/health")[0] == 503, "that it serves no more")
+    health = json.loads(_asked(port, "/health")[1])
+    assert health["alarms"] == ["the disk is read-only: nothing can be stored"]
+    sample = json.dumps(beats[0].tolist()).encode()
+    status, answer = _asked(port, "/predict", sample)
+    assert status == 503
+    assert b"stored nothing" in answer
+    assert run.wait(timeout=30) == 4
+
+
 def test_sync_ends_with_one_line_when_it_cannot_delete_and_delivers_once_the_disk_is_mended(
     disk: Disk, device: Device, tmp_path: Path, make_result: Make
 ) -> None:
@@ -329,6 +350,19 @@ def _stored(queue: Path) -> int:
     with suppress(EdgeclinError):
         return look(queue).last_seq
     return 0
+
+
+def _asked(port: int, path: str, sample: bytes | None = None) -> tuple[int, bytes]:
+    """What the endpoint answers; 0 before there is one."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", sample)
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read()
+    except OSError:
+        return 0, b""
 
 
 def _call(*command: object) -> None:
