@@ -62,10 +62,16 @@ bench-runtime: $(READY)  ## Measure runtime and queue, each figure beside its ta
 bench-sync: $(READY)  ## Measure queue and agent, each figure beside its target (PARTS="put drain")
 	$(BIN)/python tests/benchmarks/sync.py $(PARTS)
 
-soak: $(READY)  ## Kill every process at random, 1,000 times, and cut the power (KILLS=1000 CUTS=5000 SEED=7)
+soak: $(READY)  ## Kill every process at random, cut the power, fuzz (KILLS=1000 CUTS=5000 SEED=7 FUZZ_S=60)
 	EDGECLIN_KILLS=$(or $(KILLS),1000) EDGECLIN_CUTS=$(or $(CUTS),5000) \
 		$(and $(SEED),EDGECLIN_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/faults/test_sigkill.py tests/faults/test_power_cut.py
+	@if $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		atheris==3.0.0; then \
+		$(BIN)/python tests/fuzz.py $(or $(FUZZ_S),60); \
+	else \
+		echo "atheris has no wheel for this Python and machine: nothing is fuzzed" >&2; \
+	fi
 
 wheel: $(READY)  ## Build wheel and sdist into dist/
 	$(BIN)/python -m build --outdir dist .

@@ -24,6 +24,7 @@ from edgeclin.executable import TENSORRT, load_executable, state_here
 from edgeclin.files import reading
 from edgeclin.keys import default_folder, load_public_key, trusted_keys
 from edgeclin.offline_queue import handed_by_systemd, load_keyring
+from edgeclin.offline_queue.schema import is_read_only
 from edgeclin.records import Record
 from edgeclin.toolchains import installed, known, load_toolchain
 from edgeclin.version import VERSION
@@ -69,7 +70,7 @@ def examine(config: DeviceConfig | None) -> Iterator[Finding]:
     yield _edgetpu_compiler()
     yield _clock()
     yield _mosquitto()
-    yield _disk(Path(config.queue.path).parent if config else Path())
+    yield _disk(Path(config.queue.path if config else "queue.sqlite"))
     yield _keys(config)
     if config is not None:
         yield _encryption(config.queue.key)
@@ -164,7 +165,8 @@ def _mosquitto() -> Finding:
     return Finding("mosquitto (broker)", "missing", "not installed", "apt-get install mosquitto")
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(queue: Path) -> Finding:
+    folder = queue.parent
     try:
         with reading(folder):
             while not folder.exists():
@@ -174,6 +176,8 @@ def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free >> 20
     if not os.access(folder, os.W_OK):
         return Finding("disk", "wrong", f"{folder} is not writable", "mend its permissions")
+    if is_read_only(queue):
+        return Finding("disk", "wrong", f"{folder} is read-only", "mend the disk")
     if free < _FREE_MB:
         return Finding("disk", "wrong", f"{free} MB free at {folder}", "make room")
     return Finding("disk", "ok", f"{free:,} MB free at {folder}")

@@ -306,8 +306,29 @@ def test_a_flush_that_fails_is_told_and_the_next_one_is_tried(
             for position in range(2):
                 queue.put(make_result(position))
                 assert tried.acquire(timeout=10)
-        wait_until(lambda: "cannot be made safe from a power cut" in caplog.text, "an alarm")
+        wait_until(lambda: "is not safe from a power cut" in caplog.text, "an alarm")
         assert queue._database._flusher.is_alive()
+
+
+def test_what_another_thread_could_not_make_safe_is_tried_again_in_time(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Semaphore(0)
+
+    def broken(descriptor: int) -> None:
+        tried.release()
+        time.sleep(0.2)  # the flusher finds nothing to be done meanwhile, and rests
+        raise OSError(5, "Input/output error")
+
+    queue = OfflineQueue(tmp_path / "q.db", routine_sync_s=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        queue.put(make_result())
+        with pytest.raises(QueueUnusable, match=r"power cut \(Input/output error\)"):
+            queue.flush()
+        for _ in range(2):
+            assert tried.acquire(timeout=10)
+    queue.close()
 
 
 def test_a_disk_that_fails_at_the_end_is_one_sentence_and_hides_no_other(

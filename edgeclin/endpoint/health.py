@@ -14,6 +14,7 @@ from edgeclin.errors import EdgeclinError
 from edgeclin.failover import NO_ENGINE
 from edgeclin.health import RunHealth, SyncHealth
 from edgeclin.offline_queue import OfflineQueue, Told, Usage
+from edgeclin.offline_queue.schema import is_read_only
 from edgeclin.records import Record
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Watch:
         self._seen: QueueHealth | None = None
         self._link = Link("unknown")
         self._problem = ""
+        self._read_only = False
         self._alarms: list[str] = []
         self._refused: tuple[str, ...] = ()
         self._looked = clock()
@@ -114,6 +116,7 @@ class Watch:
         It may wait for a slow disk, so that it has a thread of its own.
         """
         full_at = self._bedside.full_at
+        self._read_only = is_read_only(self._queue.path)
         try:
             standing, now = self._queue.standing(), time.time()
             oldest = self._history.oldest_seq
@@ -162,6 +165,8 @@ class Watch:
             alarms.append(
                 f"one sample has been in hand for {run.busy_s:.0f} s: the engine or the disk hangs"
             )
+        if self._read_only:
+            alarms.append("the disk is read-only: nothing can be stored")
         if self._problem:
             alarms.append(self._problem)
         if self._clock() - self._looked > _SILENT_S:
@@ -172,7 +177,9 @@ class Watch:
         bundle = self._bedside.runtime.bundle
         return Health(
             status="alarm" if alarms else "degraded" if run.degraded else "ok",
-            serving=self._alive() and not self._bedside.full and run.engine != NO_ENGINE,
+            serving=self._alive()
+            and not (self._bedside.full or self._read_only)
+            and run.engine != NO_ENGINE,
             site=self._config.site,
             device=self._config.device,
             model=f"{bundle.manifest.name} {bundle.manifest.version}",

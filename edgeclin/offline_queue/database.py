@@ -149,26 +149,28 @@ class Database:
         """Make every commit survive a power cut.
 
         Raises:
-            OSError: the disk failed; what was not made safe stays due.
+            QueueUnusable: the disk failed, so that a power cut may take what was stored last; what
+                was not made safe stays due.
         """
         due = dict(self._dirty)
         self._dirty.clear()
-        if _inode(self._name) != self._inode:
-            return  # Whoever set it aside takes over what it holds.
         try:
+            if _inode(self._name) != self._inode:
+                return  # Whoever set it aside takes over what it holds.
             self._check_log()
             with Path(self._log_name).open("rb") as log_file:
                 os.fdatasync(log_file.fileno())
-        except OSError:
+        except OSError as exc:
             self._dirty.update(due)
-            raise
+            self._due.set()
+            if isinstance(exc, QueueUnusable):
+                raise
+            raise QueueUnusable(
+                f"{self.path}: what was stored last is not safe from a power cut ({exc.strerror})"
+            ) from exc
 
     def close(self) -> None:
-        """Flush and let go of the file.
-
-        Raises:
-            QueueUnusable: the disk failed, so that a power cut may take what was stored last.
-        """
+        """Flush and let go of the file; raises as `flush`."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -177,13 +179,6 @@ class Database:
         with self._lock:
             try:
                 self.flush()
-            except QueueUnusable:
-                raise
-            except OSError as exc:
-                raise QueueUnusable(
-                    f"{self.path}: what was stored last is not safe from a power cut "
-                    f"({exc.strerror})"
-                ) from exc
             finally:
                 self.connection.close()
                 self._use.close()
@@ -214,7 +209,8 @@ class Database:
             if str(exc) == _LOCKED:
                 why = f"another program has kept it locked for {_LOCKED_S:g} s"
                 raise QueueFull(f"{self.path}: {why}") from exc
-            raise QueueUnusable(f"{self.path}: {exc}") from exc
+            why = "the disk is read-only" if schema.is_read_only(self.path) else str(exc)
+            raise QueueUnusable(f"{self.path}: {why}") from exc
 
     def _shorten_log(self) -> None:
         """Give back what the log takes, up to 4 MB, for the next attempt: SQLite itself does so
@@ -240,6 +236,7 @@ class Database:
 
     def _flush_in_time(self) -> None:
         bounds = {Tier.ROUTINE: self._routine_sync_s, Tier.BULK: BULK_SYNC_S}
+        failed = False
         while True:
             if not self._dirty:
                 self._due.clear()
@@ -253,8 +250,12 @@ class Database:
             if any(now - since >= bounds[tier] / 3 for tier, since in waiting):
                 try:
                     self.flush()
-                except OSError as exc:
-                    log.error("ALARM: %s cannot be made safe from a power cut: %s", self.path, exc)
+                except QueueUnusable as exc:
+                    if not failed:
+                        log.error("ALARM: %s", exc)
+                    failed = True
+                else:
+                    failed = False
 
 
 def _inode(name: str) -> int | None:

@@ -405,7 +405,7 @@ class OfflineQueue:
         """Make everything that `put` has returned for survive a power cut.
 
         Raises:
-            OSError: the disk failed; what was not made safe stays due.
+            QueueUnusable: the disk failed; what was not made safe stays due.
         """
         self._database.flush()
 

@@ -260,6 +260,17 @@ def real_path(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_read_only(path: Path) -> bool:
+    """Whether the disk of the queue at `path` takes no writes. After an error ext4 says so to who
+    opens a file alone, not in its flags; the lock, since to close the database would let go of
+    SQLite's locks."""
+    try:
+        os.close(os.open(_lock_file(real_path(path)), os.O_WRONLY))
+    except OSError as exc:
+        return exc.errno == errno.EROFS
+    return False
+
+
 def require_queue(path: Path) -> None:
     """Refuse what is not a queue; nothing, an empty file and a damaged queue may become one.
 

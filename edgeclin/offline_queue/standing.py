@@ -137,8 +137,10 @@ def look(path: Path, keyring: Keyring = NO_KEYS) -> Standing:
 
 
 def disk_alarm(path: Path) -> str:
-    """That the disk of the queue at `path` is full, in a sentence; empty while it is not. `run` may
-    not have the room to say so itself."""
+    """That the disk of the queue at `path` is full or read-only, in a sentence; empty while it is
+    neither. `run` may not be able to say so itself."""
+    if schema.is_read_only(path):
+        return f"the disk of {path} is read-only: nothing can be stored"
     free = shutil.disk_usage(path.parent).free
     if free >= _FULL_DISK:
         return ""
@@ -216,4 +218,4 @@ def _mode(path: Path) -> str:
     if Path(f"{path}-wal").exists():
         return "mode=ro"
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return "mode=rw" if writable else "immutable=1"
+    return "mode=rw" if writable and not schema.is_read_only(path) else "immutable=1"
