@@ -193,7 +193,7 @@ def test_an_urgent_answer_has_room_while_routine_ones_wait_or_are_lost(
         wait_until(lambda: len(stored_results(queue)) > stored, "the urgent answer")
         assert stored_results(queue)[-1].tier is Tier.URGENT
         assert bedside.health().alarms, "for routine ones there is still no room"
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         loop.join(30)
         assert not loop.is_alive()
         found = [one.position for one in stored_results(queue) if one.source == "routine"]
@@ -233,7 +233,7 @@ def test_what_a_live_stream_loses_to_a_full_queue_is_told_once_there_is_room(
                 line = inbox.line("bed")
                 for number in range(400):
                     if number == 200:
-                        queue._max_bytes = 10**9
+                        queue._dropping._max_bytes = 10**9
                     line.push(by_urgency[0][number % 5])
                     time.sleep(0.003)
 
@@ -263,7 +263,7 @@ def test_what_was_lost_last_is_told_though_nothing_more_comes(
         wait_until(lambda: bedside.full and not bedside.inbox._feeders, "the source's end")
         time.sleep(0.2)
         assert loop.is_alive(), "there is something to tell"
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         loop.join(30)
         assert not loop.is_alive()
         last = stored_results(queue)[-1]
@@ -341,7 +341,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_held_until_there_is_room(
         loop = threading.Thread(target=bedside.run, args=(sources, lambda *_: None))
         loop.start()
         wait_until(lambda: bedside.full, "no room")
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         loop.join(30)
         assert stored_results(queue)[-1].source == "http"
 
@@ -380,7 +380,7 @@ def test_an_answer_that_is_kept_for_nobody_holds_up_no_urgent_one_of_its_stream(
         assert told[0] is not None
         assert bedside.health().waiting >= 3
         assert bedside.health().dropped == 2, "no more than that are kept"
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         loop.join(30)
         assert not loop.is_alive()
         results = [one for one in stored_results(queue) if one.source == "http"]
@@ -438,7 +438,7 @@ def test_a_queue_counts_as_full_until_there_is_room(
         bedside.run([Asks(by_urgency[1][0], waits=True)], lambda *_: None)
         assert bedside.full, "though the urgent one found room"
         assert bedside.health().alarms == (bedside.full,)
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         bedside.run([Asks(by_urgency[0][0], waits=True)], lambda *_: None)
         assert bedside.health().alarms == ()
 

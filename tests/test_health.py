@@ -164,7 +164,7 @@ def test_a_full_queue_is_an_alarm_until_there_is_room(
         done.start()
         wait_until(lambda: bool(bedside.health().alarms), "an alarm")
         assert "bytes wait" in bedside.health().alarms[0]
-        queue._max_bytes = 10**9
+        queue._dropping._max_bytes = 10**9
         done.join(30)
         assert not done.is_alive()
         assert bedside.health().alarms == ()

@@ -133,7 +133,7 @@ def test_what_was_left_out_is_told_at_the_end_where_there_was_never_a_pause(
 ) -> None:
     told = pipe.lines(waits=False)
     for _ in range(40):
-        told.say(b"x" * 5000)
+        told.say(b"x" * 20_000)
     reading = threading.Thread(target=lambda: [*iter(lambda: len(os.read(pipe.reader, 9999)), 0)])
     closing = threading.Thread(target=told.close, args=(never,))
     closing.start()
