@@ -1167,4 +1167,5 @@ def test_nobody_but_owner_and_group_may_read_what_waits(
         os.umask(before)
     assert {"queue.sqlite", "queue.sqlite-wal", "queue.sqlite.payloads"} <= modes.keys()
     told = {name for name, mode in modes.items() if mode & 0o007}
-    assert told <= {"queue.sqlite.open.lock", "queue.sqlite.health"}
+    locks = {"queue.sqlite.open.lock", "queue.sqlite.use.lock"}
+    assert told <= locks | {"queue.sqlite.health"}
