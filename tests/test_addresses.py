@@ -66,6 +66,12 @@ def test_an_address_without_a_name_is_refused(signals: Runtime, address: str) ->
         open_source(address, signals)
 
 
+def test_an_empty_address_is_refused(signals: Runtime) -> None:
+    """As of a variable that nobody has set; it would be the folder where the command is started."""
+    with pytest.raises(EdgeclinError, match="empty name"):
+        open_source("", signals)
+
+
 @pytest.mark.parametrize("address", ["wach:/tmp", "mqtt://ward/1"])
 def test_a_kind_that_there_is_not_is_refused_with_those_there_are(
     signals: Runtime, address: str

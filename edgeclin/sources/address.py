@@ -58,6 +58,8 @@ def open_source(
     """
     kind, _, rest = address.partition(":")
     preprocess = runtime.preprocess
+    if not address:
+        raise EdgeclinError("the source has an empty name: name a data set or a device")
     if address == "-":
         return _standard_input(runtime, live)
     if address.startswith(_NETWORK):
