@@ -876,7 +876,7 @@ def test_a_queue_has_one_set_of_locks_and_payloads_by_whatever_name_it_is_opened
             assert len(other.questions()) == 1
         assert look(link) == look(path)
     assert {file.name for file in tmp_path.iterdir()} == {
-        "link.db", "q.db", "q.db.open.lock", "q.db.run.lock", "q.db.payloads",
+        "link.db", "q.db", "q.db.open.lock", "q.db.use.lock", "q.db.run.lock", "q.db.payloads",
     }  # fmt: skip
 
 

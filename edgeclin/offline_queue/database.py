@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edgeclin.errors import QueueFull, QueueUnusable
-from edgeclin.offline_queue import schema
+from edgeclin.offline_queue import checking, schema
 from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.rows import damaged_text
 from edgeclin.records import Tier
@@ -55,7 +55,7 @@ class Database:
         self._use = ExitStack()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            schema.prepare(path, keyring)
+            checked = schema.prepare(path, keyring)
             self._use.enter_context(schema.holding(path))
             self.connection = sqlite3.connect(
                 path, isolation_level=None, timeout=0.0, check_same_thread=False
@@ -65,6 +65,7 @@ class Database:
             self._execute("PRAGMA journal_mode = WAL")
             self._execute("PRAGMA user_version")  # opens the log
             self._log_inode = _inode(self._log_name)
+            self._checking = None if checked else checking.Checking(path)
         except QueueUnusable:
             raise
         except (OSError, sqlite3.Error) as exc:
@@ -173,6 +174,8 @@ class Database:
         """Flush and let go of the file; raises as `flush`."""
         if self._closing.is_set():
             return
+        if self._checking is not None:
+            self._checking.close()
         self._closing.set()
         self._due.set()
         self._flusher.join()
@@ -197,7 +200,12 @@ class Database:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """What may pass by itself, a full disk or a lock, becomes QueueFull; what else SQLite or
-        the disk cannot do QueueUnusable."""
+        the disk cannot do QueueUnusable. So does damage that was found meanwhile."""
+        if self._checking is not None and self._checking.damage:
+            raise QueueUnusable(
+                f"{self.path}: damaged ({self._checking.damage}); it is set aside at the next "
+                "start: start again"
+            )
         try:
             yield
         except (QueueFull, QueueUnusable):
@@ -209,6 +217,8 @@ class Database:
             if str(exc) == _LOCKED:
                 why = f"another program has kept it locked for {_LOCKED_S:g} s"
                 raise QueueFull(f"{self.path}: {why}") from exc
+            if not isinstance(exc, sqlite3.OperationalError | OSError):
+                checking.suspect(self.path)
             why = "the disk is read-only" if schema.is_read_only(self.path) else str(exc)
             raise QueueUnusable(f"{self.path}: {why}") from exc
 

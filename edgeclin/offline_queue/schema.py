@@ -15,9 +15,10 @@ from typing import Any
 import uuid6
 
 from edgeclin.errors import BadFile, QueueUnusable
+from edgeclin.offline_queue import checking
 from edgeclin.offline_queue.keyring import Keyring
 from edgeclin.offline_queue.quarantine import left_behind, set_aside, take_over_all
-from edgeclin.offline_queue.soundness import require_sound
+from edgeclin.offline_queue.soundness import require_counts, require_epoch
 from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
 log = logging.getLogger(__name__)
@@ -191,16 +192,20 @@ END;
 """
 
 
-def prepare(path: Path, keyring: Keyring) -> None:
+def prepare(path: Path, keyring: Keyring) -> bool:
     """Make, check or migrate the database at `path`; two processes may do so at once.
 
     A damaged one is set aside in a folder `<path>.corrupt-N`, with its log and its payloads, and a
     new one takes its place, with what can still be read of it. The check reads every page and holds
-    the indexes and counts against their tables, for what an index lacks nobody would deliver: a
-    second for a million rows (370 MB). It reads the log beyond where SQLite would.
+    the indexes and counts against their tables: a second for a million rows (370 MB), so that a
+    large one is left to `checking.Checking` unless it is suspected. It reads the log beyond where
+    SQLite would.
 
     Args:
         keyring: opens what is taken over.
+
+    Returns:
+        whether all of it was checked.
 
     Raises:
         BadFile: what stands at `path` is not a queue; it is left as it is.
@@ -220,14 +225,15 @@ def prepare(path: Path, keyring: Keyring) -> None:
                 raise sqlite3.DatabaseError("its log is damaged, or torn by a power cut")
             if was_there and not (path.exists() and path.stat().st_size):
                 log.error("ALARM: queue %s was deleted or emptied: a new one takes its place", path)
-            _prepare(path)
+            checked = _prepare(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # of a damaged word it names
             if isinstance(exc, sqlite3.OperationalError) and not _tells_damage(path, exc):
                 raise
             why = " ".join(str(exc).split())
             log.error("queue %s is corrupt (%s): kept in %s", path, why, set_aside(path))
-            _prepare(path)
+            checked = _prepare(path, is_new=True)
         take_over_all(path, keyring)
+    return checked
 
 
 @contextmanager
@@ -334,8 +340,9 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o640))
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, *, is_new: bool = False) -> bool:
     _make(path)
+    checked = is_new or checking.is_checked_first(path)
     log_file = Path(f"{path}-wal")
     ended = not log_file.exists() or not log_file.stat().st_size or _in_use(path)
     connection = sqlite3.connect(path, isolation_level=None)
@@ -356,16 +363,20 @@ def _prepare(path: Path) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
-        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+        checked = checked or version < VERSION
+        if checked:
+            checking.require_whole(connection)
         if version < VERSION:
             _migrate(connection)
-        require_sound(connection)
+        require_epoch(connection)
+        if checked:
+            require_counts(connection)
+            checking.trust(path)
         if version and not ended:
             _skip_numbers(connection)
     finally:
         connection.close()
+    return checked
 
 
 def _skip_numbers(connection: sqlite3.Connection) -> None:

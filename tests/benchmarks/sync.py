@@ -272,11 +272,16 @@ def size() -> None:
 
 
 def idle() -> None:
-    """4. What the agent takes: memory with a backlog of each size, CPU when there is nothing."""
+    """4. What the agent takes: memory with a backlog of each size, CPU when there is nothing; and what
+    opening a queue of that size takes."""
+    opened = {}
     for count in (0, SIZES[-1]):
         with tempfile.TemporaryDirectory(dir=BUILD) as name:
             folder = Path(name)
             fill(folder / "q", count)
+            opened[count] = statistics.median(
+                timed(lambda path=folder / "q": OfflineQueue(path).close()) for _ in range(9)
+            )
             with cloud(folder) as port:
                 config = folder / "device.toml"
                 config.write_text(
@@ -296,6 +301,8 @@ def idle() -> None:
                      memory <= 60)  # fmt: skip
                 if not count:
                     line("agent's CPU with nothing to do", f"{share:.2%}", "< 1 %", share < 0.01)
+    for count, took in opened.items():
+        line(f"opening and closing with {count:,} rows waiting", f"{digits(took)} ms", "")
 
 
 def cpu_s(pid: int) -> float:
