@@ -272,8 +272,8 @@ def size() -> None:
 
 
 def idle() -> None:
-    """4. What the agent takes: memory with a backlog of each size, CPU when there is nothing. And what
-    it takes to open a queue."""
+    """4. What the agent takes: memory with a backlog of each size, CPU when there is nothing. And
+    what it takes to open a queue."""
     opened = {}
     for count in (0, SIZES[-1]):
         with tempfile.TemporaryDirectory(dir=BUILD) as name:
