@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +33,9 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks"), str(ROO
 import paho.mqtt.client as mqtt  # noqa: E402
 from broker import LocalBroker, free_port  # noqa: E402
 from faults.network import PROFILES, Network  # noqa: E402
+from litequeue import LiteQueue  # noqa: E402
 from paho.mqtt.enums import CallbackAPIVersion  # noqa: E402
+from persistqueue import SQLiteQueue  # noqa: E402
 from runtime import BUILD, ecg, line, replaced, timed  # noqa: E402
 
 from edgeclin import batches, wire  # noqa: E402
@@ -193,18 +195,12 @@ def bare_loop(path: Path) -> Callable[[bytes], None]:
 
 def others(folder: Path, bodies: list[bytes]) -> None:
     """What packages of the same purpose store, each by its defaults."""
-    with suppress(ImportError):
-        from persistqueue import SQLiteQueue
-
-        queue = SQLiteQueue(str(folder / "persist"), auto_commit=True)
-        spent = [timed(lambda body=body: queue.put(body)) for body in bodies[:1000]]
-        line("persist-queue, p50", f"{1e3 / statistics.median(spent):.0f} rows/s", "")
-    with suppress(ImportError):
-        from litequeue import LiteQueue
-
-        lite = LiteQueue(str(folder / "lite"))
-        spent = [timed(lambda body=body: lite.put(body.decode())) for body in bodies[:1000]]
-        line("litequeue, p50", f"{1e3 / statistics.median(spent):.0f} rows/s", "")
+    queue = SQLiteQueue(str(folder / "persist"), auto_commit=True)
+    spent = [timed(lambda body=body: queue.put(body)) for body in bodies[:1000]]
+    line("persist-queue, p50", f"{1e3 / statistics.median(spent):.0f} rows/s", "")
+    lite = LiteQueue(str(folder / "lite"))
+    spent = [timed(lambda body=body: lite.put(body.decode())) for body in bodies[:1000]]
+    line("litequeue, p50", f"{1e3 / statistics.median(spent):.0f} rows/s", "")
 
 
 def drain() -> None:
