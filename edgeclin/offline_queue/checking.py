@@ -62,6 +62,7 @@ class Checking:
         self._connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10, check_same_thread=False
         )
+        self._connection.execute("PRAGMA cache_size = 32")  # each page is read once
         self._thread = threading.Thread(target=self._check, daemon=True)
         self._thread.start()
 

@@ -63,7 +63,8 @@ class Dropping:
         """
         bound, files = self._bound(tier), []
         while (used := _used(db)) + size > bound:
-            bulk, spare = (_used(db, one) for one in (_BULK, _SPARE))
+            taken = dict(db.execute("SELECT tier, bytes FROM usage").fetchall())
+            bulk, spare = taken[_BULK], taken[_SPARE]
             if bulk + spare == 0 or used - bulk - spare + size > bound:
                 raise QueueFull(
                     f"{self._database.path}: {used} of {bound} bytes wait and too few of them may "
@@ -122,9 +123,6 @@ class Dropping:
         return drop
 
 
-def _used(db: sqlite3.Connection, tier: int | None = None) -> int:
-    """Bytes that wait: of one tier, or in all."""
-    (used,) = db.execute(
-        "SELECT SUM(bytes) FROM usage WHERE tier = coalesce(?, tier)", (tier,)
-    ).fetchone()
+def _used(db: sqlite3.Connection) -> int:
+    (used,) = db.execute("SELECT SUM(bytes) FROM usage").fetchone()
     return int(used)
