@@ -108,6 +108,22 @@ def test_what_sqlite_finds_first_is_mended_at_the_next_start_too(
 
 
 @pytest.mark.usefixtures("large")
+def test_what_opening_itself_meets_is_mended_at_the_next_start(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q"
+    known = fill(path, make_result, 50)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DELETE FROM usage WHERE tier = 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(checking, "require_whole", lambda _: time.sleep(0.5))
+        with pytest.raises(QueueUnusable):
+            OfflineQueue(path)
+    with OfflineQueue(path) as queue:
+        assert ids(queue) == known
+
+
+@pytest.mark.usefixtures("large")
 def test_a_sound_queue_is_used_on(
     tmp_path: Path, make_result: MakeResult, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from test_sync import SETTINGS, TOPICS, Device
 
 from edgeclin import wire
 from edgeclin.config import BudgetConfig
-from edgeclin.offline_queue import OfflineQueue
+from edgeclin.offline_queue import Keyring, OfflineQueue
 from edgeclin.records import Result, State, Tier
 from edgeclin.transport import Message
 
@@ -146,6 +146,56 @@ def test_while_nobody_answers_ever_less_is_asked(device: Device, make_result: Ma
     device.opinion(identity, "normal")
     deliver(device)
     assert len(asked(device)) > before, "at once where somebody answers again"
+
+
+def test_answers_to_others_make_them_no_more_frequent(device: Device, make_result: Make) -> None:
+    sure(device, make_result, 0)
+    deliver(device)
+    for at in range(1, 361):
+        unsure = device.queue.put(make_result(at, state=State.PROVISIONAL), SAMPLE).id
+        device.step()
+        device.opinion(unsure, "normal")
+        deliver(device)
+        device.step(10)
+    assert asked(device).count(asked(device)[0]) < 20, "in an hour"
+
+
+def test_a_large_one_that_nobody_takes_rests_too(device: Device, make_result: Make) -> None:
+    large = make_result(0, confidence=0.9, reason="confidence 0.9 reaches 0.9")
+    device.queue.put(large, LARGE)
+    small = sure(device, make_result, 1)
+    deliver(device)
+    for _ in range(7200):
+        device.step(0.5)
+    assert 1 < len(parts(device)) < 30, "in an hour"
+    assert small in asked(device), "and holds up no other"
+
+
+def test_one_whose_sample_is_gone_holds_up_no_other(device: Device, make_result: Make) -> None:
+    for at in range(6):
+        large = make_result(at, confidence=0.8, reason="confidence")
+        device.queue.put(large, LARGE if at < 2 else LARGE[:20_000])
+    last = sure(device, make_result, 9)
+    for file in Path(f"{device.queue.path}.payloads").iterdir():
+        file.unlink()
+    deliver(device)
+    for _ in range(5):
+        device.step(0.1)
+    assert asked(device) == [last]
+    assert device.queue.usage()["spare"].count == 1
+
+
+def test_one_whose_label_is_damaged_is_asked_about_once(tmp_path: Path, make_result: Make) -> None:
+    device = Device(tmp_path, keyring=Keyring((bytes(32),)), spare_bytes=1_000_000)
+    identity = sure(device, make_result, 0)
+    with device.queue._database.transaction(Tier.BULK) as db:
+        db.execute("UPDATE questions SET label = x'01' || randomblob(40)")
+    deliver(device)
+    for _ in range(20):
+        device.opinion(identity, "normal")
+        device.step(0.1)
+    assert asked(device) == [identity]
+    device.queue.close()
 
 
 def test_a_large_one_goes_in_parts_and_makes_way_for_one_in_doubt(

@@ -170,6 +170,11 @@ class Database:
                 f"{self.path}: what was stored last is not safe from a power cut ({exc.strerror})"
             ) from exc
 
+    def suspect_unchecked(self) -> None:
+        """Have what was not checked yet be checked before it is used again."""
+        if self._checking is not None:
+            checking.suspect(self.path)
+
     def close(self) -> None:
         """Flush and let go of the file; raises as `flush`."""
         if self._closing.is_set():

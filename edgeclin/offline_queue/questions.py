@@ -175,6 +175,17 @@ class Questions:
             files += [file] if file else []
         return files
 
+    def drop(self, seq: int) -> bool:
+        """Let go of one spare question; whether it is one."""
+        found = "SELECT file FROM questions WHERE seq = ? AND spare = 1"
+        with self._database.transaction(Tier.BULK) as db:
+            row = db.execute(found, (seq,)).fetchone()
+            if row is not None:
+                db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
+        if row is not None and row[0]:
+            self._payloads.remove(row[0])
+        return row is not None
+
     def forget(self, files: Iterable[str]) -> None:
         """Remove payloads whose questions are gone."""
         for file in files:
@@ -287,6 +298,8 @@ class Questions:
                 label = self._keyring.open_text(sealed, "label", opinion.result)
             except (KeyAbsent, BadSeal) as exc:
                 log.error("ALARM: an opinion about %s cannot be used: %s", opinion.result, exc)
+                if spare:
+                    db.execute("DELETE FROM questions WHERE seq = ?", (seq,))
                 return None
             state = states.review(State(before), label, opinion.label)
             review = None

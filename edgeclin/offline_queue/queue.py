@@ -108,6 +108,7 @@ class OfflineQueue:
             self._questions.sweep()
             standing = self.standing()
         except OSError as exc:
+            self._database.suspect_unchecked()
             self._database.close()
             if isinstance(exc, QueueUnusable):
                 raise
@@ -276,6 +277,10 @@ class OfflineQueue:
     def most_doubtful_spare(self, limit: int) -> list[OpenQuestion]:
         """Open questions about confident answers, the most doubtful first."""
         return self._questions.most_doubtful_spare(limit)
+
+    def drop_spare(self, seq: int) -> bool:
+        """Let go of the question about a confident answer; whether there was one."""
+        return self._questions.drop(seq)
 
     def settle(self, opinion: wire.Opinion) -> Review | None:
         """Reconcile an opinion with the answer it is about, and queue the review.

@@ -9,6 +9,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from edgeclin import wire
+from edgeclin.errors import QueueFull
 from edgeclin.offline_queue import OfflineQueue, OpenQuestion, Question
 from edgeclin.sync.choice import choose
 from edgeclin.sync.link import Link
@@ -21,7 +22,7 @@ _AT_ONCE = 16
 _MOST = 128
 """Open questions that are looked at, the most doubtful ones."""
 _PLAN_S = 0.25
-_SPARE_AT_ONCE = 4
+_SPARE_AT_ONCE, _SPARE_LOOK = 4, 32
 _SPARE_MOST_S = 3600.0
 _MOST_UNASKABLE = 4096
 
@@ -63,6 +64,8 @@ class Asking:
         self._upload: Upload | None = None
         self._tries: Counter[int] = Counter()
         self._spare_at, self._unanswered = -math.inf, 0
+        self._spare_asked: deque[str] = deque(maxlen=_MOST)
+        self._kept_at = -math.inf
         self.left_out = 0
         self.clear()
 
@@ -120,29 +123,47 @@ class Asking:
     def ask_spare(self, now: float, but: Set[int]) -> int | None:
         """Ask about a confident answer, the most doubtful one first; see `ask`. While nobody
         answers such questions, each wait is twice as long."""
+        self._give_up_upload(now)
         spare = sum(one.spare for one in self._outstanding.values())
-        if now < self._spare_at or self._upload is not None or spare >= _SPARE_AT_ONCE:
+        if now < self._spare_at or spare >= _SPARE_AT_ONCE:
             return 0
         away = self._unaskable.keys() | self._outstanding.keys() | but
-        for one in self._queue.most_doubtful_spare(_SPARE_AT_ONCE + len(away)):
-            if one.seq in away:
+        if self._upload is not None:
+            away.add(self._upload.seq)
+        for one in self._queue.most_doubtful_spare(_SPARE_LOOK + len(away)):
+            if one.seq in away or (self._upload is not None and self._in_parts(one.bytes)):
                 continue
             if not self._link.has_room(min(one.bytes, whole_bytes(self._link, self._transport))):
                 return None
             question = self._queue.question(one.seq)
-            if question is not None:
-                self._ask(question, now)
-                return 1
+            if question is None:  # its sample is gone, or its key
+                self._let_go(one.seq)
+                continue
+            self._spare_asked.append(question.result)
+            self._ask(question, now)
+            return 1
         return 0
+
+    def _give_up_upload(self, now: float) -> None:
+        """Let one about a confident answer rest whose parts the cloud does not take, or that nobody
+        answers."""
+        upload = self._upload
+        if upload is not None and upload.spare and now - self._kept_at >= self._timeout_s:
+            self._upload = None
+            self._back_off(now)
+
+    def _back_off(self, now: float) -> None:
+        if now >= self._spare_at:
+            wait_s = self._timeout_s * 2.0 ** min(self._unanswered, 32)
+            self._spare_at = now + min(wait_s, _SPARE_MOST_S)
+            self._unanswered += 1
 
     def _forget_unanswered(self, now: float) -> None:
         for seq, one in list(self._outstanding.items()):
             if now - one.at >= self._timeout_s:
                 del self._outstanding[seq]
-                if one.spare and now >= self._spare_at:
-                    wait_s = self._timeout_s * 2.0 ** min(self._unanswered, 32)
-                    self._spare_at = now + min(wait_s, _SPARE_MOST_S)
-                    self._unanswered += 1
+                if one.spare:
+                    self._back_off(now)
 
     def _plan_anew(self, now: float, away: Set[int], most_bytes: float) -> None:
         """Choose among what is open, where that or what may be spent has changed."""
@@ -182,16 +203,18 @@ class Asking:
 
     def answered(self, result: str) -> None:
         """Forget the question about a result."""
-        self._spare_at, self._unanswered = -math.inf, 0
         self._outstanding = {
             seq: one for seq, one in self._outstanding.items() if one.result != result
         }
         if self._upload is not None and self._upload.result == result:
             self._upload = None
+        if result in self._spare_asked:
+            self._spare_at, self._unanswered = -math.inf, 0
 
     def kept(self, kept: wire.Kept, now: float) -> None:
         """Take in which parts the cloud has."""
         if self._upload is not None:
+            self._kept_at = now
             self._upload.kept(kept, now)
 
     def refused(self, token: int) -> tuple[str, list[int]]:
@@ -208,12 +231,23 @@ class Asking:
     def give_up(self, seq: int, why: str) -> None:
         """Leave an answer to a person, at its deadline: the broker does not take the question, nor
         will it in this process's time."""
+        if self._upload is not None and self._upload.seq == seq:
+            self._upload = None
+        if self._let_go(seq):
+            log.warning("row %d is not asked about: %s", seq, why)
+            return
         log.error("ALARM: no opinion can be asked about row %d: %s", seq, why)
         self._unaskable[seq] = None
         if len(self._unaskable) > _MOST_UNASKABLE:
             del self._unaskable[next(iter(self._unaskable))]
-        if self._upload is not None and self._upload.seq == seq:
-            self._upload = None
+
+    def _let_go(self, seq: int) -> bool:
+        """Ask no more about a confident answer; whether it is one."""
+        try:
+            return self._queue.drop_spare(seq)
+        except QueueFull:  # of a full disk: not in this process's time
+            self._unaskable[seq] = None
+            return True
 
     def _in_parts(self, size: int) -> bool:
         return size > whole_bytes(self._link, self._transport)
@@ -225,6 +259,7 @@ class Asking:
             if not takes_parts(self._transport):
                 self.give_up(question.seq, f"{len(question.ask)} bytes are too large")
             elif self._upload is None:
+                self._kept_at = now
                 self._upload = Upload(
                     question, self._transport, self._topics, self._link, self._timeout_s, now
                 )
