@@ -134,9 +134,8 @@ class Model:
         return sorted(spare, key=lambda one: (one.doubt, one.seq))
 
     def keeps_spare(self, doubt: float, size: int) -> bool:
-        if sum(one.size for one in self.spare) + size <= SPARE_BYTES:
-            return True
-        return size <= SPARE_BYTES and self.spare[0].doubt < doubt
+        more = sum(one.size for one in self.spare if one.doubt >= doubt)
+        return more + size <= SPARE_BYTES
 
     def make_spare_room(self, size: int) -> None:
         while sum(one.size for one in self.spare) + size > SPARE_BYTES:

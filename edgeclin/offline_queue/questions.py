@@ -38,6 +38,10 @@ _LEAST_DOUBTFUL = """
     SELECT seq, bytes, file, doubt FROM questions INDEXED BY questions_spare
     WHERE spare = 1 ORDER BY doubt, seq LIMIT 1
 """
+_LESS_DOUBTFUL = """
+    SELECT coalesce(SUM(bytes), 0) FROM questions INDEXED BY questions_spare
+    WHERE spare = 1 AND doubt < ?
+"""
 KEPT_REVIEWS = 256
 """Reviewed results, the newest, of which it stays known what became of them."""
 
@@ -150,14 +154,14 @@ class Questions:
 
     def keeps_spare(self, result: Result, size: int) -> bool:
         """Whether a spare question about a result would be kept: as long as there is room for it,
-        or one about a less doubtful answer."""
+        or those about less doubtful answers take as much."""
         if not self._spare_bytes:
             return False
         (used,) = self._database.all(_SPARE_BYTES)[0]
-        least = self._database.one(_LEAST_DOUBTFUL)
-        if used + size <= self._spare_bytes or least is None:
-            return size <= self._spare_bytes
-        return float(least[3]) < states.chance_wrong(result)
+        if used + size <= self._spare_bytes:
+            return True
+        ((less,),) = self._database.all(_LESS_DOUBTFUL, (states.chance_wrong(result),))
+        return bool(used - less + size <= self._spare_bytes)
 
     def make_spare_room(self, db: sqlite3.Connection, size: int) -> list[str]:
         """Let go of spare questions for one of that size; see `drop_spare`."""
