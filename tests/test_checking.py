@@ -94,7 +94,8 @@ def test_what_sqlite_finds_first_is_mended_at_the_next_start_too(
     known = fill(path, make_result)
     with closing(sqlite3.connect(path)) as db:
         ((at,),) = db.execute(
-            "SELECT pgoffset FROM dbstat WHERE name = 'rows_by_tier' AND pagetype = 'internal'"
+            "SELECT pgoffset FROM dbstat WHERE name = 'rows_by_tier' AND pagetype = 'leaf' "
+            "ORDER BY pageno DESC LIMIT 1"
         ).fetchall()
     data = bytearray(path.read_bytes())
     data[at] = 0xEE
@@ -102,7 +103,7 @@ def test_what_sqlite_finds_first_is_mended_at_the_next_start_too(
     with monkeypatch.context() as patch:
         patch.setattr(checking, "require_whole", lambda _: time.sleep(0.5))
         with pytest.raises(QueueUnusable, match="malformed"), OfflineQueue(path) as queue:
-            queue.pending(Tier.ROUTINE)
+            queue.pending(Tier.ROUTINE, limit=100_000)
     with OfflineQueue(path) as queue:
         assert ids(queue) == known
 

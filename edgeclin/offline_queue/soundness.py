@@ -14,10 +14,11 @@ _COUNTED = """
 """
 """From indexes alone; what each row takes would be to read all of them, a second for a million."""
 _MOST_ASK = 1 << 28
+_TABLES = ("rows", "questions", "positions", "usage", "reviews", "set_aside", "sealed")
 
 
 def require_epoch(connection: sqlite3.Connection) -> None:
-    """Refuse a queue that has no epoch.
+    """Refuse a queue that has no epoch, or lacks a table.
 
     Raises:
         sqlite3.DatabaseError: it is so.
@@ -25,6 +26,8 @@ def require_epoch(connection: sqlite3.Connection) -> None:
     query = "SELECT value FROM meta WHERE key = 'epoch'"
     with _reading(connection):
         epochs = connection.execute(query).fetchall()
+        for table in _TABLES:
+            connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
     if [bool(_EPOCH.fullmatch(str(epoch))) for (epoch,) in epochs] != [True]:
         raise sqlite3.DatabaseError("its epoch is damaged")
 
