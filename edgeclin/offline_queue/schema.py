@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
 log = logging.getLogger(__name__)
 
-VERSION = 7
 APPLICATION_ID = int.from_bytes(b"eclq", "big")
 """Stands at byte 68 of the file (https://www.sqlite.org/fileformat2.html): this is a queue."""
 _MAGIC = b"SQLite format 3\0"
@@ -191,6 +191,18 @@ CREATE TRIGGER questions_out AFTER DELETE ON questions WHEN OLD.bytes > 0 BEGIN
 END;
 """
 
+_SCRIPTS = {
+    "0001_initial": _INITIAL,
+    "0002_reviews": _REVIEWS,
+    "0003_searches": _SEARCHES,
+    "0004_set_aside": _SET_ASIDE,
+    "0005_sealed": _SEALED,
+    "0006_doubt": _DOUBT,
+    "0007_spare": _SPARE,
+}
+"""From each schema to the next, by the name that the database remembers."""
+VERSION = len(_SCRIPTS)
+
 
 def prepare(path: Path, keyring: Keyring) -> bool:
     """Make, check or migrate the database at `path`; two processes may do so at once.
@@ -340,11 +352,18 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o640))
 
 
+def _length(log_file: Path) -> int:
+    """Its bytes; 0 where it is gone, as when another process closes the queue at this moment."""
+    try:
+        return log_file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _prepare(path: Path, *, is_new: bool = False) -> bool:
     _make(path)
     checked = is_new or checking.is_checked_first(path)
-    log_file = Path(f"{path}-wal")
-    ended = not log_file.exists() or not log_file.stat().st_size or _in_use(path)
+    ended = not _length(Path(f"{path}-wal")) or _in_use(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -402,57 +421,17 @@ def _migrate(connection: sqlite3.Connection) -> None:
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations("edgeclin.offline_queue")
-    migrations(name="0001_initial")(_initial)
-    migrations(name="0002_reviews")(_reviews)
-    migrations(name="0003_searches")(_searches)
-    migrations(name="0004_set_aside")(_set_aside)
-    migrations(name="0005_sealed")(_sealed)
-    migrations(name="0006_doubt")(_doubt)
-    migrations(name="0007_spare")(_spare)
+    for version, (name, script) in enumerate(_SCRIPTS.items(), 1):
+        migrations(name=name)(partial(_bring_to, version, script))
     migrations.apply(Database(connection))
 
 
-def _initial(db: Any) -> None:
-    for statement in _statements(_INITIAL):
+def _bring_to(version: int, script: str, db: Any) -> None:
+    for statement in _statements(script):
         db.execute(statement)
-    db.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),))
-    db.execute("PRAGMA user_version = 1")
-
-
-def _reviews(db: Any) -> None:
-    for statement in _statements(_REVIEWS):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 2")
-
-
-def _searches(db: Any) -> None:
-    for statement in _statements(_SEARCHES):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 3")
-
-
-def _set_aside(db: Any) -> None:
-    for statement in _statements(_SET_ASIDE):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 4")
-
-
-def _sealed(db: Any) -> None:
-    for statement in _statements(_SEALED):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 5")
-
-
-def _doubt(db: Any) -> None:
-    for statement in _statements(_DOUBT):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 6")
-
-
-def _spare(db: Any) -> None:
-    for statement in _statements(_SPARE):
-        db.execute(statement)
-    db.execute("PRAGMA user_version = 7")
+    if version == 1:
+        db.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", (str(uuid6.uuid7()),))
+    db.execute(f"PRAGMA user_version = {version}")
 
 
 def _statements(script: str) -> list[str]:
