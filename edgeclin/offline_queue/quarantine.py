@@ -50,12 +50,20 @@ def set_aside(path: Path) -> Path:
     return folder
 
 
+def length(file: Path) -> int:
+    """Its bytes; 0 where it is gone, as when another process closes the queue at this moment."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def left_behind(path: Path) -> bool:
     """Whether a log lies at `path` without its database, and SQLite would delete it: somebody
     deleted or emptied that, or a process was killed while it set them aside."""
     files = [Path(f"{path}{suffix}") for suffix in ("", "-wal")]
-    database, waiting = (file.exists() and file.stat().st_size > 0 for file in files)
-    return waiting and not database
+    database, waiting = map(length, files)
+    return waiting > 0 and not database
 
 
 def damaged_queues(path: Path) -> list[Path]:

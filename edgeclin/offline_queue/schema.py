@@ -18,7 +18,7 @@ import uuid6
 from edgeclin.errors import BadFile, QueueUnusable
 from edgeclin.offline_queue import checking
 from edgeclin.offline_queue.keyring import Keyring
-from edgeclin.offline_queue.quarantine import left_behind, set_aside, take_over_all
+from edgeclin.offline_queue.quarantine import left_behind, length, set_aside, take_over_all
 from edgeclin.offline_queue.soundness import require_counts, require_epoch
 from edgeclin.offline_queue.write_ahead_log import log_is_damaged
 
@@ -352,18 +352,10 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o640))
 
 
-def _length(log_file: Path) -> int:
-    """Its bytes; 0 where it is gone, as when another process closes the queue at this moment."""
-    try:
-        return log_file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _prepare(path: Path, *, is_new: bool = False) -> bool:
     _make(path)
     checked = is_new or checking.is_checked_first(path)
-    ended = not _length(Path(f"{path}-wal")) or _in_use(path)
+    ended = not length(Path(f"{path}-wal")) or _in_use(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
